@@ -1,0 +1,44 @@
+"""One dictionary in one file: written aside, flushed and renamed; read back with weights only."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from lenetexp.config import UserError, one_line
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content` so that whatever happens, `path` holds the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads tensors, numbers and texts, and never anything that could run.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint") from None
+    except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged or not a checkpoint of weights alone ({one_line(error)[:120]})"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a dictionary, not a {type(content).__name__}")
+    return content

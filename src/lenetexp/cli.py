@@ -1,0 +1,94 @@
+"""Where a command line enters: Hydra composes, one function runs, every mistake ends in one sentence.
+
+Nothing heavy is imported here: `--help`, `--cfg job` and tab completion answer at once.
+"""
+
+import os
+import re
+import secrets
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from lenetexp.config import UserError, nearest, one_line
+
+R = TypeVar("R")
+
+# Letters and digits that keep two folders apart whose commands start in the same second.
+OmegaConf.register_new_resolver(
+    "lenetexp.random", lambda length: secrets.token_hex(length)[:length], use_cache=True, replace=True
+)
+
+
+def start(main: Callable[[], None]) -> None:
+    """Runs a function that `hydra.main` decorates; what a user can put right is told in one sentence.
+
+    A module in the working directory can be named by a `_target_`.
+    """
+    sys.path.append(str(Path.cwd()))
+    # Hydra's own report of an error is a dump; this hands the exception over instead.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {_sentence(error)}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def task(function: Callable[[dict[str, Any], Path], R], config: DictConfig) -> R:
+    """Calls `function` with the composed config, as plain dicts and lists, and the folder for output.
+
+    Hydra makes the folder before it calls; a task that ends before it wrote anything leaves none.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return function(values, folder)  # type: ignore[arg-type]
+    except (UserError, OmegaConfBaseException, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise
+        if HydraConfig.get().mode == RunMode.RUN:
+            # Leaving by an exception, Hydra would put its own line above the sentence.
+            sys.exit(f"error: {_sentence(error)}")
+        raise UserError(_sentence(error)) from None
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _sentence(error: Exception) -> str:
+    """One sentence that names the key or file, the value, and what would be allowed."""
+    cause = error.__cause__
+    overridden = re.match(r"Could not override '(.+?)'(?:.*\n.*use \+(.*))?", str(error))
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = ", ".join(error.options)
+        return f"{group}={choice}: must be one of {options}{nearest(choice, error.options)}"
+    if isinstance(error, ConfigCompositionException) and overridden:
+        key = overridden[1]
+        parent, _, last = key.rpartition(".")
+        keys = []
+        if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+            keys = [str(k) for k in cause.parent_node if k not in ("hydra", "_target_")]
+        if keys:
+            place = f"{parent} has" if parent else "there are"
+            given = overridden[2] or key
+            return f"{given}: there is no such setting; {place} {', '.join(keys)}{nearest(last, keys)}"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return one_line(error) + (f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else "")

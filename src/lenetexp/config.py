@@ -1,0 +1,318 @@
+"""The composed config checked and turned into plain typed values, with messages a person can act on.
+
+Imports neither torch nor mlflow: a whole sweep's configs can be judged before anything heavy is loaded.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf, isfinite
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    ValidationError,
+)
+
+
+class UserError(Exception):
+    """Something the user can put right, told in one sentence; ends the command without a traceback."""
+
+
+def _number(
+    allowed: str, holds: Callable[[float], bool], whole: bool = False, word: str | None = None
+) -> PlainValidator:
+    """A finite number for which `holds`, or `word`; any other value is answered with `allowed`."""
+
+    def validate(value: Any) -> Any:
+        if word is not None and value == word:
+            return value
+        kinds = int if whole else (int, float)
+        # A flag is an int to Python; a config that says lr: true is a mistake all the same.
+        if isinstance(value, kinds) and not isinstance(value, bool):
+            if isfinite(value) and holds(value):
+                return value
+        raise ValueError(allowed)
+
+    return PlainValidator(validate)
+
+
+AboveZero = Annotated[float, _number("a number above 0", lambda x: x > 0)]
+NotNegative = Annotated[float, _number("a number, 0 or above", lambda x: x >= 0)]
+BelowOne = Annotated[float, _number("a number from 0 to below 1", lambda x: 0 <= x < 1)]
+Share = Annotated[float, _number("a number from 0 to 1", lambda x: 0 <= x <= 1)]
+Degrees = Annotated[float, _number("a number of degrees from 0 to 180", lambda x: 0 <= x <= 180)]
+Count = Annotated[int, _number("a whole number, 1 or more", lambda x: 1 <= x < inf, whole=True)]
+FromZero = Annotated[int, _number("a whole number, 0 or more", lambda x: x >= 0, whole=True)]
+Seed = Annotated[int, _number("a whole number from 0 to below 2^63", lambda x: 0 <= x < 2**63, True)]
+HeldOut = Annotated[
+    float, _number("a share of the images, above 0 and below 1", lambda x: 0 < x < 1)
+]
+HeldOutOrTest = Annotated[
+    float | Literal["test"],
+    _number(
+        'a share of the training images, above 0 and below 1, or "test"',
+        lambda x: 0 < x < 1,
+        word="test",
+    ),
+]
+CountOrAuto = Annotated[
+    int | Literal["auto"],
+    _number("a whole number, 1 or more, or auto", lambda x: x >= 1, whole=True, word="auto"),
+]
+Text = Annotated[str, Field(min_length=1)]
+
+Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "scaled_tanh"]
+
+
+class Settings(BaseModel):
+    """Settings of which every key is known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Target(Settings):
+    """Names a class or function by `_target_`; all other keys are its arguments.
+
+    A key that is declared here or in a subclass is checked; any other is passed on as it is, so that
+    a user's own class may have arguments of its own.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True, serialize_by_alias=True)
+    not_arguments: ClassVar[frozenset[str]] = frozenset()
+
+    target: Text = Field(alias="_target_")
+
+    @property
+    def name(self) -> str:
+        """The last part of the dotted name."""
+        return self.target.rpartition(".")[2]
+
+    def call(self) -> dict[str, Any]:
+        """What `hydra.utils.instantiate` takes: `_target_` and the arguments that were given."""
+        return self.model_dump(exclude_unset=True, exclude=set(self.not_arguments))
+
+
+class LeNetModel(Target):
+    """The settings of lenetexp's own net."""
+
+    activation: Activation = "sigmoid"
+    pooling: Literal["avg", "max"] = "avg"
+    head_activation: bool = False
+
+
+class Optimizer(Target):
+    """What torch's optimizers share; torch itself does not refuse all that makes no sense."""
+
+    lr: AboveZero | None = None
+    momentum: BelowOne | None = None
+    weight_decay: NotNegative | None = None
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] | None = None
+    eps: AboveZero | None = None
+    alpha: BelowOne | None = None
+    lr_decay: NotNegative | None = None
+    nesterov: bool | None = None
+    fused: bool | None = None
+
+
+class Scheduler(Target):
+    """What torch's schedulers share, and when they are stepped."""
+
+    not_arguments = frozenset({"interval"})
+
+    interval: Literal["epoch", "batch"] = "epoch"
+    step_size: Count | None = None
+    gamma: AboveZero | None = None
+    milestones: list[Count] | None = None
+    factor: AboveZero | None = None
+    T_max: Count | None = None
+    eta_min: NotNegative | None = None
+    epochs: Count | None = None
+    warmup_epochs: NotNegative | None = None
+    final: Share | None = None
+    max_lr: AboveZero | None = None
+    pct_start: Share | None = None
+    div_factor: AboveZero | None = None
+    final_div_factor: AboveZero | None = None
+    cycle_momentum: bool | None = None
+    steps_per_epoch: CountOrAuto | None = None
+    patience: FromZero | None = None
+    threshold: NotNegative | None = None
+    min_lr: NotNegative | None = None
+
+
+class Augment(Settings):
+    """How far each training image is moved, turned and scaled at random, anew every epoch."""
+
+    shift: NotNegative = 0.0  # pixels, either way
+    rotate: Degrees = 0.0  # either way
+    scale: BelowOne = 0.0  # share of the size, up or down
+
+
+class Dataset(Target):
+    """Where images come from and how they are split."""
+
+    not_arguments = frozenset({"validation", "split_seed", "augment"})
+
+    root: Text | None = None
+    image_size: Count | None = None
+    channels: Literal[1, 3] | None = None
+    test: HeldOut | None = None
+    validation: HeldOutOrTest = 0.1
+    split_seed: Seed = 0
+    augment: Augment | None = None
+
+
+class Device(Settings):
+    """What to compute on, and how."""
+
+    name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: Count | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    deterministic: bool = False
+
+
+class Tracking(Settings):
+    """Where the record goes."""
+
+    uri: Text
+    experiment: Text
+
+
+def _net(values: Any) -> str:
+    """Only lenetexp's own net promises what LeNetModel checks; another may use the names otherwise."""
+    return "LeNet" if values.get("_target_") == "lenetexp.models.LeNet" else "another"
+
+
+class RunConfig(Settings):
+    """Everything that one run is told, checked."""
+
+    # The plain settings come first: others are made of them, and the first mistake is the one told.
+    seed: Seed
+    epochs: Count
+    batch_size: Count
+    clip_norm: AboveZero | None
+    patience: Count | None
+    data_dir: Text
+    model: Annotated[
+        Annotated[LeNetModel, Tag("LeNet")] | Annotated[Target, Tag("another")],
+        Discriminator(_net),
+    ]
+    optimizer: Optimizer
+    scheduler: Scheduler
+    dataset: Dataset
+    device: Device
+    tracking: Tracking
+
+
+class PredictConfig(Settings):
+    """Everything that one prediction is told, checked."""
+
+    run: Text
+    count: Count
+    images: Text | None
+    invert: Literal["auto", True, False]
+    root: Text | None
+    trust: list[Text]
+    device: Device
+    tracking: Tracking
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def check(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Turns a composed config, as plain dicts and lists, into `kind`.
+
+    Raises:
+        UserError: names the first key that is wrong, its value, and what would be allowed.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(_sentence(error, values)) from None
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested settings under its dotted name; a list is a leaf."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that two runs share when the same training was asked for.
+
+    Where the record goes and where the data lie do not matter to it.
+    """
+    elsewhere = {"tracking.uri", "tracking.experiment", "data_dir", "dataset.root"}
+    same = {key: value for key, value in leaves(values) if key not in elsewhere}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def nearest(word: str, options: Iterable[str]) -> str:
+    """"; did you mean …?" for a mistyped word, or nothing where no option is near."""
+    near = difflib.get_close_matches(word, list(options), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def one_line(error: BaseException | str) -> str:
+    """An exception's message on one line, for the middle of a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _sentence(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """One sentence for the first thing that is wrong: key=value: what would be allowed."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(_path(problem["loc"], values))
+    value = _shown(problem["input"])
+    match problem["type"]:
+        case "missing":
+            return f"{key}: is missing from the config"
+        case "extra_forbidden":
+            return f"{key}={value}: there is no such setting"
+        case "value_error":
+            return f"{key}={value}: must be {problem['ctx']['error']}"
+        case "literal_error":
+            options = problem["ctx"]["expected"].replace("'", "")
+            hint = nearest(str(problem["input"]), options.replace(" or ", ", ").split(", "))
+            return f"{key}={value}: must be {options}{hint}"
+        case "bool_type":
+            return f"{key}={value}: must be true or false"
+        case _:
+            return f"{key}={value}: {problem['msg'].replace('Input should be', 'must be')}"
+
+
+def _path(loc: tuple[int | str, ...], values: Any) -> list[str]:
+    """The keys of an error's place, without the union tags that pydantic puts between them."""
+    path = []
+    for i, part in enumerate(loc):
+        if isinstance(values, Mapping) and part in values:
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int):
+            values = values[part]
+        elif i < len(loc) - 1:
+            continue
+        path.append(str(part))
+    return path
+
+
+def _shown(value: Any) -> str:
+    """A value as one would type it, cut short when it is long."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if _plain(value) else None
+    text = text or str(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool)

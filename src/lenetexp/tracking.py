@@ -1,0 +1,323 @@
+"""The record of a run in MLflow, written and read: the only room that imports mlflow."""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from filelock import FileLock
+
+from lenetexp.config import Tracking, UserError, leaves, one_line
+
+# MLflow reads these when it is imported; what the user has set wins.
+for _key, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # A server that is gone: 13 s until a call raises, where MLflow's own default is 246 s.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}.items():
+    os.environ.setdefault(_key, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+# MLflow's own limits for one call and one value.
+PARAMS_A_CALL = 100
+CHARACTERS_A_PARAM = 6000
+
+# A run that ended with weights worth predicting with.
+FINISHED = "attributes.status = 'FINISHED' and metrics.`best/val_accuracy` >= 0"
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that answered, and the experiment in it."""
+
+    client: MlflowClient
+    uri: str  # as given: it may hold a password
+    experiment_id: str
+
+    @property
+    def shown(self) -> str:
+        """The store's address without its password."""
+        return without_password(self.uri)
+
+
+def without_password(uri: str) -> str:
+    """`uri` with *** for a password in it."""
+    parts = urlsplit(uri)
+    if not parts.password:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
+
+
+def open_store(settings: Tracking, create: bool = True) -> Store:
+    """Connects to the store that `settings` names; an SQLite file that is missing is made first.
+
+    Raises:
+        UserError: it does not answer, is not a store, or (without `create`) is not there.
+    """
+    shown = without_password(settings.uri)
+    scheme = urlsplit(settings.uri).scheme
+    if "://" not in settings.uri or scheme == "file":
+        raise UserError(
+            f"tracking.uri={shown}: must be an SQLite file (sqlite:///outputs/mlflow.db) "
+            "or a server (http://127.0.0.1:5000)"
+        )
+    artifacts = None
+    if scheme == "sqlite":
+        path = Path(settings.uri.removeprefix("sqlite:///")).expanduser()
+        if create:
+            _make_sqlite(path)
+        elif not path.exists():
+            raise UserError(f"tracking.uri={shown}: {path} is not there; no run was recorded yet")
+        artifacts = (path.parent / "mlartifacts").resolve().as_uri()
+    try:
+        with _impatient():
+            client = MlflowClient(settings.uri)
+            experiment_id = _experiment(client, settings.experiment, artifacts, create)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a driver or a proxy throws, nothing has been started yet
+        raise UserError(
+            f"tracking.uri={shown}: this MLflow store does not answer ({_reason(error)}); it must be "
+            "a server that runs or an SQLite file of MLflow's"
+        ) from error
+    return Store(client, settings.uri, experiment_id)
+
+
+def _make_sqlite(path: Path) -> None:
+    """Makes a new store aside and renames it into place.
+
+    MLflow's own creation has no lock: of several processes that open a missing file at once, most die,
+    and the file may stay broken.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if path.exists():
+            return
+        for left_by_a_killed_process in path.parent.glob(f".{path.name}.new*"):
+            left_by_a_killed_process.unlink()
+        aside = path.with_name(f".{path.name}.new")
+        MlflowClient(f"sqlite:///{aside}").search_experiments(max_results=1)
+        aside.replace(path)
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: bool) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None and create:
+        # Another process may have been quicker; then this raises and the look below finds it.
+        with suppress(MlflowException):
+            return client.create_experiment(name, artifact_location=artifacts)
+        experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        names = ", ".join(e.name for e in client.search_experiments(max_results=20))
+        raise UserError(f"tracking.experiment={name}: there is no such experiment; there are {names}")
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"tracking.experiment={name}: must not be a deleted one; choose another name, "
+            f"or restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """While nothing has been started, a server is asked once and not waited for long."""
+    hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+    before = {key: os.environ[key] for key in hurry}
+    os.environ.update(hurry)
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return without_password(one_line(error)[:160])
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes one run into the store."""
+
+    store: Store
+    run_id: str
+
+    @property
+    def page(self) -> str:
+        """The run's page below the UI's address."""
+        return f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}"
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Logs numbers in one call."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        self.store.client.log_batch(self.run_id, metrics=metrics)
+
+    def tag(self, key: str, value: str) -> None:
+        """Sets a tag."""
+        self.store.client.set_tag(self.run_id, key, value)
+
+    def artifacts(self, folder: Path) -> None:
+        """Uploads everything in `folder`."""
+        self.store.client.log_artifacts(self.run_id, str(folder))
+
+    def model(self, model: Any, example: Any) -> None:
+        """Logs a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
+
+        Args:
+            model: the net.
+            example: two images, N×C×H×W floats as a numpy array; one would fix the batch size at 1.
+        """
+        import mlflow.pytorch  # seconds of importing that nothing else needs
+
+        mlflow.set_tracking_uri(self.store.uri)
+        with mlflow.start_run(run_id=self.run_id):
+            mlflow.pytorch.log_model(
+                model,
+                name="model",
+                input_example=example,
+                serialization_format="pt2",
+                # Named, because MLflow takes 8 to 28 s to work them out.
+                pip_requirements=[f"torch=={version('torch').split('+')[0]}"],
+            )
+
+    def end(self, status: str) -> None:
+        """Closes the run as FINISHED, FAILED or KILLED."""
+        self.store.client.set_terminated(self.run_id, status)
+
+
+def start_run(
+    store: Store,
+    name: str,
+    settings: Mapping[str, Any],
+    tags: Mapping[str, str],
+    dataset: Mapping[str, Any],
+) -> Recorder:
+    """Creates a run with all that is known before it starts.
+
+    Args:
+        store: where.
+        name: what the UI calls it.
+        settings: the composed config, nested; every leaf becomes a param.
+        tags: what else to find it by.
+        dataset: name, digest, source and profile of the data, as texts.
+    """
+    client = store.client
+    host = {"lenetexp.host": socket.gethostname(), "lenetexp.pid": str(os.getpid())}
+    run = client.create_run(store.experiment_id, run_name=name, tags={**host, **tags})
+    recorder = Recorder(store, run.info.run_id)
+    try:
+        params = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in leaves(settings)]
+        for first in range(0, len(params), PARAMS_A_CALL):
+            client.log_batch(recorder.run_id, params=params[first : first + PARAMS_A_CALL])
+        entity = Dataset(
+            name=dataset["name"],
+            digest=dataset["digest"],
+            source_type="local",
+            source=dataset["source"],
+            profile=dataset["profile"],
+        )
+        context = [InputTag("mlflow.data.context", "training")]
+        client.log_inputs(recorder.run_id, datasets=[DatasetInput(entity, context)])
+    except BaseException:
+        recorder.end("FAILED")
+        raise
+    return recorder
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run as the store holds it."""
+
+    store: Store
+    run: Run
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id."""
+        return str(self.run.info.run_id)
+
+    @property
+    def name(self) -> str:
+        """What the UI calls it."""
+        return str(self.run.info.run_name)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of every metric."""
+        return dict(self.run.data.metrics)
+
+    def download(self, folder: Path, *paths: str) -> list[Path]:
+        """Fetches artifacts into `folder`.
+
+        Raises:
+            UserError: the run has no such artifact.
+        """
+        found = []
+        for path in paths:
+            try:
+                local = self.store.client.download_artifacts(self.run_id, path, str(folder))
+            except Exception as error:  # each kind of artifact store has exceptions of its own
+                raise UserError(
+                    f"run={self.run_id}: has no artifact {path} ({_reason(error)}); "
+                    "a run that ended before its first epoch has none"
+                ) from error
+            found.append(Path(local))
+        return found
+
+
+def find_run(store: Store, which: str) -> Stored:
+    """The run that `which` means: "latest" or "best" of the experiment's finished runs, or an id.
+
+    Raises:
+        UserError: there is none.
+    """
+    if which in ("latest", "best"):
+        best_first = ["metrics.`best/val_accuracy` DESC", "metrics.`best/val_loss` ASC"]
+        order = ["attributes.start_time DESC"] if which == "latest" else best_first
+        runs = store.client.search_runs([store.experiment_id], FINISHED, order_by=order, max_results=1)
+        if not runs:
+            raise UserError(
+                f"run={which}: no finished run in {store.shown}, so nothing to predict with yet; "
+                "train one: python scripts/run.py"
+            )
+        return Stored(store, runs[0])
+    try:
+        return Stored(store, store.client.get_run(which))
+    except MlflowException as error:
+        raise UserError(
+            f"run={which}: there is no such run in {store.shown} ({_reason(error)}); "
+            "must be latest, best or the id of a run"
+        ) from error
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for what is downloaded, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="lenetexp-") as folder:
+        yield Path(folder)

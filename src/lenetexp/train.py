@@ -1,0 +1,159 @@
+"""The training loop, written out. It knows nothing of Hydra or MLflow: it yields one record an epoch."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lenetexp.config import Augment
+from lenetexp.data import Data, batches, seed_of
+from lenetexp.evaluate import evaluate
+from lenetexp.optim import Schedule
+
+# Steps between two looks at whether the loss is still finite: each look waits for the device.
+LOOK_EVERY = 64
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+class Diverged(Exception):
+    """The loss is no longer finite: a result of the settings, not a fault."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"the loss stopped being finite in epoch {epoch}")
+        self.epoch = epoch
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave. Losses are mean nats an example, accuracies shares in [0, 1]."""
+
+    epoch: int  # from 1
+    train_loss: float  # over the epoch, while the weights changed
+    train_accuracy: float
+    val_loss: float  # after the epoch
+    val_accuracy: float
+    lr: float  # of the epoch's first step
+    images_per_second: float  # of training alone
+    improved: bool  # whether these are the best weights so far
+
+    @property
+    def quality(self) -> tuple[float, float]:
+        """Greater is better: validation accuracy, and for equal ones the lower loss."""
+        return self.val_accuracy, -self.val_loss
+
+
+@dataclass
+class Training:
+    """All that changes while a net learns; its state is the whole state of a run."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+    best: Epoch | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and texts alone, so that it can be read back without trust."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.schedule.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "epoch": self.epoch,
+            "best": vars(self.best) if self.best else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.epoch = state["epoch"]
+        self.best = Epoch(**state["best"]) if state["best"] else None
+
+
+def fit(
+    training: Training,
+    data: Data,
+    forward: Callable[[Tensor], Tensor],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    augment: Augment | None = None,
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    watch: Callable[[Batches, Tensor], Batches] = lambda batches, sums: batches,
+) -> Iterator[Epoch]:
+    """Trains until `epochs` epochs are done, or `patience` epochs brought nothing better.
+
+    Args:
+        training: what is trained, changed in place; goes on after `training.epoch`.
+        data: the splits; weights are judged on `data.val`.
+        forward: the model as it is called in training: itself, compiled, or under autocast.
+        epochs: epochs in all, those done before included.
+        batch_size: images an optimizer step.
+        seed: decides the order of images and their augmentation in every epoch.
+        augment: how far images are moved, turned and scaled, or None.
+        clip_norm: largest norm of the whole gradient, or None.
+        patience: epochs without a better validation accuracy before it stops, or None.
+        watch: wraps the batches of an epoch; may look at the sums of nats and of right answers.
+
+    Yields:
+        one record after every epoch, with `training` in the state after that epoch.
+
+    Raises:
+        Diverged: the loss stopped being finite; `training.best` is from the epochs before.
+    """
+    model, optimizer, schedule, scaler = (
+        training.model, training.optimizer, training.schedule, training.scaler,
+    )  # fmt: skip
+    for epoch in range(training.epoch + 1, epochs + 1):
+        started = time.perf_counter()
+        lr = optimizer.param_groups[0]["lr"]
+        torch.manual_seed(seed_of("layers", seed, epoch))  # dropout and the like, in a net that has it
+        model.train()
+        sums = torch.zeros(2, device=data.train.labels.device)  # nats, right answers
+        nats, right = sums
+        epoch_batches = batches(data.train, batch_size, seed, epoch, augment)
+        for step, (images, labels) in enumerate(watch(epoch_batches, sums)):
+            logits = forward(images)
+            loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()  # the scaler does nothing unless the precision is fp16
+            if clip_norm is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.after_batch()
+            nats.add_(loss.detach(), alpha=len(labels))
+            right.add_((logits.argmax(1) == labels).sum())
+            if step % LOOK_EVERY == 0 and not isfinite(nats.item()):
+                raise Diverged(epoch)
+        train_loss, train_accuracy = (sums / len(data.train)).tolist()
+        seconds = time.perf_counter() - started
+        val = evaluate(model, data.val)
+        val_loss = val.loss
+        if not isfinite(train_loss + val_loss):
+            raise Diverged(epoch)
+        schedule.after_epoch(val_loss)
+        record = Epoch(
+            epoch=epoch, train_loss=train_loss, train_accuracy=train_accuracy, val_loss=val_loss,
+            val_accuracy=val.accuracy, lr=lr, images_per_second=len(data.train) / seconds, improved=False,
+        )  # fmt: skip
+        if training.best is None or record.quality > training.best.quality:
+            record = training.best = replace(record, improved=True)
+        training.epoch = epoch
+        yield record
+        if patience is not None and epoch - training.best.epoch >= patience:
+            return
