@@ -4,14 +4,13 @@ import hydra
 from omegaconf import DictConfig
 
 from lenetexp import cli
+from lenetexp.config import PredictConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
 def main(config: DictConfig) -> None:
     """Prints the predictions and writes a picture of them."""
-    from lenetexp import predict  # torch and mlflow load only when something runs
-
-    cli.task(predict.run, config)
+    cli.task(config, PredictConfig, "lenetexp.predict.run")
 
 
 if __name__ == "__main__":

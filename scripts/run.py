@@ -4,14 +4,13 @@ import hydra
 from omegaconf import DictConfig
 
 from lenetexp import cli
+from lenetexp.config import RunConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> float:
-    """One run; returns its best validation accuracy for a sweeper."""
-    from lenetexp import experiment  # torch and mlflow load only when something runs
-
-    return cli.task(experiment.run, config)
+    """One run; its best validation accuracy is what a sweeper gets."""
+    return cli.task(config, RunConfig, "lenetexp.experiment.run")
 
 
 if __name__ == "__main__":

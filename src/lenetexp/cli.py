@@ -10,17 +10,16 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
+from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from lenetexp.config import UserError, nearest, one_line
-
-R = TypeVar("R")
+from lenetexp.config import Settings, UserError, check, nearest, one_line
 
 # Letters and digits that keep two folders apart whose commands start in the same second.
 OmegaConf.register_new_resolver(
@@ -48,15 +47,22 @@ def start(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def task(function: Callable[[dict[str, Any], Path], R], config: DictConfig) -> R:
-    """Calls `function` with the composed config, as plain dicts and lists, and the folder for output.
+def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
+    """Checks the composed config and calls a function with what came out, the config and a folder.
+
+    Args:
+        config: as Hydra composed it.
+        kind: what it is turned into.
+        function: dotted name of what takes (settings, config as plain dicts, folder for output); its
+            module is imported only once the config is known to be good.
 
     Hydra makes the folder before it calls; a task that ends before it wrote anything leaves none.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        return function(values, folder)  # type: ignore[arg-type]
+        settings = check(kind, values)  # type: ignore[arg-type]
+        return get_method(function)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise

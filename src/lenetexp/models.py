@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from torch import Tensor, nn
+
+from lenetexp.config import Target, UserError, one_line
 
 
 def scaled_tanh(x: Tensor) -> Tensor:
@@ -75,3 +78,39 @@ class LeNet(nn.Module):
         x = self.head_activation(x)
         x = self.head_activation(self.f6(x))  # N×84
         return self.output(x)  # N×classes
+
+
+def build(settings: Target, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The net that `settings` names, for so many classes and images of this shape, on the CPU.
+
+    A net of one's own is a class that takes `classes` and `channels` beside its settings.
+
+    Args:
+        settings: the class and its settings.
+        classes: number of classes.
+        image_shape: channels, height and width.
+
+    Raises:
+        UserError: its class refuses the settings, or it cannot take such images.
+    """
+    call = {**settings.call(), "classes": classes, "channels": image_shape[0]}
+    try:
+        model = instantiate(call, _convert_="all")
+    except Exception as error:  # whatever the class throws, its settings are what the user can change
+        raise UserError(f"model: {settings.name}: {one_line(error.__cause__ or error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model._target_={settings.target}: must make a torch.nn.Module")
+    shape = "×".join(str(size) for size in image_shape)
+    try:
+        with torch.no_grad():
+            given = tuple(model.eval()(torch.zeros(2, *image_shape)).shape)
+    except Exception as error:
+        raise UserError(
+            f"model: {settings.name} does not take {shape} images ({one_line(error)[:120]}); "
+            "lenet takes 28×28 (dataset.image_size=28)"
+        ) from error
+    if given != (2, classes):
+        raise UserError(
+            f"model: {settings.name} must make 2×{classes} logits of two {shape} images, not {given}"
+        )
+    return model.train()
