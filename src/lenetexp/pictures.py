@@ -1,0 +1,96 @@
+"""A person's own pictures brought to the form that a net was trained on."""
+
+import glob
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lenetexp.config import UserError
+from lenetexp.datasets import IMAGE_SUFFIXES, read_image
+
+Grey = NDArray[np.uint8]  # H×W
+
+# MNIST: the digit's box is scaled into 20×20, its centre of mass put in the middle of 28×28
+# (LeCun et al. 1998, section III A; the MNIST page).
+BOX, FRAME = 20, 28
+# Of the grey between paper and ink: what is below is paper, dust and shade.
+PAPER = 0.2
+
+
+def find(pattern: str) -> list[Path]:
+    """The pictures that a file, a folder or a glob names, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        candidates = [*path.iterdir()]
+    else:
+        candidates = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    found = sorted(p for p in candidates if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise UserError(
+            f"images={pattern}: no pictures there; must be a file, a folder or a glob of files "
+            f"that end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return found
+
+
+def as_trained(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A picture scaled to `shape` (channels, height, width), as `dataset=image_folder` does it."""
+    channels, height, width = shape
+    picture = read_image(path, "L" if channels == 1 else "RGB")
+    scaled = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return scaled.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def like_mnist(grey: Grey, invert: Literal["auto"] | bool, name: str) -> NDArray[np.uint8]:
+    """A picture of one sign as MNIST would have it: light on dark, cropped, scaled, centred by mass.
+
+    Args:
+        grey: H×W, 0 black to 255 white.
+        invert: whether the sign is dark on light; "auto" takes the border's shade for the paper's.
+        name: what an error calls the picture.
+
+    Returns:
+        1×28×28.
+
+    Raises:
+        UserError: the picture is one flat shade.
+    """
+    ink = grey.astype(float)
+    border = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
+    paper = float(np.median(border))
+    if invert == "auto":
+        invert = paper - ink.min() > ink.max() - paper
+    ink = paper - ink if invert else ink - paper
+    darkest = np.percentile(ink, 99.8) if ink.size > 5000 else ink.max()
+    if darkest < 16:  # of 255: a scan's noise, not a stroke
+        raise UserError(f"{name}: must show a sign; it is one flat shade")
+    ink = np.clip(ink / darkest, 0, 1)
+    ink = np.where(ink < PAPER, 0, (ink - PAPER) / (1 - PAPER))
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = BOX / max(ink.shape)
+    size = (max(round(ink.shape[1] * scale), 1), max(round(ink.shape[0] * scale), 1))
+    scaled = Image.fromarray(ink.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    return (_centred(np.array(scaled)) * 255).round().astype(np.uint8)[None]
+
+
+def _centred(ink: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Puts the centre of mass in the middle of the frame, as far as all of the sign stays inside."""
+    height, width = ink.shape
+    y = (ink.sum(1) @ np.arange(height)) / ink.sum()
+    x = (ink.sum(0) @ np.arange(width)) / ink.sum()
+    middle = (FRAME - 1) / 2
+    top = int(np.clip(round(middle - y), 0, FRAME - height))
+    left = int(np.clip(round(middle - x), 0, FRAME - width))
+    frame = np.zeros((FRAME, FRAME), dtype=np.float32)
+    frame[top : top + height, left : left + width] = ink / max(ink.max(), 1e-6)
+    return frame

@@ -1,0 +1,204 @@
+"""A trained run and some images to classes and probabilities. The run's record is all that is needed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from hydra.utils import get_object
+from pydantic import ConfigDict
+from torch import Tensor, nn
+
+from lenetexp import checkpoint, data, device, figures, models, pictures, tracking
+from lenetexp.config import Dataset, PredictConfig, Settings, Target, UserError, check, one_line
+from lenetexp.datasets import read_image
+from lenetexp.evaluate import Scores, logits
+
+# Whose classes a stored config may name: it can come from a stranger.
+TRUSTED = ("lenetexp", "torch", "torchvision")
+
+
+class _Recorded(Settings):
+    """What of a stored config is needed here; the rest may have changed since."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    model: Target
+    dataset: Dataset
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net with its best weights, and what it knows of images."""
+
+    model: nn.Module
+    dataset: Dataset  # where the run's images came from
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    like_mnist: bool
+    digest: str
+
+
+def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
+    """Prints what the net of a run predicts, and writes a picture of it into `folder`.
+
+    Raises:
+        UserError: no such run, or nothing to predict on.
+    """
+    where = device.pick(settings.device)
+    files = pictures.find(settings.images) if settings.images else []
+    store = tracking.open_store(settings.tracking, create=False)
+    stored = tracking.find_run(store, settings.run)
+    net = load(stored, settings.trust)
+    net.model.to(where)
+    accuracy = stored.metrics.get("best/val_accuracy")
+    print(f"run {stored.run_id} ({stored.name}), best validation accuracy {accuracy:.2%}\n")
+    if files:
+        figure = _predict_pictures(net, files, settings, where)
+    else:
+        figure = _predict_test_images(net, settings, where)
+    figures.save({"predictions": figure}, folder)
+    print(f"\npicture: {folder / 'predictions.png'}")
+
+
+def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
+    """Rebuilds a run's net from its artifacts alone.
+
+    Args:
+        stored: the run.
+        trust: modules, beside `TRUSTED`, whose classes its config may name.
+
+    Raises:
+        UserError: the run has no weights, or its config names what is not trusted.
+    """
+    with tracking.scratch() as folder:
+        config_file, facts_file, weights_file = stored.download(
+            folder, "config.yaml", "dataset.json", "checkpoints/best.pt"
+        )
+        try:
+            # Plain YAML: an interpolation in a stranger's config is a text, never looked up.
+            recorded = check(_Recorded, yaml.safe_load(config_file.read_text()))
+            facts = json.loads(facts_file.read_text())
+            classes, shape = tuple(map(str, facts["classes"])), tuple(map(int, facts["image_shape"]))
+        except UserError:
+            raise
+        except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise UserError(f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})") from None
+        _refuse_strangers(recorded.model.call(), "model", trust, nn.Module)
+        _refuse_strangers(recorded.dataset.call(), "dataset", trust, None)
+        model = models.build(recorded.model, len(classes), shape)
+        weights = checkpoint.load(weights_file)
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"run={stored.run_id}: its weights do not fit its net ({one_line(error)[:160]})"
+        ) from None
+    return TrainedNet(
+        model=model.eval(),
+        dataset=recorded.dataset,
+        classes=classes,
+        image_shape=shape,
+        like_mnist=bool(facts.get("like_mnist")),
+        digest=str(facts.get("digest")),
+    )
+
+
+def _refuse_strangers(
+    value: Any, key: str, trust: Sequence[str], kind: type | None, outermost: bool = True
+) -> None:
+    """That every `_target_` in a stored config is a class or function of a trusted package.
+
+    What the name leads to is looked at, not the name: lenetexp.models.torch.hub.load would be a way
+    out. Below the outermost one, only nets may be named.
+
+    Raises:
+        UserError: one is not.
+    """
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{key}={value}: a stored config must not hold interpolations")
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            _refuse_strangers(item, f"{key}.{i}", trust, nn.Module, outermost=False)
+    if not isinstance(value, Mapping):
+        return
+    for name, item in value.items():
+        _refuse_strangers(item, f"{key}.{name}", trust, nn.Module, outermost=False)
+    if "_target_" not in value:
+        return
+    target = str(value["_target_"])
+    if any(target.startswith(f"{module}.") for module in trust):
+        return
+    refusal = (
+        f"{key}._target_={target}: the run's config names what is not trusted; must be of "
+        f"{', '.join(TRUSTED)}, or allowed: trust=[{target.rpartition('.')[0]}]"
+    )
+    if target.partition(".")[0] not in TRUSTED:
+        raise UserError(refusal)
+    try:
+        found = get_object(target)
+    except Exception as error:
+        raise UserError(f"{key}._target_={target}: {one_line(error)[:120]}") from None
+    module = str(getattr(found, "__module__", ""))
+    if kind is not None:
+        fine = isinstance(found, type) and issubclass(found, kind)
+    else:
+        fine = module == "lenetexp.datasets"
+    if not fine or module.partition(".")[0] not in TRUSTED:
+        raise UserError(refusal)
+
+
+def _scores(net: TrainedNet, images: Tensor, labels: Tensor) -> Scores:
+    return Scores(logits(net.model, images).cpu(), labels.cpu())
+
+
+def _predict_test_images(
+    net: TrainedNet, settings: PredictConfig, where: torch.device
+) -> figures.Figure:
+    """The first test images of the dataset that the net was trained on."""
+    dataset = net.dataset
+    if settings.root is not None:
+        dataset = check(Dataset, {**dataset.model_dump(exclude_unset=True), "root": settings.root})
+    images = data.load(dataset, where)
+    if images.digest != net.digest:
+        print("note: these are not the images that the run was made with (their digest differs)")
+    test = images.test[torch.arange(min(settings.count, len(images.test)), device=where)]
+    scores = _scores(net, test.images, test.labels)
+    predicted = [net.classes[i] for i in scores.predicted]
+    actual = [net.classes[i] for i in scores.labels]
+    for said, true, sure in zip(predicted, actual, scores.confidence.tolist(), strict=True):
+        wrong = "" if said == true else "   wrong"
+        print(f'predicted: "{said}", actual: "{true}", confidence: {sure:.1%}{wrong}')
+    return figures.predictions(
+        test.images.cpu().numpy(), predicted, actual, scores.confidence.tolist()
+    )
+
+
+def _predict_pictures(
+    net: TrainedNet, files: list[Path], settings: PredictConfig, where: torch.device
+) -> figures.Figure:
+    """The user's own pictures, each brought to the form that the net knows."""
+    if len(files) > settings.count:
+        print(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
+    files = files[: settings.count]
+    prepared = np.stack([_prepare(net, file, settings) for file in files])
+    images = torch.from_numpy(prepared).to(where)
+    scores = _scores(net, images, torch.zeros(len(files), dtype=torch.int64))
+    predicted = [net.classes[i] for i in scores.predicted]
+    sure = scores.confidence.tolist()
+    for file, said, confidence in zip(files, predicted, sure, strict=True):
+        print(f'{file}: predicted: "{said}", confidence: {confidence:.1%}')
+    originals = [np.array(read_image(file, "RGB")) for file in files]
+    captions = [f"{said} ({confidence:.0%})" for said, confidence in zip(predicted, sure, strict=True)]
+    return figures.own_pictures(originals, prepared, captions, "what the net was given of each picture")
+
+
+def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> np.ndarray:
+    if not net.like_mnist:
+        image = pictures.as_trained(file, net.image_shape)
+        return 255 - image if settings.invert is True else image
+    return pictures.like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
