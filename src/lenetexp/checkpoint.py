@@ -35,7 +35,15 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint") from None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, BadZipFile, ValueError, KeyError, OSError) as error:
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        BadZipFile,
+        ValueError,
+        KeyError,
+        OSError,
+    ) as error:
         raise UserError(
             f"{path} is damaged or not a checkpoint of weights alone ({one_line(error)[:120]})"
         ) from None

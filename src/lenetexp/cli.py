@@ -23,7 +23,10 @@ from lenetexp.config import Settings, UserError, check, nearest, one_line
 
 # Letters and digits that keep two folders apart whose commands start in the same second.
 OmegaConf.register_new_resolver(
-    "lenetexp.random", lambda length: secrets.token_hex(length)[:length], use_cache=True, replace=True
+    "lenetexp.random",
+    lambda length: secrets.token_hex(length)[:length],
+    use_cache=True,
+    replace=True,
 )
 
 

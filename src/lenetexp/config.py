@@ -35,9 +35,9 @@ def _number(
             return value
         kinds = int if whole else (int, float)
         # A flag is an int to Python; a config that says lr: true is a mistake all the same.
-        if isinstance(value, kinds) and not isinstance(value, bool):
-            if isfinite(value) and holds(value):
-                return value
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        if is_number and isfinite(value) and holds(value):
+            return value
         raise ValueError(allowed)
 
     return PlainValidator(validate)
@@ -51,9 +51,7 @@ Degrees = Annotated[float, _number("a number of degrees from 0 to 180", lambda x
 Count = Annotated[int, _number("a whole number, 1 or more", lambda x: 1 <= x < inf, whole=True)]
 FromZero = Annotated[int, _number("a whole number, 0 or more", lambda x: x >= 0, whole=True)]
 Seed = Annotated[int, _number("a whole number from 0 to below 2^63", lambda x: 0 <= x < 2**63, True)]
-HeldOut = Annotated[
-    float, _number("a share of the images, above 0 and below 1", lambda x: 0 < x < 1)
-]
+HeldOut = Annotated[float, _number("a share of the images, above 0 and below 1", lambda x: 0 < x < 1)]
 HeldOutOrTest = Annotated[
     float | Literal["test"],
     _number(
@@ -134,7 +132,7 @@ class Scheduler(Target):
     T_max: Count | None = None
     eta_min: NotNegative | None = None
     epochs: Count | None = None
-    warmup_epochs: NotNegative | None = None
+    warmup: BelowOne | None = None
     final: Share | None = None
     max_lr: AboveZero | None = None
     pct_start: Share | None = None
@@ -261,7 +259,7 @@ def config_hash(values: Mapping[str, Any]) -> str:
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """"; did you mean …?" for a mistyped word, or nothing where no option is near."""
+    """ "; did you mean …?" for a mistyped word, or nothing where no option is near."""
     near = difflib.get_close_matches(word, list(options), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -297,9 +295,8 @@ def _path(loc: tuple[int | str, ...], values: Any) -> list[str]:
     """The keys of an error's place, without the union tags that pydantic puts between them."""
     path = []
     for i, part in enumerate(loc):
-        if isinstance(values, Mapping) and part in values:
-            values = values[part]
-        elif isinstance(values, list) and isinstance(part, int):
+        inside = isinstance(values, Mapping) and part in values
+        if inside or (isinstance(values, list) and isinstance(part, int)):
             values = values[part]
         elif i < len(loc) - 1:
             continue

@@ -114,7 +114,12 @@ def _to(split: Split, device: torch.device) -> Split:
 
 def _digest(source: Source) -> str:
     sha = hashlib.sha256()
-    for tensor in (source.train.images, source.train.labels, source.test.images, source.test.labels):
+    for tensor in (
+        source.train.images,
+        source.train.labels,
+        source.test.images,
+        source.test.labels,
+    ):
         sha.update(str(tuple(tensor.shape)).encode())
         sha.update(tensor.contiguous().numpy().data)
     return sha.hexdigest()[:36]  # as much as MLflow keeps

@@ -5,6 +5,7 @@ same: return a `Source`, and name it by `_target_` in a new YAML file.
 """
 
 import contextlib
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -168,28 +169,29 @@ def _open(name: str, root: Path, train: bool, split: str | None, download: bool 
     return kind(root=str(root), train=train, download=download, **options)
 
 
-def _download(
-    name: str, root: Path, split: str | None, folder: Path, missing: Sequence[str]
-) -> None:
+def _download(name: str, root: Path, split: str | None, folder: Path, missing: Sequence[str]) -> None:
     """Lets torchvision fetch and check the files; one process at a time, the others find them there."""
+    made = [path for path in (folder, folder.parent, root) if not path.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"), _patience(seconds=5):
             for train in (True, False):
                 _open(name, root, train, split, download=True)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = one_line(error).split(" Tried ")[0]
+        urlopen = re.search(r"urlopen error (?:\[Errno -?\d+\] )?(.*?)>", str(error))
+        reason = urlopen[1] if urlopen else one_line(error)[:150]
         wanted = "file" if len(missing) == 1 else f"{len(missing)} files"
         raise UserError(
-            f"{name} is not in dataset.root={root} and could not be downloaded ({reason[:150]}): "
+            f"{name} is not in dataset.root={root} and could not be downloaded ({reason}): "
             f"put the {wanted} {', '.join(missing)} into {folder} by hand, "
             "or use dataset=digits, which needs nothing"
         ) from None
     finally:
         # A failed try leaves no empty folders behind.
-        for path in (root / f".{name}.lock", folder, folder.parent, root):
-            with contextlib.suppress(OSError):
-                path.unlink() if path.is_file() else path.rmdir()
+        with contextlib.suppress(OSError):
+            (root / f".{name}.lock").unlink()
+            for path in made:
+                path.rmdir()
 
 
 @contextlib.contextmanager

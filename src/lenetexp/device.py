@@ -19,7 +19,7 @@ def pick(settings: Device) -> torch.device:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    name = settings.name
+    name: str = settings.name
     if name == "auto":
         name = next(kind for kind, is_there in there.items() if is_there)
     elif not there[name]:

@@ -20,7 +20,7 @@ from lenetexp import checkpoint, data, device, models, optim, provenance, tracki
 from lenetexp.config import RunConfig, config_hash
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
-from lenetexp.report import Progress, lines, parameters
+from lenetexp.report import Progress, lines, parameters, shown
 from lenetexp.train import Batches, Diverged, Epoch, Training, fit
 
 
@@ -62,11 +62,11 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         UserError: something the user can put right, mostly before the MLflow run is created.
     """
     began = time.perf_counter()
-    store = tracking.open_store(settings.tracking)
     where = device.pick(settings.device)
     images = data.load(settings.dataset, where)
     training = _build(settings, images, where)
     forward = _forward(training.model, settings, where)
+    store = tracking.open_store(settings.tracking)
     # What is recorded is what was composed, but for a password in the store's address.
     config = {**config, "tracking": {**config["tracking"], "uri": store.shown}}
     commit = provenance.write(folder, config, images.facts())
@@ -133,7 +133,7 @@ def _recorded(recorder: tracking.Recorder, folder: Path) -> Iterator[None]:
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
-        print(f"Stopped; {folder} and MLflow keep what was done.", flush=True)
+        print(f"Stopped; {shown(folder)} and MLflow keep what was done.", flush=True)
         raise
     finally:
         try:
@@ -148,7 +148,7 @@ def _build(settings: RunConfig, images: Data, where: torch.device) -> Training:
         torch.manual_seed(data.seed_of("weights", settings.seed, 0))
         model = models.build(settings.model, len(images.classes), images.image_shape)
     # Channels last is the order that both oneDNN and cuDNN compute in: no reordering at every layer.
-    model.to(where, memory_format=torch.channels_last)
+    model.to(where).to(memory_format=torch.channels_last)
     steps = ceil(len(images.train) / settings.batch_size)
     optimizer = optim.build_optimizer(settings.optimizer, model.parameters())
     return Training(
@@ -259,7 +259,7 @@ def _judge(
     )
     _draw(model, images, test, outcome.history, best, folder / "figures")
     example = np.zeros((2, *images.image_shape), dtype=np.float32)
-    recorder.model(model.to("cpu", memory_format=torch.contiguous_format).eval(), example)
+    recorder.model(model.cpu().to(memory_format=torch.contiguous_format).eval(), example)
     return test
 
 
@@ -310,9 +310,7 @@ def _draw(
     figures.save(drawn, folder)
 
 
-def _head(
-    settings: RunConfig, images: Data, training: Training, where: torch.device, folder: Path
-) -> str:
+def _head(settings: RunConfig, images: Data, training: Training, where: torch.device, folder: Path) -> str:
     """What is about to run, in a few lines."""
     channels, height, width = images.image_shape
     net = ", ".join(f"{k}={v}" for k, v in settings.model.call().items() if k != "_target_")
@@ -344,7 +342,7 @@ def _head(
             ("recipe", ", ".join(recipe)),
             ("best", f"weights chosen by accuracy on {chosen_on}"),
             ("device", f"{device.describe(where)}, {precision}"),
-            ("folder", str(folder)),
+            ("folder", shown(folder)),
         ]
     )
 
@@ -367,10 +365,13 @@ def _end(
         rows += [
             ("best epoch", f"{best.epoch} of {training.epoch}"),
             ("validation", f"{best.val_accuracy:.2%} right, loss {best.val_loss:.4f}"),
-            ("test", f"{test.accuracy:.2%} right ({right:,} of {len(test.labels):,}), loss {test.loss:.4f}"),
+            (
+                "test",
+                f"{test.accuracy:.2%} right ({right:,} of {len(test.labels):,}), loss {test.loss:.4f}",
+            ),
             ("speed", f"{outcome.images_per_second:,.0f} images/s"),
-            ("weights", str(folder / "checkpoints/best.pt")),
-            ("pictures", str(folder / "figures")),
+            ("weights", shown(folder / "checkpoints/best.pt")),
+            ("pictures", shown(folder / "figures")),
             ("predict", f"python scripts/predict.py run={recorder.run_id}"),
         ]
     store = recorder.store

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure  # what other rooms call it too
 from numpy.typing import NDArray
 
 TRAIN, VAL, WRONG, INK = "#8a8f98", "#1f6fb4", "#c8372d", "#22262b"
 CLASSES_WITH_COUNTS = 30  # with more classes, the counts in a confusion matrix cannot be read
 
 Array = NDArray[np.float64]
-Pictures = NDArray[np.uint8]  # N×C×H×W
+Images = NDArray[np.uint8]  # N×C×H×W
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> None:
@@ -90,7 +90,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
 
 
 def mistakes(
-    images: Pictures,
+    images: Images,
     predicted: Sequence[str],
     actual: Sequence[str],
     confidence: Sequence[float],
@@ -101,14 +101,12 @@ def mistakes(
         figure = Figure(figsize=(6, 1.5), layout="constrained")
         figure.text(0.5, 0.5, f"{title}: none, every example is right", ha="center", va="center")
         return figure
-    captions = [
-        f"{p} ({c:.0%})\nis {a}" for p, a, c in zip(predicted, actual, confidence, strict=True)
-    ]
+    captions = [f"{p} ({c:.0%})\nis {a}" for p, a, c in zip(predicted, actual, confidence, strict=True)]
     return _grid(images, captions, [False] * len(images), title)
 
 
 def predictions(
-    images: Pictures, predicted: Sequence[str], actual: Sequence[str], confidence: Sequence[float]
+    images: Images, predicted: Sequence[str], actual: Sequence[str], confidence: Sequence[float]
 ) -> Figure:
     """Images with what the net says; a mistake has a red frame and the true class."""
     right = [p == a for p, a in zip(predicted, actual, strict=True)]
@@ -122,7 +120,7 @@ def predictions(
 
 
 def own_pictures(
-    originals: Sequence[Pictures], prepared: Pictures, captions: Sequence[str], title: str
+    originals: Sequence[Images], prepared: Images, captions: Sequence[str], title: str
 ) -> Figure:
     """The user's pictures, each beside what the net was given of it.
 
@@ -134,14 +132,12 @@ def own_pictures(
     """
     columns = min(len(originals), 4)
     rows = ceil(len(originals) / columns)
-    figure = Figure(figsize=(3.2 * columns, 2.1 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(3.4 * columns, 1.95 * rows + 0.5), layout="constrained")
     figure.suptitle(title, color=INK)
     axes = np.atleast_2d(figure.subplots(rows, 2 * columns, squeeze=False))
     for cell in axes.flat:
         cell.axis("off")
-    for i, (original, image, caption) in enumerate(
-        zip(originals, prepared, captions, strict=True)
-    ):
+    for i, (original, image, caption) in enumerate(zip(originals, prepared, captions, strict=True)):
         left, right = axes[i // columns, 2 * (i % columns) : 2 * (i % columns) + 2]
         left.imshow(original, cmap="gray")
         _show(right, image)
@@ -150,7 +146,7 @@ def own_pictures(
     return figure
 
 
-def filters(kernels: Array, image: Pictures, maps: Array, title: str) -> Figure:
+def filters(kernels: Array, image: Images, maps: Array, title: str) -> Figure:
     """The first layer's kernels, and what each makes of one image.
 
     Args:
@@ -179,9 +175,7 @@ def filters(kernels: Array, image: Pictures, maps: Array, title: str) -> Figure:
     return figure
 
 
-def _grid(
-    images: Pictures, captions: Sequence[str], right: Sequence[bool], title: str
-) -> Figure:
+def _grid(images: Images, captions: Sequence[str], right: Sequence[bool], title: str) -> Figure:
     columns = min(len(images), 5 if len(images) <= 25 else 10)
     rows = ceil(len(images) / columns)
     figure = Figure(figsize=(max(1.45 * columns, 4), 1.85 * rows + 0.5), layout="constrained")
@@ -197,7 +191,7 @@ def _grid(
     return figure
 
 
-def _show(axes: Axes, image: Pictures) -> None:
+def _show(axes: Axes, image: Images) -> None:
     """C×H×W uint8, grey or colour."""
     if image.shape[0] == 3:
         axes.imshow(image.transpose(1, 2, 0))

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from torch import nn
 from torch.optim import Optimizer
@@ -47,9 +46,7 @@ def build_optimizer(settings: config.Optimizer, parameters: Iterable[nn.Paramete
     return _is_a(Optimizer, optimizer, "optimizer", settings)
 
 
-def build_schedule(
-    settings: config.Scheduler, optimizer: Optimizer, steps_per_epoch: int
-) -> Schedule:
+def build_schedule(settings: config.Scheduler, optimizer: Optimizer, steps_per_epoch: int) -> Schedule:
     """The scheduler that `settings` names, over `optimizer`.
 
     Args:
@@ -71,7 +68,7 @@ def warmup_cosine(
     optimizer: Optimizer,
     epochs: int,
     steps_per_epoch: int,
-    warmup_epochs: float = 2,
+    warmup: float = 0.1,
     final: float = 0.0,
 ) -> LambdaLR:
     """A straight rise to the optimizer's learning rate, then half a cosine down to `final` of it.
@@ -83,20 +80,16 @@ def warmup_cosine(
         optimizer: whose learning rate is scheduled.
         epochs: length of the whole schedule.
         steps_per_epoch: optimizer steps an epoch.
-        warmup_epochs: length of the rise, from 0 to below `epochs`; may be a fraction.
+        warmup: length of the rise, as a share of the schedule, from 0 to below 1.
         final: where the cosine ends, as a share of the learning rate.
-
-    Raises:
-        UserError: the rise is not shorter than the schedule.
     """
-    if not warmup_epochs < epochs:
-        raise UserError(f"scheduler.warmup_epochs={warmup_epochs}: must be below epochs={epochs}")
-    warmup, total = warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
+    total = epochs * steps_per_epoch
+    top = warmup * total
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        done = min((step - warmup) / (total - warmup), 1.0)
+        if step < top:
+            return (step + 1) / (top + 1)
+        done = min((step - top) / (total - top), 1.0)
         return final + (1 - final) * (1 + cos(pi * done)) / 2
 
     return LambdaLR(optimizer, factor)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from lenetexp import checkpoint, data, device, figures, models, pictures, tracki
 from lenetexp.config import Dataset, PredictConfig, Settings, Target, UserError, check, one_line
 from lenetexp.datasets import read_image
 from lenetexp.evaluate import Scores, logits
+from lenetexp.figures import Figure
+from lenetexp.report import shown
 
 # Whose classes a stored config may name: it can come from a stranger.
 TRUSTED = ("lenetexp", "torch", "torchvision")
@@ -55,14 +58,15 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     stored = tracking.find_run(store, settings.run)
     net = load(stored, settings.trust)
     net.model.to(where)
-    accuracy = stored.metrics.get("best/val_accuracy")
-    print(f"run {stored.run_id} ({stored.name}), best validation accuracy {accuracy:.2%}\n")
     if files:
-        figure = _predict_pictures(net, files, settings, where)
+        said, figure = _predict_pictures(net, files, settings, where)
     else:
-        figure = _predict_test_images(net, settings, where)
+        said, figure = _predict_test_images(net, settings, where)
     figures.save({"predictions": figure}, folder)
-    print(f"\npicture: {folder / 'predictions.png'}")
+    accuracy = stored.metrics.get("best/val_accuracy", nan)
+    print(f"run {stored.run_id} ({stored.name}), best validation accuracy {accuracy:.2%}\n")
+    print("\n".join(said))
+    print(f"\npicture: {shown(folder / 'predictions.png')}")
 
 
 def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
@@ -83,14 +87,17 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
             # Plain YAML: an interpolation in a stranger's config is a text, never looked up.
             recorded = check(_Recorded, yaml.safe_load(config_file.read_text()))
             facts = json.loads(facts_file.read_text())
-            classes, shape = tuple(map(str, facts["classes"])), tuple(map(int, facts["image_shape"]))
+            classes = tuple(map(str, facts["classes"]))
+            channels, height, width = map(int, facts["image_shape"])
         except UserError:
             raise
         except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise UserError(f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})") from None
+            raise UserError(
+                f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})"
+            ) from None
         _refuse_strangers(recorded.model.call(), "model", trust, nn.Module)
         _refuse_strangers(recorded.dataset.call(), "dataset", trust, None)
-        model = models.build(recorded.model, len(classes), shape)
+        model = models.build(recorded.model, len(classes), (channels, height, width))
         weights = checkpoint.load(weights_file)
     try:
         model.load_state_dict(weights)
@@ -102,7 +109,7 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
         model=model.eval(),
         dataset=recorded.dataset,
         classes=classes,
-        image_shape=shape,
+        image_shape=(channels, height, width),
         like_mnist=bool(facts.get("like_mnist")),
         digest=str(facts.get("digest")),
     )
@@ -158,43 +165,45 @@ def _scores(net: TrainedNet, images: Tensor, labels: Tensor) -> Scores:
 
 def _predict_test_images(
     net: TrainedNet, settings: PredictConfig, where: torch.device
-) -> figures.Figure:
-    """The first test images of the dataset that the net was trained on."""
+) -> tuple[list[str], Figure]:
+    """Lines and a picture of the first test images of the dataset that the net was trained on."""
     dataset = net.dataset
     if settings.root is not None:
         dataset = check(Dataset, {**dataset.model_dump(exclude_unset=True), "root": settings.root})
     images = data.load(dataset, where)
+    said = []
     if images.digest != net.digest:
-        print("note: these are not the images that the run was made with (their digest differs)")
+        said.append("note: these are not the images that the run was made with (another digest)")
     test = images.test[torch.arange(min(settings.count, len(images.test)), device=where)]
     scores = _scores(net, test.images, test.labels)
     predicted = [net.classes[i] for i in scores.predicted]
     actual = [net.classes[i] for i in scores.labels]
-    for said, true, sure in zip(predicted, actual, scores.confidence.tolist(), strict=True):
-        wrong = "" if said == true else "   wrong"
-        print(f'predicted: "{said}", actual: "{true}", confidence: {sure:.1%}{wrong}')
-    return figures.predictions(
-        test.images.cpu().numpy(), predicted, actual, scores.confidence.tolist()
-    )
+    sure = scores.confidence.tolist()
+    for guess, true, confidence in zip(predicted, actual, sure, strict=True):
+        wrong = "" if guess == true else "   wrong"
+        said.append(f'predicted: "{guess}", actual: "{true}", confidence: {confidence:.1%}{wrong}')
+    return said, figures.predictions(test.images.cpu().numpy(), predicted, actual, sure)
 
 
 def _predict_pictures(
     net: TrainedNet, files: list[Path], settings: PredictConfig, where: torch.device
-) -> figures.Figure:
-    """The user's own pictures, each brought to the form that the net knows."""
+) -> tuple[list[str], Figure]:
+    """Lines and a picture of the user's own pictures, each brought to the form that the net knows."""
+    said = []
     if len(files) > settings.count:
-        print(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
+        said.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
     files = files[: settings.count]
     prepared = np.stack([_prepare(net, file, settings) for file in files])
     images = torch.from_numpy(prepared).to(where)
     scores = _scores(net, images, torch.zeros(len(files), dtype=torch.int64))
     predicted = [net.classes[i] for i in scores.predicted]
     sure = scores.confidence.tolist()
-    for file, said, confidence in zip(files, predicted, sure, strict=True):
-        print(f'{file}: predicted: "{said}", confidence: {confidence:.1%}')
+    for file, guess, confidence in zip(files, predicted, sure, strict=True):
+        said.append(f'{file}: predicted: "{guess}", confidence: {confidence:.1%}')
     originals = [np.array(read_image(file, "RGB")) for file in files]
-    captions = [f"{said} ({confidence:.0%})" for said, confidence in zip(predicted, sure, strict=True)]
-    return figures.own_pictures(originals, prepared, captions, "what the net was given of each picture")
+    captions = [f"{guess} ({confidence:.0%})" for guess, confidence in zip(predicted, sure, strict=True)]
+    title = "Each picture and what the net was given of it"
+    return said, figures.own_pictures(originals, prepared, captions, title)
 
 
 def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> np.ndarray:

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +16,12 @@ def lines(rows: Sequence[tuple[str, str]]) -> str:
     """Labels and what belongs to them, aligned."""
     width = max(len(label) for label, _ in rows)
     return "\n".join(f"  {label:<{width}}  {text}" for label, text in rows)
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here: relative where it lies below the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 class Progress:
@@ -64,7 +71,9 @@ class Progress:
     def line(self, record: Epoch) -> None:
         """One line on an epoch that is done."""
         if record.epoch == 1:
-            self._write("  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s")
+            self._write(
+                "  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s"
+            )
         self._write(
             f"  {record.epoch:>5} {record.train_loss:>15.4f} {record.train_accuracy:>8.2%}"
             f" {record.val_loss:>17.4f} {record.val_accuracy:>8.2%}"

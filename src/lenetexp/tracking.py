@@ -35,7 +35,6 @@ from mlflow.entities import (  # noqa: E402
     Metric,
     Param,
     Run,
-    RunTag,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
 
@@ -155,8 +154,8 @@ def _impatient() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """The innermost cause, on one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while inner := error.__cause__ or error.__context__:
+        error = inner
     return without_password(one_line(error)[:160])
 
 

@@ -1,4 +1,4 @@
-"""The training loop, written out. It knows nothing of Hydra or MLflow: it yields one record an epoch."""
+"""The training loop, written out. Knows nothing of Hydra or MLflow: yields one record an epoch."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -148,8 +148,8 @@ def fit(
             raise Diverged(epoch)
         schedule.after_epoch(val_loss)
         record = Epoch(
-            epoch=epoch, train_loss=train_loss, train_accuracy=train_accuracy, val_loss=val_loss,
-            val_accuracy=val.accuracy, lr=lr, images_per_second=len(data.train) / seconds, improved=False,
+            epoch, train_loss, train_accuracy, val_loss, val.accuracy, lr,
+            images_per_second=len(data.train) / seconds, improved=False,
         )  # fmt: skip
         if training.best is None or record.quality > training.best.quality:
             record = training.best = replace(record, improved=True)
