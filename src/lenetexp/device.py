@@ -30,7 +30,8 @@ def pick(settings: Device) -> torch.device:
     if settings.deterministic:
         # Must be in place before CUDA starts (the torch notes on reproducibility name this value).
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(settings.deterministic)
+    if settings.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(settings.deterministic)  # imports the compiler: 1.4 s
     compilers = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
     if settings.compile and name == "cpu" and not any(shutil.which(c) for c in compilers if c):
         raise UserError("device.compile=true: must be false here, there is no C++ compiler (g++)")
