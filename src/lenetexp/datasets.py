@@ -25,6 +25,9 @@ from lenetexp.config import UserError, one_line
 
 # Larger pictures are refused before they are decoded: a small file can unpack to gigabytes.
 MAX_PIXELS = 50_000_000
+# MNIST: the sign's box is scaled into 20×20, its centre of mass put in the middle of 28×28
+# (LeCun et al. 1998, section III A).
+BOX, FRAME = 20, 28
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 
 
@@ -60,8 +63,8 @@ class Source:
 def digits() -> Source:
     """1,797 digits of the UCI optical recognition set as scikit-learn ships them; a fifth is the test set.
 
-    The 8×8 images with values 0 to 16 fill their frame; scaled to 20×20 in the middle of 28×28 they
-    look as MNIST's do, and a net that learned them knows MNIST's digits better (48 % against 20 %).
+    The 8×8 images with values 0 to 16 fill their frame; brought into MNIST's, a net that learned them
+    reads MNIST's digits too (65 to 68 % right over three seeds, 20 % when they fill 28×28).
     """
     table = _digits_table()
     images = torch.from_numpy(table[:, :-1]).float().view(-1, 1, 8, 8) * (255 / 16)
@@ -358,8 +361,28 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 
 def _into_mnist_frame(images: Tensor) -> Tensor:
-    """N×1×h×w floats that fill their frame, as MNIST has them: 20×20 in the middle of 28×28, uint8."""
-    return F.pad(_resized(images, 20), (4, 4, 4, 4))
+    """N×1×h×w floats that fill their frame, as MNIST has them: 20×20 pixels in 28×28, uint8."""
+    margin = (FRAME - BOX) // 2
+    return centred_by_mass(F.pad(_resized(images, BOX), (margin, margin, margin, margin)))
+
+
+def centred_by_mass(images: Tensor) -> Tensor:
+    """N×1×28×28 images whose middle 20×20 hold a sign, moved so that its mass lies in the middle.
+
+    By whole pixels, and never out of the frame.
+    """
+    mass = images[:, 0].double()  # N×28×28
+    place = torch.arange(FRAME, dtype=torch.float64)
+    total = mass.sum((1, 2)).clamp(min=1e-9)
+    margin = (FRAME - BOX) // 2
+    moves = [
+        ((FRAME - 1) / 2 - mass.sum(along) @ place / total).round().clamp(-margin, margin).long().tolist()
+        for along in (2, 1)  # down, right
+    ]
+    rolled = [
+        image.roll(move, (1, 2)) for image, move in zip(images, zip(*moves, strict=True), strict=True)
+    ]
+    return torch.stack(rolled)
 
 
 def _resized(images: Tensor, size: int) -> Tensor:

@@ -5,17 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from lenetexp.config import UserError
-from lenetexp.datasets import IMAGE_SUFFIXES, read_image
+from lenetexp.datasets import BOX, FRAME, IMAGE_SUFFIXES, centred_by_mass, read_image
 
 Grey = NDArray[np.uint8]  # H×W
 
-# MNIST: the digit's box is scaled into 20×20, its centre of mass put in the middle of 28×28
-# (LeCun et al. 1998, section III A; the MNIST page).
-BOX, FRAME = 20, 28
 # Of the grey between paper and ink: what is below is paper, dust and shade.
 PAPER = 0.2
 
@@ -80,17 +78,8 @@ def like_mnist(grey: Grey, invert: Literal["auto"] | bool, name: str) -> NDArray
     scale = BOX / max(ink.shape)
     size = (max(round(ink.shape[1] * scale), 1), max(round(ink.shape[0] * scale), 1))
     scaled = Image.fromarray(ink.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    return (_centred(np.array(scaled)) * 255).round().astype(np.uint8)[None]
-
-
-def _centred(ink: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Puts the centre of mass in the middle of the frame, as far as all of the sign stays inside."""
-    height, width = ink.shape
-    y = (ink.sum(1) @ np.arange(height)) / ink.sum()
-    x = (ink.sum(0) @ np.arange(width)) / ink.sum()
-    middle = (FRAME - 1) / 2
-    top = int(np.clip(round(middle - y), 0, FRAME - height))
-    left = int(np.clip(round(middle - x), 0, FRAME - width))
-    frame = np.zeros((FRAME, FRAME), dtype=np.float32)
-    frame[top : top + height, left : left + width] = ink / max(ink.max(), 1e-6)
-    return frame
+    frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
+    top, left = (FRAME - size[1]) // 2, (FRAME - size[0]) // 2
+    shades = np.array(scaled) * (255 / np.array(scaled).max())
+    frame[top : top + size[1], left : left + size[0]] = shades.round().astype(np.uint8)
+    return centred_by_mass(torch.from_numpy(frame)[None, None])[0].numpy()
