@@ -70,7 +70,8 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     # What is recorded is what was composed, but for a password in the store's address.
     config = {**config, "tracking": {**config["tracking"], "uri": store.shown}}
     commit = provenance.write(folder, config, images.facts())
-    print(_head(settings, images, training, where, folder), flush=True)
+    head = _head(settings, images, training, where, folder)
+    print(head, flush=True)
     with _signals() as stop_if_asked:
         recorder = tracking.start_run(
             store,
@@ -80,6 +81,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
                 "lenetexp.config_hash": config_hash(config),
                 "lenetexp.folder": str(folder.resolve()),
                 "lenetexp.device": device.describe(where),
+                "mlflow.note.content": f"```\n{head}\n```",  # the UI's description
                 "mlflow.source.name": sys.argv[0],
                 "mlflow.source.type": "LOCAL",
                 **({"mlflow.source.git.commit": commit} if commit else {}),

@@ -1,5 +1,6 @@
 """The record of a run in MLflow, written and read: the only room that imports mlflow."""
 
+import getpass
 import os
 import socket
 import tempfile
@@ -169,7 +170,9 @@ class Recorder:
     @property
     def page(self) -> str:
         """The run's page below the UI's address."""
-        return f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}"
+        # Without the last part the UI opens with its pages for language models.
+        place = f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}"
+        return f"{place}?workflowType=machine_learning"
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
         """Logs numbers in one call."""
@@ -227,6 +230,8 @@ def start_run(
         dataset: name, digest, source and profile of the data, as texts.
     """
     client = store.client
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        tags = {"mlflow.user": getpass.getuser(), **tags}
     host = {"lenetexp.host": socket.gethostname(), "lenetexp.pid": str(os.getpid())}
     run = client.create_run(store.experiment_id, run_name=name, tags={**host, **tags})
     recorder = Recorder(store, run.info.run_id)
