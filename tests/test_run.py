@@ -102,12 +102,12 @@ def test_what_a_person_sees(default: Finished) -> None:
     for fact in (
         "61,706 parameters",
         "digits: 1,295 training, 143 validation, 359 test",
-        "40 epochs",
+        "50 epochs",
         "CPU",
     ):
         assert fact in head
     run = default.runs[0]
-    assert len([line for line in rest.splitlines() if line.strip().split()[0].isdigit()]) == 40
+    assert len([line for line in rest.splitlines() if line.strip().split()[0].isdigit()]) == 50
     end = rest[rest.index("Finished in") :]
     for fact in (
         f"{run.data.metrics['test/accuracy']:.2%}",
@@ -148,11 +148,11 @@ def check_record(finished: Finished, epochs: int) -> None:
     assert dataset.name == "digits" and len(dataset.digest) == 36
     assert len(run.data.tags["lenetexp.config_hash"]) == 12
     if (PROJECT / ".git").exists():
-        assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+        assert len(run.data.tags["mlflow.source.git.commit"]) == 50
 
 
 def test_the_record_on_the_embedded_store(default: Finished) -> None:
-    check_record(default, epochs=40)
+    check_record(default, epochs=50)
 
 
 def test_the_weights_score_the_same_in_a_plain_module(default: Finished) -> None:
