@@ -91,6 +91,8 @@ def _check(source: Any, target: str) -> None:
         )
     for name, split in (("train", source.train), ("test", source.test)):
         images, labels = split.images, split.labels
+        if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
+            raise UserError(f"dataset._target_={target}: {name} images and labels must be torch tensors")
         if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
             raise UserError(
                 f"dataset._target_={target}: {name} images must be N×C×H×W uint8 with N above 0, "
@@ -100,6 +102,11 @@ def _check(source: Any, target: str) -> None:
             raise UserError(
                 f"dataset._target_={target}: {name} labels must be {len(images)} int64 numbers, "
                 f"not {tuple(labels.shape)} {labels.dtype}"
+            )
+        if images.shape[1:] != source.train.images.shape[1:]:
+            raise UserError(
+                f"dataset._target_={target}: training and test images must have one shape, "
+                f"not {tuple(source.train.images.shape[1:])} and {tuple(images.shape[1:])}"
             )
         if labels.min() < 0 or labels.max() >= len(source.classes):
             raise UserError(
