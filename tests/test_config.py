@@ -169,9 +169,7 @@ def test_a_machines_own_settings_count_and_the_command_line_wins_over_them(tmp_p
     "script",
     [
         "run",
-        pytest.param(
-            "predict", marks=pytest.mark.xfail(strict=True, reason="PredictConfig refuses data_dir")
-        ),
+        "predict",
     ],
 )
 def test_both_commands_take_the_machine_file_that_its_readme_shows(

@@ -155,7 +155,6 @@ def test_constant_is_the_optimizers_learning_rate_for_ever() -> None:
     assert by_epoch("scheduler=constant", epochs=30) == [LR] * 30
 
 
-@pytest.mark.xfail(strict=True, reason="torch's ConstantLR gives the factor up after total_iters=5 epochs")
 def test_constants_factor_is_for_ever_too() -> None:
     seen = by_epoch("scheduler=constant", "scheduler.factor=0.5")
     assert seen == pytest.approx([LR / 2] * 10)

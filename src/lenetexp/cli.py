@@ -12,8 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
@@ -42,10 +48,16 @@ def start(main: Callable[[], None]) -> None:
         main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         sys.exit(f"error: {_sentence(error)}")
+    except yaml.YAMLError as error:
+        sys.exit(f"error: a config file is not YAML: {one_line(error)}")
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        sys.exit("error: a group cannot be null; choose one of its options, e.g. optimizer=sgd")
     except OSError as error:
         if error.filename is None:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit(f"error: hydra.run.dir={error.filename}: cannot be made or written ({error.strerror})")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -91,13 +103,17 @@ def _sentence(error: Exception) -> str:
         parent, _, last = key.rpartition(".")
         keys = []
         if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-            keys = [str(k) for k in cause.parent_node if k not in ("hydra", "_target_")]
+            keys = [] if parent else ["experiment"]
+            keys += [str(k) for k in cause.parent_node if k not in ("hydra", "_target_")]
         if keys:
             place = f"{parent} has" if parent else "there are"
             given = overridden[2] or key
             return f"{given}: there is no such setting; {place} {', '.join(keys)}{nearest(last, keys)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
-    if isinstance(error, OSError):
+    if isinstance(error, OverrideParseException):
+        reason = one_line(str(error).partition("\nSee ")[0].partition("\n")[2])
+        return f"{error.override}: must be key=value as Hydra reads it ({reason})"
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return f"{error.filename}: {error.strerror}"
     return one_line(error) + (f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else "")

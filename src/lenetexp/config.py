@@ -66,6 +66,18 @@ CountOrAuto = Annotated[
 ]
 Text = Annotated[str, Field(min_length=1)]
 
+
+def _address(value: Any) -> str:
+    if isinstance(value, str) and "://" in value and not value.startswith("file:"):
+        return value
+    raise ValueError("an SQLite file (sqlite:///outputs/mlflow.db) or a server (http://127.0.0.1:5000)")
+
+
+Address = Annotated[str, PlainValidator(_address)]
+
+# The default of a key that a class may not have; where it is given, it may not be null.
+ABSENT: Any = None
+
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "scaled_tanh"]
 
 
@@ -108,15 +120,15 @@ class LeNetModel(Target):
 class Optimizer(Target):
     """What torch's optimizers share; torch itself does not refuse all that makes no sense."""
 
-    lr: AboveZero | None = None
-    momentum: BelowOne | None = None
-    weight_decay: NotNegative | None = None
-    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] | None = None
-    eps: AboveZero | None = None
-    alpha: BelowOne | None = None
-    lr_decay: NotNegative | None = None
-    nesterov: bool | None = None
-    fused: bool | None = None
+    lr: AboveZero = ABSENT
+    momentum: BelowOne = ABSENT
+    weight_decay: NotNegative = ABSENT
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = ABSENT
+    eps: AboveZero = ABSENT
+    alpha: BelowOne = ABSENT
+    lr_decay: NotNegative = ABSENT
+    nesterov: bool = ABSENT
+    fused: bool = ABSENT
 
 
 class Scheduler(Target):
@@ -125,24 +137,24 @@ class Scheduler(Target):
     not_arguments = frozenset({"interval"})
 
     interval: Literal["epoch", "batch"] = "epoch"
-    step_size: Count | None = None
-    gamma: AboveZero | None = None
-    milestones: list[Count] | None = None
-    factor: AboveZero | None = None
-    T_max: Count | None = None
-    eta_min: NotNegative | None = None
-    epochs: Count | None = None
-    warmup: BelowOne | None = None
-    final: Share | None = None
-    max_lr: AboveZero | None = None
-    pct_start: Share | None = None
-    div_factor: AboveZero | None = None
-    final_div_factor: AboveZero | None = None
-    cycle_momentum: bool | None = None
-    steps_per_epoch: CountOrAuto | None = None
-    patience: FromZero | None = None
-    threshold: NotNegative | None = None
-    min_lr: NotNegative | None = None
+    step_size: Count = ABSENT
+    gamma: AboveZero = ABSENT
+    milestones: list[Count] = ABSENT
+    factor: AboveZero = ABSENT
+    T_max: Count = ABSENT
+    eta_min: NotNegative = ABSENT
+    epochs: Count = ABSENT
+    warmup: BelowOne = ABSENT
+    final: Share = ABSENT
+    max_lr: AboveZero = ABSENT
+    pct_start: Share = ABSENT
+    div_factor: AboveZero = ABSENT
+    final_div_factor: AboveZero = ABSENT
+    cycle_momentum: bool = ABSENT
+    steps_per_epoch: CountOrAuto = ABSENT
+    patience: FromZero = ABSENT
+    threshold: NotNegative = ABSENT
+    min_lr: NotNegative = ABSENT
 
 
 class Augment(Settings):
@@ -158,10 +170,10 @@ class Dataset(Target):
 
     not_arguments = frozenset({"validation", "split_seed", "augment"})
 
-    root: Text | None = None
-    image_size: Count | None = None
-    channels: Literal[1, 3] | None = None
-    test: HeldOut | None = None
+    root: Text = ABSENT
+    image_size: Count = ABSENT
+    channels: Literal[1, 3] = ABSENT
+    test: HeldOut = ABSENT
     validation: HeldOutOrTest = 0.1
     split_seed: Seed = 0
     augment: Augment | None = None
@@ -180,7 +192,7 @@ class Device(Settings):
 class Tracking(Settings):
     """Where the record goes."""
 
-    uri: Text
+    uri: Address
     experiment: Text
 
 
@@ -212,6 +224,9 @@ class RunConfig(Settings):
 
 class PredictConfig(Settings):
     """Everything that one prediction is told, checked."""
+
+    # A machine's own settings (conf/local/) may be of runs, too.
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     run: Text
     count: Count
@@ -253,9 +268,15 @@ def config_hash(values: Mapping[str, Any]) -> str:
 
     Where the record goes and where the data lie do not matter to it.
     """
-    elsewhere = {"tracking.uri", "tracking.experiment", "data_dir", "dataset.root"}
-    same = {key: value for key, value in leaves(values) if key not in elsewhere}
+    elsewhere = {"tracking.uri", "tracking.experiment", "data_dir"}
+    if values.get("dataset", {}).get("_target_") == "lenetexp.datasets.torchvision_dataset":
+        elsewhere.add("dataset.root")  # the same images wherever they lie; others' roots tell them apart
+    same = {key: _as_float(value) for key, value in leaves(values) if key not in elsewhere}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _as_float(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
@@ -287,6 +308,12 @@ def _sentence(error: ValidationError, values: Mapping[str, Any]) -> str:
             return f"{key}={value}: must be {options}{hint}"
         case "bool_type":
             return f"{key}={value}: must be true or false"
+        case "string_too_short":
+            return f"{key}={value}: must not be empty"
+        case "too_short" | "too_long":
+            return f"{key}={value}: must have {problem['ctx'].get('min_length', 2)} items"
+        case "model_type" | "dict_type":
+            return f"{key}={value}: must be settings by name, as in conf/"
         case _:
             return f"{key}={value}: {problem['msg'].replace('Input should be', 'must be')}"
 

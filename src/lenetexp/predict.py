@@ -54,6 +54,8 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     """
     where = device.pick(settings.device)
     files = pictures.find(settings.images) if settings.images else []
+    for file in files[: settings.count]:
+        read_image(file, "L")  # one that cannot be read is told before anything else is done
     store = tracking.open_store(settings.tracking, create=False)
     stored = tracking.find_run(store, settings.run)
     net = load(stored, settings.trust)

@@ -77,11 +77,6 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
     """
     shown = without_password(settings.uri)
     scheme = urlsplit(settings.uri).scheme
-    if "://" not in settings.uri or scheme == "file":
-        raise UserError(
-            f"tracking.uri={shown}: must be an SQLite file (sqlite:///outputs/mlflow.db) "
-            "or a server (http://127.0.0.1:5000)"
-        )
     artifacts = None
     if scheme == "sqlite":
         path = Path(settings.uri.removeprefix("sqlite:///")).expanduser()
