@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--root", default=str(PROJECT.parent / "shared/data"), help="holds MNIST/raw")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--images", type=int, default=20_000, help="images an epoch of the loops")
-    parser.add_argument("--rounds", type=int, default=5, help="epochs of each loop")
+    parser.add_argument("--rounds", type=int, default=7, help="epochs of each loop")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of each whole command")
     parser.add_argument("--commands", type=int, default=2, help="whole commands of each side; 0 for none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
