@@ -148,7 +148,7 @@ def check_record(finished: Finished, epochs: int) -> None:
     assert dataset.name == "digits" and len(dataset.digest) == 36
     assert len(run.data.tags["lenetexp.config_hash"]) == 12
     if (PROJECT / ".git").exists():
-        assert len(run.data.tags["mlflow.source.git.commit"]) == 50
+        assert len(run.data.tags["mlflow.source.git.commit"]) == 40
 
 
 def test_the_record_on_the_embedded_store(default: Finished) -> None:
