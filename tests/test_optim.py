@@ -35,7 +35,7 @@ def scheduled(*overrides: str, steps: int = 5) -> tuple[Optimizer, Schedule]:
     settings = check(RunConfig, composed("optimizer=sgd", f"optimizer.lr={LR}", *overrides))
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = build_optimizer(settings.optimizer, [parameter])
-    return optimizer, build_schedule(settings.scheduler, optimizer, steps)
+    return optimizer, build_schedule(settings.scheduler, optimizer, steps, settings.epochs)
 
 
 def rates(
@@ -222,7 +222,7 @@ def test_onecycle_goes_with_every_optimizer_without_the_momentum(name: str) -> N
         RunConfig, composed(f"optimizer={name}", "scheduler=onecycle", "scheduler.cycle_momentum=false")
     )
     optimizer = build_optimizer(settings.optimizer, [torch.nn.Parameter(torch.zeros(1))])
-    build_schedule(settings.scheduler, optimizer, 5)
+    build_schedule(settings.scheduler, optimizer, 5, settings.epochs)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(settings.optimizer.lr / 25)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,17 +13,25 @@ from lenetexp.config import UserError, one_line
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` so that whatever happens, `path` holds the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes `content` so that whatever happens, `path` holds the old file or the new one, whole.
+
+    Raises:
+        UserError: it cannot be written; a full disk, for one.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's own writer turns the first into the second
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)[:120]
+        raise UserError(f"{path} cannot be written ({reason}); the one before is whole") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -79,8 +79,6 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         settings = check(kind, values)  # type: ignore[arg-type]
         return get_method(function)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
-        if isinstance(error, OSError) and error.filename is None:
-            raise
         if HydraConfig.get().mode == RunMode.RUN:
             # Leaving by an exception, Hydra would put its own line above the sentence.
             sys.exit(f"error: {_sentence(error)}")
@@ -115,5 +113,6 @@ def _sentence(error: Exception) -> str:
         reason = one_line(str(error).partition("\nSee ")[0].partition("\n")[2])
         return f"{error.override}: must be key=value as Hydra reads it ({reason})"
     if isinstance(error, OSError) and not isinstance(error, HydraException):
-        return f"{error.filename}: {error.strerror}"
+        place = error.filename or HydraConfig.get().runtime.output_dir
+        return f"{place}: cannot be read or written ({error.strerror or one_line(error)})"
     return one_line(error) + (f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else "")

@@ -6,6 +6,7 @@ Imports neither torch nor mlflow: a whole sweep's configs can be judged before a
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf, isfinite
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -118,13 +119,17 @@ class LeNetModel(Target):
 
 
 class Optimizer(Target):
-    """What torch's optimizers share; torch itself does not refuse all that makes no sense."""
+    """What every optimizer has."""
 
     lr: AboveZero = ABSENT
+
+
+class TorchOptimizer(Optimizer):
+    """What torch's optimizers share; torch itself does not refuse all that makes no sense."""
+
     momentum: BelowOne = ABSENT
     weight_decay: NotNegative = ABSENT
     betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = ABSENT
-    eps: AboveZero = ABSENT
     alpha: BelowOne = ABSENT
     lr_decay: NotNegative = ABSENT
     nesterov: bool = ABSENT
@@ -132,11 +137,16 @@ class Optimizer(Target):
 
 
 class Scheduler(Target):
-    """What torch's schedulers share, and when they are stepped."""
+    """When a scheduler is stepped."""
 
     not_arguments = frozenset({"interval"})
 
     interval: Literal["epoch", "batch"] = "epoch"
+
+
+class KnownScheduler(Scheduler):
+    """What torch's schedulers and lenetexp's own share."""
+
     step_size: Count = ABSENT
     gamma: AboveZero = ABSENT
     milestones: list[Count] = ABSENT
@@ -166,17 +176,22 @@ class Augment(Settings):
 
 
 class Dataset(Target):
-    """Where images come from and how they are split."""
+    """How a dataset is split, and how its training images are moved."""
 
     not_arguments = frozenset({"validation", "split_seed", "augment"})
 
     root: Text = ABSENT
-    image_size: Count = ABSENT
-    channels: Literal[1, 3] = ABSENT
-    test: HeldOut = ABSENT
     validation: HeldOutOrTest = 0.1
     split_seed: Seed = 0
     augment: Augment | None = None
+
+
+class KnownDataset(Dataset):
+    """Where the images of lenetexp's own datasets come from."""
+
+    image_size: Count = ABSENT
+    channels: Literal[1, 3] = ABSENT
+    test: HeldOut = ABSENT
 
 
 class Device(Settings):
@@ -196,9 +211,14 @@ class Tracking(Settings):
     experiment: Text
 
 
-def _net(values: Any) -> str:
-    """Only lenetexp's own net promises what LeNetModel checks; another may use the names otherwise."""
-    return "LeNet" if values.get("_target_") == "lenetexp.models.LeNet" else "another"
+def _by_target(*known: str) -> Discriminator:
+    """Whether `_target_` is in a known place: a class of the user's own may use a name otherwise."""
+
+    def which(values: Any) -> str:
+        target = values.get("_target_") if isinstance(values, Mapping) else None
+        return "known" if isinstance(target, str) and target.startswith(known) else "own"
+
+    return Discriminator(which)
 
 
 class RunConfig(Settings):
@@ -212,12 +232,21 @@ class RunConfig(Settings):
     patience: Count | None
     data_dir: Text
     model: Annotated[
-        Annotated[LeNetModel, Tag("LeNet")] | Annotated[Target, Tag("another")],
-        Discriminator(_net),
+        Annotated[LeNetModel, Tag("known")] | Annotated[Target, Tag("own")],
+        _by_target("lenetexp.models.LeNet"),
     ]
-    optimizer: Optimizer
-    scheduler: Scheduler
-    dataset: Dataset
+    optimizer: Annotated[
+        Annotated[TorchOptimizer, Tag("known")] | Annotated[Optimizer, Tag("own")],
+        _by_target("torch.optim."),
+    ]
+    scheduler: Annotated[
+        Annotated[KnownScheduler, Tag("known")] | Annotated[Scheduler, Tag("own")],
+        _by_target("torch.optim.", "lenetexp."),
+    ]
+    dataset: Annotated[
+        Annotated[KnownDataset, Tag("known")] | Annotated[Dataset, Tag("own")],
+        _by_target("lenetexp."),
+    ]
     device: Device
     tracking: Tracking
 
@@ -271,12 +300,18 @@ def config_hash(values: Mapping[str, Any]) -> str:
     elsewhere = {"tracking.uri", "tracking.experiment", "data_dir"}
     if values.get("dataset", {}).get("_target_") == "lenetexp.datasets.torchvision_dataset":
         elsewhere.add("dataset.root")  # the same images wherever they lie; others' roots tell them apart
-    same = {key: _as_float(value) for key, value in leaves(values) if key not in elsewhere}
+    same = {key: _as_whole(value) for key, value in leaves(values) if key not in elsewhere}
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _as_float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+def _as_whole(value: Any) -> Any:
+    """1.0 as 1: the command line makes no difference between them."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def without_password(text: str) -> str:
+    """`text` with *** for every password in a store's address."""
+    return re.sub(r"(://[^/@\s:]*:)[^\s/]+(?=@)|(\bpassword=)[^&\s]+", r"\1\2***", text)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

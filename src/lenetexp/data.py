@@ -67,6 +67,9 @@ def load(settings: Dataset, device: torch.device) -> Data:
             raise cause from None
         raise UserError(f"dataset._target_={settings.target}: {one_line(cause)}") from error
     _check(source, settings.target)
+    height, width = source.train.images.shape[2:]
+    if settings.augment and height != width:
+        raise UserError(f"dataset.augment: must be null for images that are not square ({height}×{width})")
     if settings.validation == "test":
         train, val = source.train, source.test
     else:

@@ -142,9 +142,10 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
         folder_of_files, files = folder / name / "raw", [*idx.train, *idx.test]
     else:
         folder_of_files, files = folder, list(_OTHER_FILES[name])
+    lock = folder / f".{name}.lock"
     missing = [file for file in files if not (folder_of_files / file).exists()]
-    if missing:
-        _download(name, folder, split, folder_of_files, missing)
+    if missing or lock.exists():  # another process may be in the middle of its download
+        _download(name, folder, split, lock, folder_of_files, missing)
     if idx:
         for images, labels in (idx.train, idx.test):
             _check_idx_pair(folder_of_files / images, folder_of_files / labels)
@@ -172,12 +173,14 @@ def _open(name: str, root: Path, train: bool, split: str | None, download: bool 
     return kind(root=str(root), train=train, download=download, **options)
 
 
-def _download(name: str, root: Path, split: str | None, folder: Path, missing: Sequence[str]) -> None:
+def _download(
+    name: str, root: Path, split: str | None, lock: Path, folder: Path, missing: Sequence[str]
+) -> None:
     """Lets torchvision fetch and check the files; one process at a time, the others find them there."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"), _patience(seconds=5):
+        with FileLock(lock), _patience(seconds=5):
             for train in (True, False):
                 _open(name, root, train, split, download=True)
     except (OSError, RuntimeError, ValueError, EOFError) as error:
@@ -192,7 +195,7 @@ def _download(name: str, root: Path, split: str | None, folder: Path, missing: S
     finally:
         # A failed try leaves no empty folders behind.
         with contextlib.suppress(OSError):
-            (root / f".{name}.lock").unlink()
+            lock.unlink()
             for path in made:
                 path.rmdir()
 
@@ -285,15 +288,28 @@ def image_folder(root: str, image_size: int, channels: int, test: float) -> Sour
     train_folder, test_folder = folder / "train", folder / "test"
     split_by_hand = train_folder.is_dir() and test_folder.is_dir()
     parent = train_folder if split_by_hand else folder
-    classes = tuple(
-        sorted(path.name for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
-    )
+    if not split_by_hand and train_folder.is_dir():
+        raise UserError(
+            f"dataset.root={root}: has a folder train but no folder test; it must have both, or one "
+            "folder a class"
+        )
+    classes = _class_folders(parent)
+    if split_by_hand and (strange := set(_class_folders(test_folder)) - set(classes)):
+        raise UserError(
+            f"{test_folder} has classes that {train_folder} has not: {', '.join(sorted(strange))}"
+        )
     train = _decode(parent, classes, image_size, channels)
     if split_by_hand:
         test_split = _decode(test_folder, classes, image_size, channels)
     else:
         train, test_split = hold_out(train, test, seed=0)
     return Source(folder.resolve().name, train, test_split, classes)
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(
+        sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    )
 
 
 def _decode(folder: Path, classes: Sequence[str], size: int, channels: int) -> Split:
@@ -360,7 +376,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
             raise UserError(
-                f"class number {label} has {len(members)} image: it must have at least 2, "
+                f"dataset: class number {label} (from 0) has one image; a class must have at least 2, "
                 "one to train on and one to hold out"
             )
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)

@@ -7,6 +7,8 @@ import torch
 
 from lenetexp.config import Device, UserError
 
+THREADS = torch.get_num_threads()  # what torch itself, or OMP_NUM_THREADS, chose
+
 
 def pick(settings: Device) -> torch.device:
     """The device that `settings` names, ready: threads and determinism are set for the process.
@@ -25,8 +27,8 @@ def pick(settings: Device) -> torch.device:
     elif not there[name]:
         usable = ", ".join(kind for kind, is_there in there.items() if is_there)
         raise UserError(f"device={name}: torch finds no such device here; must be auto or {usable}")
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or THREADS)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, so that a number means the same everywhere
     if settings.deterministic:
         # Must be in place before CUDA starts (the torch notes on reproducibility name this value).
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp import checkpoint, data, device, models, optim, provenance, tracking
-from lenetexp.config import RunConfig, config_hash
+from lenetexp.config import RunConfig, UserError, config_hash, one_line
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
 from lenetexp.report import Progress, lines, parameters, shown
@@ -60,8 +60,11 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
 
     Raises:
         UserError: something the user can put right, mostly before the MLflow run is created.
+        Interrupted: SIGINT or SIGTERM came; what was done is filed.
     """
     began = time.perf_counter()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files")
     where = device.pick(settings.device)
     images = data.load(settings.dataset, where)
     training = _build(settings, images, where)
@@ -69,7 +72,8 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     store = tracking.open_store(settings.tracking)
     # What is recorded is what was composed, but for a password in the store's address.
     config = {**config, "tracking": {**config["tracking"], "uri": store.shown}}
-    commit = provenance.write(folder, config, images.facts())
+    facts = {**images.facts(), "root": _root(settings)}
+    commit = provenance.write(folder, config, facts)
     head = _head(settings, images, training, where, folder)
     print(head, flush=True)
     with _signals() as stop_if_asked:
@@ -95,7 +99,9 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         )
         with _recorded(recorder, folder):
             outcome = _train(training, forward, images, settings, recorder, folder, stop_if_asked)
+            stop_if_asked()
             test = _judge(training, images, recorder, folder, outcome)
+            stop_if_asked()
     print(_end(training, test, outcome, recorder, folder, time.perf_counter() - began))
     return training.best.val_accuracy if training.best else nan
 
@@ -131,17 +137,23 @@ def _recorded(recorder: tracking.Recorder, folder: Path) -> Iterator[None]:
     """Files the folder and closes the MLflow run, however the body ends."""
     status = "FAILED"
     try:
-        yield
-        status = "FINISHED"
-    except (Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        print(f"Stopped; {shown(folder)} and MLflow keep what was done.", flush=True)
-        raise
-    finally:
         try:
-            recorder.artifacts(folder)
+            yield
+        except (Interrupted, KeyboardInterrupt):
+            status = "KILLED"
+            print(f"Stopped; {shown(folder)} and MLflow keep what was done.", flush=True)
+            raise
         finally:
-            recorder.end(status)
+            recorder.artifacts(folder)
+        status = "FINISHED"  # only now: a finished run is one whose weights can be had from the record
+    finally:
+        recorder.end(status)
+
+
+def _root(settings: RunConfig) -> str | None:
+    """Where the images lie, wherever a later command is given."""
+    root = settings.dataset.root
+    return None if root is None else str(Path(root).expanduser().resolve())
 
 
 def _build(settings: RunConfig, images: Data, where: torch.device) -> Training:
@@ -156,7 +168,7 @@ def _build(settings: RunConfig, images: Data, where: torch.device) -> Training:
     return Training(
         model=model,
         optimizer=optimizer,
-        schedule=optim.build_schedule(settings.scheduler, optimizer, steps),
+        schedule=optim.build_schedule(settings.scheduler, optimizer, steps, settings.epochs),
         # Half precision's gradients would vanish without a scale; the other precisions need none.
         scaler=torch.amp.GradScaler(where.type, enabled=settings.device.precision == "fp16"),
     )
@@ -261,7 +273,12 @@ def _judge(
     )
     _draw(model, images, test, outcome.history, best, folder / "figures")
     example = np.zeros((2, *images.image_shape), dtype=np.float32)
-    recorder.model(model.cpu().to(memory_format=torch.contiguous_format).eval(), example)
+    try:
+        recorder.model(model.cpu().to(memory_format=torch.contiguous_format).eval(), example)
+    except Exception as error:  # a net of one's own may do what torch.export cannot trace
+        reason = one_line(error)[:200]
+        recorder.tag("lenetexp.model_not_logged", reason)
+        print(f"note: MLflow's own copy of the net could not be made ({reason}); best.pt is whole")
     return test
 
 

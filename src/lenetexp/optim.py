@@ -1,5 +1,6 @@
 """Optimizers and schedulers: torch's own objects, and when a scheduler is stepped."""
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import cos, pi
@@ -8,7 +9,7 @@ from typing import Any
 from hydra.utils import instantiate
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lenetexp import config
 from lenetexp.config import UserError, one_line
@@ -43,25 +44,47 @@ def build_optimizer(settings: config.Optimizer, parameters: Iterable[nn.Paramete
         UserError: its class refuses the settings.
     """
     optimizer = _build("optimizer", settings, settings.call(), list(parameters))
-    return _is_a(Optimizer, optimizer, "optimizer", settings)
+    optimizer = _is_a(Optimizer, optimizer, "optimizer", settings)
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise UserError(
+            f"optimizer._target_={settings.target}: must step without a closure; one that evaluates "
+            "the loss again within a step does not fit the loop"
+        )
+    return optimizer
 
 
-def build_schedule(settings: config.Scheduler, optimizer: Optimizer, steps_per_epoch: int) -> Schedule:
+def build_schedule(
+    settings: config.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int
+) -> Schedule:
     """The scheduler that `settings` names, over `optimizer`.
 
     Args:
         settings: where steps_per_epoch is "auto", the counted one is put in.
         optimizer: whose learning rate is scheduled.
         steps_per_epoch: batches an epoch.
+        epochs: epochs of the run.
 
     Raises:
-        UserError: its class refuses the settings.
+        UserError: its class refuses the settings, or it would be stepped at the wrong moments.
     """
     call = settings.call()
+    if "steps_per_epoch" in call and settings.interval == "epoch":
+        raise UserError("scheduler.interval=epoch: must be batch for a schedule with steps_per_epoch")
     if call.get("steps_per_epoch") == "auto":
         call["steps_per_epoch"] = steps_per_epoch
-    scheduler = _build("scheduler", settings, call, optimizer)
-    return Schedule(_is_a(LRScheduler, scheduler, "scheduler", settings), settings.interval)
+    scheduler = _is_a(LRScheduler, _build("scheduler", settings, call, optimizer), "scheduler", settings)
+    if isinstance(scheduler, ReduceLROnPlateau) and settings.interval == "batch":
+        raise UserError(
+            "scheduler.interval=batch: must be epoch for a plateau, which is seen in the validation loss"
+        )
+    steps = epochs * (steps_per_epoch if settings.interval == "batch" else 1)
+    if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < steps:
+        raise UserError(
+            f"scheduler: {settings.name} is over after {scheduler.total_steps} steps, but the run has "
+            f"{steps}; scheduler.epochs must be at least {epochs}"
+        )
+    return Schedule(scheduler, settings.interval)
 
 
 def warmup_cosine(

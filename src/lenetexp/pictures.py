@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from lenetexp.config import UserError
 from lenetexp.datasets import BOX, FRAME, IMAGE_SUFFIXES, centred_by_mass, read_image
@@ -18,6 +19,8 @@ Grey = NDArray[np.uint8]  # H×W
 PAPER = 0.2
 # Pixels of a large photo that may be dust.
 SPECK = 20
+# A part of the ink that is smaller than this share of the largest is dust, too.
+DUST = 0.02
 
 
 def find(pattern: str) -> list[Path]:
@@ -77,6 +80,9 @@ def like_mnist(grey: Grey, invert: Literal["auto"] | bool, name: str) -> NDArray
         raise UserError(f"{name}: must show a sign; it is one flat shade{asked}")
     ink = np.clip(ink / darkest, 0, 1)
     ink = np.where(ink < PAPER, 0, (ink - PAPER) / (1 - PAPER))
+    parts, _ = ndimage.label(ink, np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel())[1:]
+    ink[np.isin(parts, 1 + np.flatnonzero(sizes < DUST * sizes.max()))] = 0
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     scale = BOX / max(ink.shape)

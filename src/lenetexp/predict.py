@@ -14,7 +14,7 @@ from hydra.utils import get_object
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from lenetexp import checkpoint, data, device, figures, models, pictures, tracking
+from lenetexp import checkpoint, data, datasets, device, figures, models, pictures, tracking
 from lenetexp.config import Dataset, PredictConfig, Settings, Target, UserError, check, one_line
 from lenetexp.datasets import read_image
 from lenetexp.evaluate import Scores, logits
@@ -99,6 +99,9 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
             ) from None
         _refuse_strangers(recorded.model.call(), "model", trust, nn.Module)
         _refuse_strangers(recorded.dataset.call(), "dataset", trust, None)
+        dataset = recorded.dataset
+        if facts.get("root") is not None:  # as seen from any folder, where the config's may be relative
+            dataset = dataset.model_copy(update={"root": str(facts["root"])})
         model = models.build(recorded.model, len(classes), (channels, height, width))
         weights = checkpoint.load(weights_file)
     try:
@@ -109,7 +112,7 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
         ) from None
     return TrainedNet(
         model=model.eval(),
-        dataset=recorded.dataset,
+        dataset=dataset,
         classes=classes,
         image_shape=(channels, height, width),
         like_mnist=bool(facts.get("like_mnist")),
@@ -122,8 +125,8 @@ def _refuse_strangers(
 ) -> None:
     """That every `_target_` in a stored config is a class or function of a trusted package.
 
-    What the name leads to is looked at, not the name: lenetexp.models.torch.hub.load would be a way
-    out. Below the outermost one, only nets may be named.
+    What the name leads to is looked at, not the name alone: lenetexp.models.torch.hub.load would be a
+    way out. Below the outermost one, only nets may be named.
 
     Raises:
         UserError: one is not.
@@ -140,25 +143,30 @@ def _refuse_strangers(
     if "_target_" not in value:
         return
     target = str(value["_target_"])
-    if any(target.startswith(f"{module}.") for module in trust):
-        return
+    allowed = (*TRUSTED, *trust)
     refusal = (
         f"{key}._target_={target}: the run's config names what is not trusted; must be of "
         f"{', '.join(TRUSTED)}, or allowed: trust=[{target.rpartition('.')[0]}]"
     )
-    if target.partition(".")[0] not in TRUSTED:
+    if not _within(target, allowed):
         raise UserError(refusal)
     try:
         found = get_object(target)
     except Exception as error:
         raise UserError(f"{key}._target_={target}: {one_line(error)[:120]}") from None
     module = str(getattr(found, "__module__", ""))
-    if kind is not None:
-        fine = isinstance(found, type) and issubclass(found, kind)
+    if _within(module, trust):
+        fine = True
+    elif kind is not None:
+        fine = isinstance(found, type) and issubclass(found, kind) and _within(module, TRUSTED)
     else:
-        fine = module == "lenetexp.datasets"
-    if not fine or module.partition(".")[0] not in TRUSTED:
+        fine = found in (datasets.digits, datasets.torchvision_dataset, datasets.image_folder)
+    if not fine:
         raise UserError(refusal)
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def _scores(net: TrainedNet, images: Tensor, labels: Tensor) -> Scores:

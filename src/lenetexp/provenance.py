@@ -5,11 +5,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+
+from lenetexp.config import without_password
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -29,16 +32,23 @@ def write(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -
     reproduce.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(dict(config)), folder / "config.yaml")
     (folder / "dataset.json").write_text(json.dumps(dataset, indent=1, ensure_ascii=False))
-    (reproduce / "command.txt").write_text(f"{shlex.join(['python', *sys.argv])}\n")
-    packages = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
-    header = f"# Python {sys.version.split()[0]}"
-    listed = "\n".join([header, *sorted(packages, key=str.lower)])
-    (reproduce / "packages.txt").write_text(f"{listed}\n")
+    command = without_password(shlex.join(["python", *sys.argv]))
+    (reproduce / "command.txt").write_text(f"{command}\n")
+    (reproduce / "packages.txt").write_text(_packages())
     commit = _git("rev-parse", "HEAD")
     if commit is not None:
         (reproduce / "commit.txt").write_text(commit)
-        (reproduce / "uncommitted.diff").write_text(_git("diff", "HEAD") or "")
+        (reproduce / "uncommitted.diff").write_text(without_password(_git("diff", "HEAD") or ""))
+        (reproduce / "untracked.txt").write_text(_git("ls-files", "--others", "--exclude-standard") or "")
     return commit.strip() if commit else None
+
+
+@cache
+def _packages() -> str:
+    """What is installed, a line each, as pip takes it."""
+    packages = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
+    header = f"# Python {sys.version.split()[0]}"
+    return "\n".join([header, *sorted(packages, key=str.lower), ""])
 
 
 def _git(*command: str) -> str | None:

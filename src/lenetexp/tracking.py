@@ -11,20 +11,23 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from lenetexp.config import Tracking, UserError, leaves, one_line
+from lenetexp.config import Tracking, UserError, leaves, one_line, without_password
 
-# MLflow reads these when it is imported; what the user has set wins.
+# While nothing has been started, a server is asked once and not waited for long; later, one that is gone
+# costs 13 s until a call raises, where MLflow's own default is 246 s. What the user has set wins.
+_AT_FIRST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+_LATER = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_OURS = [key for key in _LATER if key not in os.environ]
+# MLflow reads these when it is imported.
 for _key, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # A server that is gone: 13 s until a call raises, where MLflow's own default is 246 s.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    **_LATER,
 }.items():
     os.environ.setdefault(_key, _value)
 
@@ -61,14 +64,6 @@ class Store:
         return without_password(self.uri)
 
 
-def without_password(uri: str) -> str:
-    """`uri` with *** for a password in it."""
-    parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")))
-
-
 def open_store(settings: Tracking, create: bool = True) -> Store:
     """Connects to the store that `settings` names; an SQLite file that is missing is made first.
 
@@ -77,9 +72,10 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
     """
     shown = without_password(settings.uri)
     scheme = urlsplit(settings.uri).scheme
-    artifacts = None
+    uri, artifacts = settings.uri, None
     if scheme == "sqlite":
-        path = Path(settings.uri.removeprefix("sqlite:///")).expanduser()
+        path = Path(uri.removeprefix("sqlite:///")).expanduser()
+        uri = f"sqlite:///{path}"
         if create:
             _make_sqlite(path)
         elif not path.exists():
@@ -87,7 +83,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
         artifacts = (path.parent / "mlartifacts").resolve().as_uri()
     try:
         with _impatient():
-            client = MlflowClient(settings.uri)
+            client = MlflowClient(uri)
             experiment_id = _experiment(client, settings.experiment, artifacts, create)
     except UserError:
         raise
@@ -96,7 +92,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
             f"tracking.uri={shown}: this MLflow store does not answer ({_reason(error)}); it must be "
             "a server that runs or an SQLite file of MLflow's"
         ) from error
-    return Store(client, settings.uri, experiment_id)
+    return Store(client, uri, experiment_id)
 
 
 def _make_sqlite(path: Path) -> None:
@@ -138,14 +134,11 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: 
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    """While nothing has been started, a server is asked once and not waited for long."""
-    hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
-    before = {key: os.environ[key] for key in hurry}
-    os.environ.update(hurry)
+    os.environ.update({key: _AT_FIRST[key] for key in _OURS})
     try:
         yield
     finally:
-        os.environ.update(before)
+        os.environ.update({key: _LATER[key] for key in _OURS})
 
 
 def _reason(error: BaseException) -> str:
@@ -162,6 +155,17 @@ class Recorder:
     store: Store
     run_id: str
 
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """A store that fails is told in one sentence."""
+        try:
+            yield
+        except Exception as error:  # whatever a driver, a proxy or an artifact store throws
+            raise UserError(
+                f"tracking.uri={self.store.shown}: the store failed in the middle of run {self.run_id} "
+                f"({_reason(error)}); the run's folder keeps what was done"
+            ) from error
+
     @property
     def page(self) -> str:
         """The run's page below the UI's address."""
@@ -173,15 +177,18 @@ class Recorder:
         """Logs numbers in one call."""
         now = int(time.time() * 1000)
         metrics = [Metric(key, value, now, step) for key, value in values.items()]
-        self.store.client.log_batch(self.run_id, metrics=metrics)
+        with self._answered():
+            self.store.client.log_batch(self.run_id, metrics=metrics)
 
     def tag(self, key: str, value: str) -> None:
         """Sets a tag."""
-        self.store.client.set_tag(self.run_id, key, value)
+        with self._answered():
+            self.store.client.set_tag(self.run_id, key, value)
 
     def artifacts(self, folder: Path) -> None:
         """Uploads everything in `folder`."""
-        self.store.client.log_artifacts(self.run_id, str(folder))
+        with self._answered():
+            self.store.client.log_artifacts(self.run_id, str(folder))
 
     def model(self, model: Any, example: Any) -> None:
         """Logs a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
@@ -189,23 +196,29 @@ class Recorder:
         Args:
             model: the net.
             example: two images, N×C×H×W floats as a numpy array; one would fix the batch size at 1.
+
+        Raises:
+            Exception: of many kinds, where torch cannot trace the net.
         """
         import mlflow.pytorch  # seconds of importing that nothing else needs
 
         mlflow.set_tracking_uri(self.store.uri)
-        with mlflow.start_run(run_id=self.run_id):
-            mlflow.pytorch.log_model(
-                model,
-                name="model",
-                input_example=example,
-                serialization_format="pt2",
-                # Named, because MLflow takes 8 to 28 s to work them out.
-                pip_requirements=[f"torch=={version('torch').split('+')[0]}"],
-            )
+        mlflow.set_experiment(experiment_id=self.store.experiment_id)
+        mlflow.pytorch.log_model(
+            model,
+            name="model",
+            input_example=example,
+            serialization_format="pt2",
+            # Named, because MLflow takes 8 to 28 s to work them out.
+            pip_requirements=[f"torch=={version('torch').split('+')[0]}"],
+            # Not by a context of MLflow's, which would close the run.
+            run_id=self.run_id,
+        )
 
     def end(self, status: str) -> None:
         """Closes the run as FINISHED, FAILED or KILLED."""
-        self.store.client.set_terminated(self.run_id, status)
+        with self._answered():
+            self.store.client.set_terminated(self.run_id, status)
 
 
 def start_run(

@@ -59,6 +59,7 @@ class Training:
     scaler: torch.amp.GradScaler
     epoch: int = 0
     best: Epoch | None = None
+    stale: int = 0  # epochs since the validation accuracy was better than ever before
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts alone, so that it can be read back without trust."""
@@ -69,6 +70,7 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "epoch": self.epoch,
             "best": vars(self.best) if self.best else None,
+            "stale": self.stale,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -79,6 +81,7 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]
         self.best = Epoch(**state["best"]) if state["best"] else None
+        self.stale = state["stale"]
 
 
 def fit(
@@ -151,9 +154,11 @@ def fit(
             epoch, train_loss, train_accuracy, val_loss, val.accuracy, lr,
             images_per_second=len(data.train) / seconds, improved=False,
         )  # fmt: skip
+        rose = training.best is None or record.val_accuracy > training.best.val_accuracy
         if training.best is None or record.quality > training.best.quality:
             record = training.best = replace(record, improved=True)
+        training.stale = 0 if rose else training.stale + 1
         training.epoch = epoch
         yield record
-        if patience is not None and epoch - training.best.epoch >= patience:
+        if patience is not None and training.stale >= patience:
             return
