@@ -2,7 +2,10 @@
 
 import inspect
 import re
+import secrets
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -15,8 +18,16 @@ from omegaconf import OmegaConf
 
 import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
 from conftest import PROJECT, Command
-from lenetexp import config
-from lenetexp.config import PredictConfig, RunConfig, UserError, check, config_hash, leaves
+from lenetexp import config, provenance
+from lenetexp.config import (
+    PredictConfig,
+    RunConfig,
+    UserError,
+    check,
+    config_hash,
+    leaves,
+    without_password,
+)
 from lenetexp.models import ACTIVATIONS
 
 CONF = PROJECT / "conf"
@@ -203,6 +214,26 @@ def test_the_hash_tells_trainings_apart_and_not_the_places_they_are_filed_in() -
         assert config_hash(composed("dataset=mnist", another)) != same, another
 
 
+def test_the_hash_tells_seeds_apart_that_a_float_cannot_hold() -> None:
+    assert config_hash({"seed": 2**53}) != config_hash({"seed": 2**53 + 1})
+
+
+@pytest.mark.parametrize(
+    ("whole", "decimal"),
+    [
+        ("optimizer.lr=1", "optimizer.lr=1.0"),
+        ("dataset.augment={shift:2}", "dataset.augment={shift:2.0}"),
+        pytest.param(
+            "optimizer=adam optimizer.betas=[0,0.9]",
+            "optimizer=adam optimizer.betas=[0.0,0.9]",
+            marks=pytest.mark.xfail(strict=True, reason="config_hash leaves numbers in lists as they are"),
+        ),
+    ],
+)
+def test_the_hash_takes_a_whole_number_and_its_decimal_as_the_same(whole: str, decimal: str) -> None:
+    assert config_hash(composed(*whole.split())) == config_hash(composed(*decimal.split()))
+
+
 def test_leaves_have_dotted_names() -> None:
     nested = {"a": {"b": {"c": 1}, "list": [1, {"d": 2}]}, "empty": {}, "e": None}
     assert dict(leaves(nested)) == {"a.b.c": 1, "a.list": [1, {"d": 2}], "empty": {}, "e": None}
@@ -225,6 +256,12 @@ def test_every_activation_of_the_menu_is_there_and_no_other() -> None:
             "optimizer=adam optimizer.betas=[0.9,1]",
             "optimizer.betas.1=1: must be a number from 0 to below 1",
         ),
+        (
+            "optimizer=adam optimizer.betas=[0.9,0.99,0.999]",
+            "optimizer.betas=[0.9, 0.99, 0.999]: must have 2",
+        ),
+        ("scheduler.warmup=500", "scheduler.warmup=500: must be a number from 0 to below 1"),
+        ("dataset=image_folder dataset.root=a dataset.channels=4", "dataset.channels=4: must be 1 or 3"),
         (
             "scheduler=multistep scheduler.milestones=[0]",
             "scheduler.milestones.0=0: must be a whole number",
@@ -256,3 +293,88 @@ def test_arguments_of_ones_own_class_are_passed_on() -> None:
     )
     assert settings.optimizer.call()["dampening"] == 0.5
     assert settings.model.call()["n"] == 3
+
+
+def test_ones_own_classes_may_use_the_names_of_torchs_arguments_otherwise() -> None:
+    settings = check(
+        RunConfig,
+        composed(
+            *("optimizer._target_=mine.Three", "+optimizer.betas=[0.9,0.99,0.999]", "optimizer.momentum=2"),
+            *("scheduler._target_=mine.Warm", "scheduler.warmup=500"),
+            *("dataset._target_=mine.satellite", "+dataset.channels=4", "+dataset.test=tiles"),
+        ),
+    )
+    assert settings.optimizer.call()["betas"] == [0.9, 0.99, 0.999]
+    assert settings.optimizer.call()["momentum"] == 2
+    assert settings.scheduler.call()["warmup"] == 500
+    assert settings.dataset.call() == {"_target_": "mine.satellite", "channels": 4, "test": "tiles"}
+
+
+@pytest.mark.parametrize("group", ["optimizer.lr=-1", "scheduler.interval=step", "dataset.validation=2"])
+def test_what_every_class_has_is_checked_in_ones_own_too(group: str) -> None:
+    with pytest.raises(UserError, match=f"^{group}: must be"):
+        check(RunConfig, composed(f"{group.partition('.')[0]}._target_=mine.Own", group))
+
+
+# ---- passwords ----
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://me:{}@host:5000",
+        "postgresql://me:{}@host/mlflow",
+        "postgresql://me:{}@word@host/mlflow",
+        "http://host:5000?password={}",
+        "postgresql://host/mlflow?user=me&password={}&sslmode=require",
+        pytest.param(
+            "postgresql://me:{}/more@host/mlflow",
+            marks=pytest.mark.xfail(
+                strict=True, reason="SQLAlchemy takes a / in a password; it is not masked"
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("sentence", ["{}", "tracking.uri={}: the store (at {}) does not answer"])
+def test_a_password_is_masked_wherever_it_stands(address: str, sentence: str) -> None:
+    text = sentence.replace("{}", address.replace("{}", "secret"))
+    masked = without_password(text)
+    assert "secret" not in masked and "word" not in masked.replace("password", "")
+    assert masked.count("***") == text.count("secret")
+    assert "host" in masked and masked.startswith(sentence.partition("{}")[0])
+
+
+@pytest.mark.xfail(strict=True, reason="what stands right after ?password=… is masked with it")
+@pytest.mark.parametrize("around", ["('{}')", "'tracking.uri={}' seed=3"])
+def test_only_the_password_is_masked(around: str) -> None:
+    """A command line that is filed stays one that a shell can read."""
+    text = around.replace("{}", "http://host?password=secret")
+    assert without_password(text) == text.replace("secret", "***")
+
+
+def test_an_address_without_a_password_stays_as_it_is() -> None:
+    text = "http://host:5000/a@b, sqlite:///outputs/mlflow.db and postgresql://me@host:5432/mlflow"
+    assert without_password(text) == text
+
+
+@pytest.mark.parametrize("address", ["http://me:{}@host:5000", "http://host:5000?user=me&password={}"])
+def test_no_password_is_left_with_what_repeats_a_run(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither from the command line nor from a change that was not committed."""
+    password = secrets.token_hex(8)
+    uri = address.format(password)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "mlflow.yaml").write_text(f"uri: {uri}\n")
+    committed = "-c user.name=me -c user.email=me@host commit -q --allow-empty -m first"
+    for command in ("init -q", committed, "add mlflow.yaml"):
+        subprocess.run(["git", *command.split()], cwd=project, check=True)
+    monkeypatch.setattr(provenance, "PROJECT", project)
+    monkeypatch.setattr(sys, "argv", ["scripts/run.py", f"tracking.uri={uri}", "seed=3"])
+    folder = tmp_path / "run"
+    assert provenance.write(folder, composed(f"tracking.uri='{without_password(uri)}'"), {})
+    written = {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert "seed=3" in written["command.txt"] and "+uri: http://" in written["uncommitted.diff"]
+    assert "host:5000" in written["config.yaml"]
+    assert not [name for name, text in written.items() if password in text]

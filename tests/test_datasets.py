@@ -431,6 +431,22 @@ def test_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
     assert source.test.images[:, 0, 0, 0].tolist() == [90, 91, 92]
 
 
+def test_a_train_folder_without_a_test_folder_is_refused(tmp_path: Path) -> None:
+    """It would be a class of its own, "train"."""
+    for name in ("train/cat/a.png", "train/dog/a.png", "more/cat/a.png"):
+        save(tmp_path / name, Image.new("L", (28, 28)))
+        save(tmp_path / name.replace("a.", "b."), Image.new("L", (28, 28)))
+    with pytest.raises(UserError, match=f"^dataset.root={tmp_path}: has a folder train but no folder test"):
+        image_folder(str(tmp_path), image_size=28, channels=1, test=0.2)
+
+
+def test_a_class_that_only_the_test_folder_has_is_named(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/dog", "test/cat", "test/owl"):
+        save(tmp_path / name / "a.png", Image.new("L", (28, 28)))
+    with pytest.raises(UserError, match=r"test has classes that .*train has not: owl$"):
+        image_folder(str(tmp_path), image_size=28, channels=1, test=0.2)
+
+
 def test_transparent_parts_lie_on_white(tmp_path: Path) -> None:
     picture = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
     picture.paste((0, 0, 0, 255), (0, 0, 28, 14))
@@ -506,7 +522,7 @@ def test_held_out_images_depend_on_the_seed_alone() -> None:
 
 
 def test_a_class_with_one_image_cannot_be_split() -> None:
-    with pytest.raises(UserError, match="class number 1 .* has one image"):
+    with pytest.raises(UserError, match=r"class number 1 .* has one image"):
         hold_out(numbered(5, 1), fraction=0.1, seed=0)
 
 
@@ -610,6 +626,13 @@ def test_what_ones_own_source_gets_wrong_is_told_in_a_sentence(
     with pytest.raises(UserError, match=message) as error:
         data.load(dataset(f"{own}.source", **settings), CPU)
     assert "\n" not in str(error.value) and f"{own}.source" in str(error.value)
+
+
+def test_images_that_are_not_square_cannot_be_turned(own: str) -> None:
+    with pytest.raises(UserError, match=r"^dataset\.augment: must be null .*not square \(5×7\)"):
+        data.load(dataset(f"{own}.source", augment={"rotate": 10}), CPU)
+    square = dataset("lenetexp.datasets.digits", augment={"rotate": 10})
+    assert data.load(square, CPU).image_shape == (1, 28, 28)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,16 @@ def test_a_run_that_cannot_be(
     nothing_is_left(tmp_path)
 
 
+def test_a_folder_that_holds_files_is_not_written_into(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/config.yaml").write_text("a former run's")
+    done = command("run", "experiment=smoke", "hydra.run.dir=full")
+    one_sentence(done, "hydra.run.dir=", "full", "must be a new or an empty folder")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "full/config.yaml").read_text() == "a former run's"
+    nothing_is_left(tmp_path)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_device_that_is_not_there(command: Command, tmp_path: Path) -> None:
     one_sentence(command("run", "device=cuda"), "device=cuda", "must be auto or", "cpu")

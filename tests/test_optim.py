@@ -120,6 +120,35 @@ def test_a_target_that_makes_something_else_is_refused() -> None:
         build_optimizer(settings, LeNet().parameters())
 
 
+def test_an_optimizer_that_evaluates_the_loss_within_its_step_is_refused() -> None:
+    settings = config.Optimizer.model_validate({"_target_": "torch.optim.LBFGS", "lr": 1.0})
+    with pytest.raises(UserError, match=r"^optimizer\._target_=torch\.optim\.LBFGS: .*without a closure"):
+        build_optimizer(settings, LeNet().parameters())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("scheduler=plateau scheduler.interval=batch", "scheduler.interval=batch: must be epoch"),
+        ("scheduler=warmup_cosine scheduler.interval=epoch", "scheduler.interval=epoch: must be batch"),
+        ("scheduler=onecycle scheduler.interval=epoch", "scheduler.interval=epoch: must be batch"),
+        (
+            "scheduler=onecycle scheduler.epochs=3 epochs=4",
+            "OneCycleLR is over after 15 steps, but the run has 20; scheduler.epochs must be at least 4",
+        ),
+        (
+            "scheduler=onecycle scheduler.steps_per_epoch=4 epochs=4",
+            "OneCycleLR is over after 16 steps, but the run has 20",
+        ),
+    ],
+)
+def test_a_schedule_that_would_be_stepped_at_the_wrong_moments_is_refused(
+    overrides: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        scheduled(*overrides.split(), steps=5)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_schedule_of_the_menu_is_stepped_when_it_says_and_only_then(name: str) -> None:
     optimizer, schedule = scheduled(f"scheduler={name}")

@@ -97,6 +97,30 @@ def test_a_sheet_that_is_unevenly_lit_leaves_no_shade_behind() -> None:
     assert box(image) == box(plain)
 
 
+@pytest.mark.parametrize("side", [1, 4])
+@pytest.mark.parametrize(
+    ("paper", "ink", "speck"),
+    [
+        (235, 30, 0),
+        (235, 180, 0),  # a pencil, and dust darker than it
+        pytest.param(
+            *(150, 70, 255),
+            marks=pytest.mark.xfail(
+                strict=True, reason="invert=auto looks at the one lightest and the one darkest pixel"
+            ),
+        ),  # a photo in dim light, and a glint
+    ],
+)
+def test_a_speck_far_from_the_sign_changes_nothing(side: int, paper: int, ink: int, speck: int) -> None:
+    shades = (sheet(SEVEN).astype(float) - INK_SHADE) / (PAPER_SHADE - INK_SHADE)
+    clean = (ink + shades * (paper - ink)).astype(np.uint8)
+    dusty = clean.copy()
+    dusty[30 : 30 + side, 250 : 250 + side] = speck
+    with_dust = pictures.like_mnist(dusty, "auto", "7")[0].astype(float)
+    without = pictures.like_mnist(clean, "auto", "7")[0]
+    assert np.abs(with_dust - without).mean() < 2  # of 255; 20 and more where the box is the speck's
+
+
 def test_auto_tells_dark_on_light_from_light_on_dark() -> None:
     dark_on_light = sheet(SEVEN)
     expected = pictures.like_mnist(dark_on_light, True, "7")

@@ -8,21 +8,26 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
+from torch import Tensor, nn
 
 from conftest import PROJECT, run_script
-from lenetexp import config, data, evaluate
+from lenetexp import config, data, evaluate, experiment, predict, tracking
+from lenetexp.config import PredictConfig, RunConfig, UserError
 from lenetexp.datasets import digits
+from test_config import composed
 from test_models import PlainLeNet
 
 pytestmark = pytest.mark.xdist_group("run")
 
-PARTS = ["checkpoints", "config.yaml", "dataset.json", "figures", "reproduce"]
+PARTS = ["checkpoints", "config.yaml", "dataset.json", "figures", "journal.jsonl", "reproduce"]
 FIGURES = ["confusion_matrix.png", "filters.png", "learning_curves.png", "mistakes.png"]
 
 
@@ -246,7 +251,7 @@ def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:
     finished = finish(tmp_path, "experiment=smoke", *options)
     (run,) = finished.runs
     assert run.info.status == "FINISHED"
-    assert "epoch 1" in run.data.tags["lenetexp.diverged"]
+    assert "epoch 1" in run.data.tags["lenetexp.reason"]
     assert "diverged" in finished.done.stdout and "optimizer.lr" in finished.done.stdout
 
 
@@ -330,6 +335,177 @@ def test_a_users_own_classes_are_chosen_by_yaml_alone(tmp_path: Path) -> None:
     allowed = run_script("predict", "trust=[mine]", cwd=tmp_path)
     assert allowed.returncode == 0, allowed.stderr
     assert 'actual: "odd"' in allowed.stdout
+
+
+# ---- runs within this process, of a second, in one store ----
+
+
+@dataclass
+class Bench:
+    """An experiment of its own in the store; the two commands, in the working folder."""
+
+    uri: str
+    experiment: str
+
+    def train(self, *overrides: str) -> Run:
+        """One epoch on pictures/, and what the store says of it, however it ended."""
+        chosen = ["dataset=image_folder", "dataset.root=pictures", "epochs=1", *self.options(), *overrides]
+        values = composed(*chosen)
+        experiment.run(config.check(RunConfig, values), values, Path("outputs/one"))
+        return self.record()
+
+    def predict(self, *overrides: str) -> None:
+        values = composed(*self.options(), *overrides, name="predict")
+        predict.run(config.check(PredictConfig, values), values, Path("predicted"))
+
+    def options(self) -> list[str]:
+        return ["device=cpu", f"tracking.uri={self.uri}", f"tracking.experiment={self.experiment}"]
+
+    def record(self) -> Run:
+        client = MlflowClient(self.uri)
+        experiment_id = client.get_experiment_by_name(self.experiment).experiment_id
+        (run,) = client.search_runs([experiment_id])
+        return run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture
+def bench(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Bench:
+    """In a folder with four dark and four light pictures."""
+    for i in range(8):
+        file = tmp_path / "pictures" / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), (20, 220)[i % 2] + i).save(file)
+    monkeypatch.chdir(tmp_path)
+    return Bench(store, request.node.name)
+
+
+def test_predict_finds_a_runs_images_from_another_folder(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """dataset.root was relative to where the run was started."""
+    run = bench.train()
+    assert run.data.params["dataset.root"] == "pictures"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    bench.predict()
+    out = capsys.readouterr().out
+    assert (out.count('actual: "dark"'), out.count('actual: "light"')) == (1, 1)
+    assert "another digest" not in out
+    assert Path("predicted/predictions.png").exists()
+
+
+class Undecided(nn.Module):
+    """What it does depends on the values it sees: torch.export cannot follow."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(channels * 28 * 28, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1) if x.sum() > 0 else -x.flatten(1))
+
+
+def test_a_net_that_cannot_be_traced_is_finished_all_the_same(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_net = "model={_target_:test_run.Undecided}"
+    run = bench.train("~model", f"+{own_net}")
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["lenetexp.model_not_logged"]
+    assert "note: MLflow's own copy of the net could not be made" in capsys.readouterr().out
+    bench.predict("trust=[test_run]")
+    assert capsys.readouterr().out.count("predicted:") == 2
+
+
+def test_a_run_whose_files_cannot_be_filed_is_not_finished(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MlflowClient, "log_artifacts", full_disk)
+    with pytest.raises(UserError, match=r"the store failed .*No space left on device") as error:
+        bench.train()
+    assert "\n" not in str(error.value)
+    run = bench.record()
+    assert run.info.status == "FAILED" and run.data.metrics["test/accuracy"] >= 0
+    assert Path("outputs/one/checkpoints/best.pt").exists()
+
+
+def test_a_signal_after_the_training_ends_the_run_as_killed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(experiment, "_draw", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as end:
+        bench.train()
+    assert end.value.code == 143
+    run = bench.record()
+    assert run.info.status == "KILLED" and run.data.metrics["test/accuracy"] >= 0
+    artifacts = MlflowClient(bench.uri).list_artifacts(run.info.run_id, "checkpoints")
+    assert [Path(entry.path).name for entry in artifacts] == ["best.pt", "last.pt"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+MINE = """
+import pathlib
+import subprocess
+import torch
+from lenetexp import datasets
+from torchvision.datasets.utils import download_url
+"""
+NO_NETS = [
+    "mine.torch.hub.load",
+    "mine.torch.load",
+    "mine.torch.optim.SGD",
+    "mine.subprocess.run",
+    "mine.pathlib.Path",
+    "mine.download_url",
+    "lenetexp.models.torch.hub.load",
+]
+NO_SOURCES = [
+    *NO_NETS,
+    "mine.torch.nn.Linear",
+    "mine.datasets._download",
+    "lenetexp.datasets._download",
+    "lenetexp.datasets._open",
+    "lenetexp.datasets.read_image",
+]
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "mine"
+    sys.modules.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("group", "target"),
+    [*(("model", target) for target in NO_NETS), *(("dataset", target) for target in NO_SOURCES)],
+)
+def test_trust_in_a_module_is_not_trust_in_what_it_imports(
+    store: str, mine: str, group: str, target: str
+) -> None:
+    """Nor in lenetexp's private functions: the config may be a stranger's."""
+    named = {"model": {"_target_": "torch.nn.Flatten"}, "dataset": {"_target_": "lenetexp.datasets.digits"}}
+    named[group]["_target_"] = target
+    place = tracking.open_store(config.Tracking(uri=store, experiment="strangers"))
+    run = place.client.create_run(place.experiment_id)
+    facts = {"classes": ["0", "1"], "image_shape": [1, 28, 28]}
+    for name, content in {"config.yaml": named, "dataset.json": facts, "checkpoints/best.pt": {}}.items():
+        place.client.log_dict(run.info.run_id, content, name)
+    with pytest.raises(UserError, match=rf"^{group}\._target_={target}: .*names what is not trusted"):
+        predict.load(tracking.Stored(place, run), trust=[mine])
 
 
 @pytest.mark.slow

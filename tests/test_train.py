@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenetexp import checkpoint, data, evaluate, models, optim, train
-from lenetexp.config import Augment, UserError
+from lenetexp import checkpoint, data, device, evaluate, models, optim, train
+from lenetexp.config import Augment, Device, UserError
 from lenetexp.datasets import Split
 from lenetexp.train import Batches, Diverged, Epoch, Training
 
@@ -252,3 +252,11 @@ def test_dropout_in_a_users_net_is_a_function_of_seed_and_epoch() -> None:
     torch.rand(17)  # other use of the global generator between the epochs
     fit(resumed, make_data(), epochs=2)
     assert torch.equal(whole.model.c1.weight, resumed.model.c1.weight)
+
+
+def test_a_run_after_one_with_threads_of_its_own_has_torchs_number_again() -> None:
+    for threads in (1, device.THREADS + 1):
+        device.pick(Device(name="cpu", threads=threads))
+        assert torch.get_num_threads() == threads
+    device.pick(Device(name="cpu", threads=None))
+    assert torch.get_num_threads() == device.THREADS

@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def start(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {_sentence(error)}")
+        sys.exit(f"error: {sentence(error)}")
     except yaml.YAMLError as error:
         sys.exit(f"error: a config file is not YAML: {one_line(error)}")
     except ValueError as error:
@@ -74,21 +75,52 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     Hydra makes the folder before it calls; a task that ends before it wrote anything leaves none.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    in_sweep = HydraConfig.get().mode != RunMode.RUN
     try:
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        settings = check(kind, values)  # type: ignore[arg-type]
-        return get_method(function)(settings, values, folder)
+        if any(folder.iterdir()):
+            raise UserError(
+                f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files"
+            )
+        values = plain(config)
+        settings = check(kind, values)
+        with _log(folder) if in_sweep else nullcontext():
+            return get_method(function)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
-        if HydraConfig.get().mode == RunMode.RUN:
-            # Leaving by an exception, Hydra would put its own line above the sentence.
-            sys.exit(f"error: {_sentence(error)}")
-        raise UserError(_sentence(error)) from None
+        if in_sweep:
+            raise UserError(sentence(error)) from None
+        # Leaving by an exception, Hydra would put its own line above the sentence.
+        sys.exit(f"error: {sentence(error)}")
     finally:
         with suppress(OSError):
             folder.rmdir()
 
 
-def _sentence(error: Exception) -> str:
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The composed config as plain dicts and lists, everything resolved."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return values  # type: ignore[return-value]
+
+
+@contextmanager
+def _log(folder: Path) -> Iterator[None]:
+    """One of several jobs writes to log.txt in its folder; whatever ends it, its sweep gets a sentence.
+
+    An exception of an unknown kind could not be handed from one process to another.
+    """
+    with (folder / "log.txt").open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
+        try:
+            yield
+        except UserError as error:
+            print(f"error: {error}")
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise UserError(
+                f"{type(error).__name__}: {one_line(error)} (see {folder / 'log.txt'})"
+            ) from None
+
+
+def sentence(error: Exception) -> str:
     """One sentence that names the key or file, the value, and what would be allowed."""
     cause = error.__cause__
     overridden = re.match(r"Could not override '(.+?)'(?:.*\n.*use \+(.*))?", str(error))

@@ -211,6 +211,13 @@ class Tracking(Settings):
     experiment: Text
 
 
+class SweepJob(Settings):
+    """A run's place in a sweep. The sweep itself sets it."""
+
+    parent: Text  # the sweep's own MLflow run
+    swept: Text  # JSON: the keys that the sweep varies, with this run's values as they were typed
+
+
 def _by_target(*known: str) -> Discriminator:
     """Whether `_target_` is in a known place: a class of the user's own may use a name otherwise."""
 
@@ -231,6 +238,8 @@ class RunConfig(Settings):
     clip_norm: AboveZero | None
     patience: Count | None
     data_dir: Text
+    resume: bool
+    job: SweepJob | None = None
     model: Annotated[
         Annotated[LeNetModel, Tag("known")] | Annotated[Target, Tag("own")],
         _by_target("lenetexp.models.LeNet"),
@@ -267,6 +276,16 @@ class PredictConfig(Settings):
     tracking: Tracking
 
 
+class CompareConfig(Settings):
+    """Everything that one comparison is told, checked."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    sweep: Text
+    runs: Text | None
+    tracking: Tracking
+
+
 S = TypeVar("S", bound=Settings)
 
 
@@ -292,15 +311,23 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield name, value
 
 
+# Keys that say how a run is given, not what is run.
+HOW_IT_IS_GIVEN = ("resume", "job")
+
+
 def config_hash(values: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that two runs share when the same training was asked for.
 
     Where the record goes and where the data lie do not matter to it.
     """
-    elsewhere = {"tracking.uri", "tracking.experiment", "data_dir"}
+    elsewhere = {"tracking.uri", "tracking.experiment", "data_dir", *HOW_IT_IS_GIVEN}
     if values.get("dataset", {}).get("_target_") == "lenetexp.datasets.torchvision_dataset":
         elsewhere.add("dataset.root")  # the same images wherever they lie; others' roots tell them apart
-    same = {key: _as_whole(value) for key, value in leaves(values) if key not in elsewhere}
+    same = {
+        key: _as_whole(value)
+        for key, value in leaves(values)
+        if key not in elsewhere and not key.startswith("job.")
+    }
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
 
 

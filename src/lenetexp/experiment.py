@@ -1,15 +1,13 @@
 """One run from its config to its record: joins the rooms below."""
 
 import json
-import signal
-import sys
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil, nan
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,18 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp import checkpoint, data, device, models, optim, provenance, tracking
-from lenetexp.config import RunConfig, UserError, config_hash, one_line
+from lenetexp.config import HOW_IT_IS_GIVEN, RunConfig, config_hash, leaves, one_line
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
+from lenetexp.interrupt import Interrupted, noted
+from lenetexp.journal import Journal
 from lenetexp.report import Progress, lines, parameters, shown
 from lenetexp.train import Batches, Diverged, Epoch, Training, fit
-
-
-class Interrupted(SystemExit):
-    """A signal asked the run to end; leaves with the code that shells expect."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(128 + signum)
 
 
 @dataclass
@@ -63,31 +56,32 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         Interrupted: SIGINT or SIGTERM came; what was done is filed.
     """
     began = time.perf_counter()
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files")
     where = device.pick(settings.device)
     images = data.load(settings.dataset, where)
     training = _build(settings, images, where)
     forward = _forward(training.model, settings, where)
     store = tracking.open_store(settings.tracking)
     # What is recorded is what was composed, but for a password in the store's address.
+    config = {key: value for key, value in config.items() if key not in HOW_IT_IS_GIVEN}
     config = {**config, "tracking": {**config["tracking"], "uri": store.shown}}
+    swept: dict[str, str] = json.loads(settings.job.swept) if settings.job else {}
     facts = {**images.facts(), "root": _root(settings)}
     commit = provenance.write(folder, config, facts)
     head = _head(settings, images, training, where, folder)
     print(head, flush=True)
-    with _signals() as stop_if_asked:
+    with noted() as stop_if_asked:
         recorder = tracking.start_run(
             store,
-            name=folder.name,
-            settings=config,
+            name=" ".join(f"{key}={value}" for key, value in swept.items()) or folder.name,
+            # A swept group, as optimizer=sgd,adam, is no leaf of the config; the runs' table shows it, too.
+            params={**swept, **dict(leaves(config))},
             tags={
+                **({tracking.PARENT: settings.job.parent} if settings.job else {}),
+                **{f"swept.{key}": value for key, value in swept.items()},
                 "lenetexp.config_hash": config_hash(config),
                 "lenetexp.folder": str(folder.resolve()),
                 "lenetexp.device": device.describe(where),
                 "mlflow.note.content": f"```\n{head}\n```",  # the UI's description
-                "mlflow.source.name": sys.argv[0],
-                "mlflow.source.type": "LOCAL",
                 **({"mlflow.source.git.commit": commit} if commit else {}),
             },
             dataset={
@@ -97,8 +91,11 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
                 "profile": json.dumps(images.facts()["images"]),
             },
         )
-        with _recorded(recorder, folder):
-            outcome = _train(training, forward, images, settings, recorder, folder, stop_if_asked)
+        with _recorded(recorder, folder) as journal:
+            journal.write(
+                "start", run_id=recorder.run_id, pid=os.getpid(), epochs=settings.epochs, swept=swept
+            )
+            outcome = _train(training, forward, images, settings, recorder, journal, folder, stop_if_asked)
             stop_if_asked()
             test = _judge(training, images, recorder, folder, outcome)
             stop_if_asked()
@@ -107,46 +104,24 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """Notes SIGINT and SIGTERM; gives a function that ends the run when one has come.
-
-    An exception out of the handler itself could break a write in its middle. A second signal leaves
-    at once all the same.
-    """
-    caught: list[int] = []
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(signum)
-
-    def stop_if_asked() -> None:
-        if caught:
-            raise Interrupted(caught[0])
-
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop_if_asked
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-@contextmanager
-def _recorded(recorder: tracking.Recorder, folder: Path) -> Iterator[None]:
-    """Files the folder and closes the MLflow run, however the body ends."""
-    status = "FAILED"
+def _recorded(recorder: tracking.Recorder, folder: Path) -> Iterator[Journal]:
+    """Gives the run's journal; files the folder and closes the MLflow run, however the body ends."""
+    journal, status = Journal(folder), "FAILED"
     try:
         try:
-            yield
+            yield journal
         except (Interrupted, KeyboardInterrupt):
             status = "KILLED"
             print(f"Stopped; {shown(folder)} and MLflow keep what was done.", flush=True)
+            raise
+        except Exception as error:
+            recorder.tag("lenetexp.reason", f"{type(error).__name__}: {one_line(error)[:300]}")
             raise
         finally:
             recorder.artifacts(folder)
         status = "FINISHED"  # only now: a finished run is one whose weights can be had from the record
     finally:
+        journal.write("end", status=status)
         recorder.end(status)
 
 
@@ -194,6 +169,7 @@ def _train(
     images: Data,
     settings: RunConfig,
     recorder: tracking.Recorder,
+    journal: Journal,
     folder: Path,
     stop_if_asked: Callable[[], None],
 ) -> Outcome:
@@ -226,10 +202,12 @@ def _train(
                 checkpoint.save(folder / "checkpoints/best.pt", _plain(training.model))
             checkpoint.save(folder / "checkpoints/last.pt", training.state_dict())
             recorder.metrics(_metrics(record), step=record.epoch)
+            journal.write("epoch", epoch=record.epoch, **_metrics(record))
             progress.line(record)
     except Diverged as diverged:
         outcome.diverged = diverged
-        recorder.tag("lenetexp.diverged", str(diverged))
+        recorder.tag("lenetexp.ending", "diverged")
+        recorder.tag("lenetexp.reason", str(diverged))
     finally:
         progress.close()
     outcome.seconds = time.perf_counter() - began
@@ -393,13 +371,6 @@ def _end(
             ("pictures", shown(folder / "figures")),
             ("predict", f"python scripts/predict.py run={recorder.run_id}"),
         ]
-    store = recorder.store
-    if store.uri.startswith("http"):
-        rows.append(("MLflow", f"{store.shown.rstrip('/')}/{recorder.page}"))
-    else:
-        rows += [
-            ("MLflow", f"mlflow ui --backend-store-uri {store.shown}"),
-            ("", f"then open http://127.0.0.1:5000/{recorder.page}"),
-        ]
+    rows += tracking.ways_to_look(recorder)
     title = f"Finished in {seconds:.1f} s, of which training {outcome.seconds:.1f} s"
     return f"{title}\n{lines(rows)}"

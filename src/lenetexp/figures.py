@@ -1,6 +1,6 @@
 """The pictures: the only room that imports matplotlib. Takes numbers, returns figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -12,13 +12,21 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Figure  # what other rooms call it too
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 TRAIN, VAL, WRONG, INK = "#8a8f98", "#1f6fb4", "#c8372d", "#22262b"
+FAINT = "#d5d8dc"
+COLOURS = [
+    "#1f6fb4", "#e0862a", "#3a9a5b", "#c8372d", "#7b5ea7", "#8c6d46",
+    "#d765a7", "#20a3a3", "#a3a829", "#5b6470", "#0b3c5d", "#b8860b",
+]  # fmt: skip
+NAMED = len(COLOURS)  # lines that get a colour and a name; with more, no one finds them in a legend
 CLASSES_WITH_COUNTS = 30  # with more classes, the counts in a confusion matrix cannot be read
 
 Array = NDArray[np.float64]
 Images = NDArray[np.uint8]  # N×C×H×W
+Curve = Sequence[tuple[int, float]]  # epoch, accuracy
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> None:
@@ -50,7 +58,7 @@ def learning_curves(
         axes.plot(epochs, val, color=VAL, marker=marker, markersize=4, label="validation")
         axes.axvline(best_epoch, color=INK, linewidth=0.8, linestyle=":", label="best weights")
         axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(left=min(1, len(train_loss) - 1))
         _plain(axes)
     loss.set_ylim(bottom=0)
@@ -177,6 +185,114 @@ def filters(kernels: Array, image: Images, maps: Array, title: str) -> Figure:
         bar = figure.add_axes((1 - 0.9 / width, bottom, 0.12 / width, TILE / height))
         figure.colorbar(scale, cax=bar, label=label)
     return figure
+
+
+def sweep_curves(runs: Sequence[tuple[str, Sequence[Curve]]], title: str) -> Figure:
+    """Validation accuracy by epoch of all runs of a sweep.
+
+    Args:
+        runs: the best first: a name, and the curve of every run of that name.
+        title: what the figure shows.
+    """
+    figure = _figure(10, 5, title)
+    axes = figure.subplots()
+    figure.subplots_adjust(right=0.66)
+    for rank, (name, curves) in reversed(list(enumerate(runs))):
+        named = rank < NAMED
+        colour = COLOURS[rank % len(COLOURS)] if named else FAINT
+        for i, curve in enumerate(curves):
+            axes.plot(
+                *zip(*curve, strict=True), color=colour, linewidth=1.6 if named else 0.8,
+                alpha=1 / len(curves) ** 0.4, label=name if named and i == 0 else None,
+                marker="o" if len(curve) == 1 else None,
+            )  # fmt: skip
+    axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(None, 1.005))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _plain(axes)
+    handles, names = axes.get_legend_handles_labels()
+    heading = "best first" if len(runs) <= NAMED else f"the best {NAMED} of {len(runs)}"
+    axes.legend(
+        handles[::-1], names[::-1], title=heading, loc="upper left", bbox_to_anchor=(1.01, 1.0),
+        frameon=False, fontsize=8, alignment="left",
+    )  # fmt: skip
+    return figure
+
+
+def accuracy_against(
+    keys: Sequence[str], points: Sequence[tuple[Mapping[str, str], float, float]], title: str
+) -> Figure:
+    """Accuracy against each swept key, with a line for every value of the others.
+
+    Args:
+        keys: the swept keys, an axes each.
+        points: values of the keys, accuracy, and half the width of its 95 % interval (or NaN).
+        title: what the figure shows.
+    """
+    figure = _figure(5.2 * len(keys), 4.4, title)
+    for axes, key in zip(np.atleast_1d(figure.subplots(1, len(keys))), keys, strict=True):
+        values, numeric = _ordered({at[key] for at, *_ in points})
+        places = [float(value) for value in values] if numeric else list(range(len(values)))
+        place_of = dict(zip(values, places, strict=True))
+        if numeric and min(places) > 0 and max(places) >= 8 * min(places):
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        if len(values) <= 8:
+            axes.set_xticks(places, values, rotation=30 if max(map(len, values)) > 6 else 0)
+        lines: dict[str, list[tuple[float, float, float]]] = {}
+        for at, accuracy, half_width in points:
+            other = ", ".join(at[k] for k in keys if k != key)
+            lines.setdefault(other, []).append((place_of[at[key]], accuracy, half_width))
+        names, _ = _ordered(set(lines))
+        for i, name in enumerate(names):
+            x, y, spread = np.array(sorted(lines[name])).T
+            axes.errorbar(
+                x, y, yerr=np.nan_to_num(spread), marker="o", markersize=4, capsize=3,
+                color=COLOURS[i % len(COLOURS)], label=name if i < NAMED else None,
+            )  # fmt: skip
+        axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, 1.01))
+        _plain(axes)
+        if len(keys) > 1:
+            others = ", ".join(k.rpartition(".")[2] for k in keys if k != key)
+            axes.legend(title=others, frameon=False, fontsize=8)
+    return figure
+
+
+def heat_map(keys: Sequence[str], cells: Mapping[tuple[str, str], float], title: str) -> Figure:
+    """Accuracy over two swept keys, the figure in every cell.
+
+    Args:
+        keys: what goes down and what goes across.
+        cells: accuracy by the values of both; NaN where a run has none.
+        title: what the figure shows.
+    """
+    rows, _ = _ordered({down for down, _ in cells})
+    columns, _ = _ordered({across for _, across in cells})
+    accuracy = np.array([[cells.get((down, across), np.nan) for across in columns] for down in rows])
+    figure = _figure(
+        max(1.1 * len(columns) + 2.4, 5), 0.6 * len(rows) + 1.6, title,
+        left=0.9 + 0.075 * max(map(len, rows)), bottom=0.7,
+    )  # fmt: skip
+    axes = figure.subplots()
+    axes.imshow(np.ma.masked_invalid(accuracy), cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlabel=keys[1], ylabel=keys[0])
+    middle = (np.nanmin(accuracy) + np.nanmax(accuracy)) / 2
+    for (row, column), value in np.ndenumerate(accuracy):
+        missing = np.isnan(value)
+        axes.text(
+            column, row, "none" if missing else f"{value:.1%}", ha="center", va="center",
+            color=INK if missing or value > middle else "white",
+        )  # fmt: skip
+    return figure
+
+
+def _ordered(values: Collection[str]) -> tuple[list[str], bool]:
+    """Values in their order, and whether they are numbers; words stay in the alphabet's."""
+    try:
+        return sorted(values, key=float), True
+    except ValueError:
+        return sorted(values), False
 
 
 # Inches: the side of a small image, the row and the column that it stands in, the space of a title.

@@ -1,14 +1,17 @@
 """What a person sees in the terminal: the head of a run, its progress, its end."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lenetexp import journal
 from lenetexp.train import Batches, Epoch
 
 
@@ -71,10 +74,8 @@ class Progress:
     def line(self, record: Epoch) -> None:
         """One line on an epoch that is done."""
         if record.epoch == 1:
-            self._write(
-                "  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s"
-            )
-        self._write(
+            self.write("  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s")
+        self.write(
             f"  {record.epoch:>5} {record.train_loss:>15.4f} {record.train_accuracy:>8.2%}"
             f" {record.val_loss:>17.4f} {record.val_accuracy:>8.2%}"
             f" {record.lr:>12.3g} {record.images_per_second:>9,.0f}"
@@ -85,7 +86,9 @@ class Progress:
         """Takes the bar away."""
         self.bar.close()
 
-    def _write(self, text: str) -> None:
+    @staticmethod
+    def write(text: str) -> None:
+        """A line above the bar."""
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
 
@@ -93,3 +96,85 @@ class Progress:
 def parameters(model: torch.nn.Module) -> str:
     """How many there are, in words."""
     return f"{sum(p.numel() for p in model.parameters()):,} parameters"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns under their names; numbers to the right, words to the left."""
+    columns = list(zip(head, *rows, strict=True))
+    aligned = []
+    for column in columns:
+        width = max(len(cell) for cell in column)
+        numbers = all(cell[:1] in "-0123456789" for cell in column[1:] if cell)
+        aligned.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
+    return "\n".join("  " + "   ".join(line).rstrip() for line in zip(*aligned, strict=True))
+
+
+class SweepProgress:
+    """One view of a whole sweep while it runs: a bar and a line for every job that ends; lines alone
+    where no one watches. It reads the journals that jobs write below the sweep's folder.
+
+    Args:
+        folder: the sweep's.
+        jobs: how many there will be.
+        epochs: of all of them together.
+    """
+
+    def __init__(self, folder: Path, jobs: int, epochs: int) -> None:
+        self.folder, self.jobs, self.epochs = folder, jobs, epochs
+        self.told: set[Path] = set()
+        self.best = 0.0
+
+    def __enter__(self) -> "SweepProgress":
+        self.bar = tqdm(
+            total=self.epochs,
+            unit="epoch",
+            disable=None,
+            leave=False,
+            dynamic_ncols=True,
+            bar_format="{desc} {bar} {n_fmt}/{total_fmt} epochs, {remaining} left",
+        )
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        self.bar.close()
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.3):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        """Reads every journal; tells of jobs that have ended since the last look."""
+        epochs = running = 0
+        for path in sorted(self.folder.rglob(journal.NAME)):
+            events = journal.read(path)
+            if not events:
+                continue
+            done = [event for event in events if event["event"] == "epoch"]
+            best = max((event["val/accuracy"] for event in done), default=0.0)
+            self.best = max(self.best, best)
+            end = next((event for event in events if event["event"] == "end"), None)
+            if end is None and not psutil.pid_exists(events[0]["pid"]):
+                end = {"status": "died", "time": events[-1]["time"]}
+            # A job that ended early has no epochs left to wait for.
+            epochs += len(done) if end is None else events[0]["epochs"]
+            running += end is None
+            if end is not None and path not in self.told:
+                self.told.add(path)
+                named = " ".join(f"{k}={v}" for k, v in events[0]["swept"].items())
+                seconds = (end["time"] - events[0]["time"]) / 1000
+                Progress.write(
+                    f"  [{len(self.told)}/{self.jobs}] {named}: {end['status'].lower()}, "
+                    f"validation {best:.2%}, {seconds:.1f} s"
+                )
+        left = self.jobs - len(self.told) - running
+        self.bar.set_description_str(
+            f"{len(self.told)} done, {running} running, {left} left, best {self.best:.2%}", refresh=False
+        )
+        self.bar.n = epochs
+        self.bar.refresh()

@@ -3,19 +3,22 @@
 import getpass
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import nan
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 from filelock import FileLock
 
-from lenetexp.config import Tracking, UserError, leaves, one_line, without_password
+from lenetexp.config import Tracking, UserError, one_line, without_password
 
 # While nothing has been started, a server is asked once and not waited for long; later, one that is gone
 # costs 13 s until a call raises, where MLflow's own default is 246 s. What the user has set wins.
@@ -48,6 +51,9 @@ CHARACTERS_A_PARAM = 6000
 
 # A run that ended with weights worth predicting with.
 FINISHED = "attributes.status = 'FINISHED' and metrics.`best/val_accuracy` >= 0"
+FINISHED_OR_DIVERGED = "attributes.status = 'FINISHED' and tags.`lenetexp.config_hash` LIKE '%'"
+RUNS_A_CALL = 1000
+PARENT = "mlflow.parentRunId"  # MLflow's own tag: its UI nests runs by it
 
 
 @dataclass(frozen=True)
@@ -185,10 +191,15 @@ class Recorder:
         with self._answered():
             self.store.client.set_tag(self.run_id, key, value)
 
-    def artifacts(self, folder: Path) -> None:
-        """Uploads everything in `folder`."""
+    def artifacts(self, folder: Path, path: str | None = None) -> None:
+        """Uploads everything in `folder`, to `path` in the run's artifacts."""
         with self._answered():
-            self.store.client.log_artifacts(self.run_id, str(folder))
+            self.store.client.log_artifacts(self.run_id, str(folder), path)
+
+    def text(self, text: str, path: str) -> None:
+        """Writes an artifact, over the one that was there."""
+        with self._answered():
+            self.store.client.log_text(self.run_id, text, path)
 
     def model(self, model: Any, example: Any) -> None:
         """Logs a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
@@ -220,11 +231,16 @@ class Recorder:
         with self._answered():
             self.store.client.set_terminated(self.run_id, status)
 
+    def bury(self, reason: str) -> None:
+        """Closes a run whose process is gone."""
+        self.tag("lenetexp.reason", reason)
+        self.end("KILLED")
+
 
 def start_run(
     store: Store,
     name: str,
-    settings: Mapping[str, Any],
+    params: Mapping[str, Any],
     tags: Mapping[str, str],
     dataset: Mapping[str, Any],
 ) -> Recorder:
@@ -233,20 +249,17 @@ def start_run(
     Args:
         store: where.
         name: what the UI calls it.
-        settings: the composed config, nested; every leaf becomes a param.
+        params: every leaf of the composed config under its dotted name.
         tags: what else to find it by.
         dataset: name, digest, source and profile of the data, as texts.
     """
     client = store.client
-    with suppress(OSError, KeyError):  # a container's user may have no name
-        tags = {"mlflow.user": getpass.getuser(), **tags}
-    host = {"lenetexp.host": socket.gethostname(), "lenetexp.pid": str(os.getpid())}
-    run = client.create_run(store.experiment_id, run_name=name, tags={**host, **tags})
+    run = client.create_run(store.experiment_id, run_name=name, tags={**_process(), **tags})
     recorder = Recorder(store, run.info.run_id)
     try:
-        params = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in leaves(settings)]
-        for first in range(0, len(params), PARAMS_A_CALL):
-            client.log_batch(recorder.run_id, params=params[first : first + PARAMS_A_CALL])
+        entries = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in params.items()]
+        for first in range(0, len(entries), PARAMS_A_CALL):
+            client.log_batch(recorder.run_id, params=entries[first : first + PARAMS_A_CALL])
         entity = Dataset(
             name=dataset["name"],
             digest=dataset["digest"],
@@ -260,6 +273,37 @@ def start_run(
         recorder.end("FAILED")
         raise
     return recorder
+
+
+def start_sweep(store: Store, name: str, identity: str, tags: Mapping[str, str], resume: bool) -> Recorder:
+    """Creates the parent run of a sweep; with `resume` reopens the newest one of this identity, if any."""
+    client, mine = store.client, {**_process(), **tags, "lenetexp.sweep": identity}
+    if resume and (before := search(store, f"tags.`lenetexp.sweep` = '{identity}'", at_most=1)):
+        recorder = Recorder(store, before[0].run_id)
+        for key, value in mine.items():
+            recorder.tag(key, value)
+        client.update_run(recorder.run_id, status="RUNNING")
+        return recorder
+    run = client.create_run(store.experiment_id, run_name=name, tags=mine)
+    return Recorder(store, run.info.run_id)
+
+
+def _process() -> dict[str, str]:
+    """Who records: so that a run whose process is gone can be told from one that runs."""
+    tags = {
+        "lenetexp.host": socket.gethostname(),
+        "lenetexp.process": _name_of(psutil.Process()),
+        "mlflow.source.name": sys.argv[0],
+        "mlflow.source.type": "LOCAL",
+    }
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return tags
+
+
+def _name_of(process: psutil.Process) -> str:
+    """A process, apart from any that gets its number later."""
+    return f"{process.pid} started {process.create_time():.0f}"
 
 
 @dataclass(frozen=True)
@@ -283,6 +327,34 @@ class Stored:
     def metrics(self) -> dict[str, float]:
         """The last value of every metric."""
         return dict(self.run.data.metrics)
+
+    @property
+    def config_hash(self) -> str:
+        """What it shares with runs of the same config."""
+        return str(self.run.data.tags.get("lenetexp.config_hash", ""))
+
+    @property
+    def seconds(self) -> float:
+        """From its start to its end; NaN while it runs."""
+        end = self.run.info.end_time
+        return (end - self.run.info.start_time) / 1000 if end else nan
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it is marked as running by a process of this machine that is gone."""
+        tags = self.run.data.tags
+        if self.run.info.status != "RUNNING" or tags.get("lenetexp.host") != socket.gethostname():
+            return False
+        process = str(tags.get("lenetexp.process", ""))
+        try:
+            return _name_of(psutil.Process(int(process.partition(" ")[0]))) != process
+        except (psutil.Error, ValueError):
+            return True
+
+    def history(self, key: str) -> list[tuple[int, float]]:
+        """A metric's values by step."""
+        metrics = self.store.client.get_metric_history(self.run_id, key)
+        return sorted((metric.step, metric.value) for metric in metrics)
 
     def download(self, folder: Path, *paths: str) -> list[Path]:
         """Fetches artifacts into `folder`.
@@ -326,6 +398,85 @@ def find_run(store: Store, which: str) -> Stored:
             f"run={which}: there is no such run in {store.shown} ({_reason(error)}); "
             "must be latest, best or the id of a run"
         ) from error
+
+
+def search(store: Store, condition: str, at_most: int | None = None) -> list[Stored]:
+    """The experiment's runs for which an MLflow filter holds, the newest first.
+
+    Raises:
+        UserError: it is not a filter as MLflow reads it.
+    """
+    found: list[Stored] = []
+    token = None
+    while True:
+        try:
+            page = store.client.search_runs(
+                [store.experiment_id],
+                condition,
+                max_results=min(at_most or RUNS_A_CALL, RUNS_A_CALL),
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+        except MlflowException as error:
+            raise UserError(
+                f"runs={condition}: must be a filter as MLflow reads it ({_reason(error)})"
+            ) from error
+        found += [Stored(store, run) for run in page]
+        token = page.token
+        if not token or (at_most is not None and len(found) >= at_most):
+            return found
+
+
+def children(store: Store, parent: str) -> list[Stored]:
+    """The runs of a sweep, the newest first."""
+    return search(store, f"tags.`{PARENT}` = '{parent}'")
+
+
+def find_sweep(store: Store, which: str) -> Stored:
+    """The parent run of a sweep: "latest", or by its id.
+
+    Raises:
+        UserError: there is none.
+    """
+    if which == "latest":
+        found = search(store, "tags.`lenetexp.sweep` LIKE '%'", at_most=1)
+        if not found:
+            raise UserError(
+                f"sweep=latest: no sweep in {store.shown} yet; "
+                "run one: python scripts/run.py -m optimizer.lr=0.01,0.1"
+            )
+        return found[0]
+    try:
+        stored = Stored(store, store.client.get_run(which))
+    except MlflowException:
+        stored = None
+    if stored is None or "lenetexp.sweep" not in stored.run.data.tags:
+        raise UserError(
+            f"sweep={which}: there is no such sweep in {store.shown}; must be latest or a sweep's run id"
+        )
+    return stored
+
+
+def read_text(store: Store, run_id: str, path: str) -> str:
+    """A small artifact of a run.
+
+    Raises:
+        UserError: it has none.
+    """
+    with scratch() as folder:
+        (file,) = Stored(store, store.client.get_run(run_id)).download(folder, path)
+        return file.read_text()
+
+
+def ways_to_look(recorder: Recorder) -> list[tuple[str, str]]:
+    """For the end of a run: how to see it in the UI."""
+    store = recorder.store
+    if store.uri.startswith("http"):
+        return [("MLflow", f"{store.shown.rstrip('/')}/{recorder.page}")]
+    return [
+        ("MLflow", f"mlflow ui --backend-store-uri {store.shown}"),
+        ("", f"then open http://127.0.0.1:5000/{recorder.page}"),
+    ]
 
 
 @contextmanager

@@ -1,0 +1,17 @@
+"""Tables and pictures of a sweep, or of any runs: python scripts/compare.py sweep=latest (more: --help)."""
+
+import hydra
+from omegaconf import DictConfig
+
+from lenetexp import cli
+from lenetexp.config import CompareConfig
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
+def main(config: DictConfig) -> None:
+    """One comparison."""
+    cli.task(config, CompareConfig, "lenetexp.sweep.compare")
+
+
+if __name__ == "__main__":
+    cli.start(main)

@@ -1,0 +1,58 @@
+"""From what Hydra parsed to lenetexp's jobs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from omegaconf import open_dict
+
+from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
+from lenetexp import cli
+from lenetexp.config import RunConfig, UserError, check, config_hash
+from lenetexp.sweep import Job, recorded, run_jobs
+
+if TYPE_CHECKING:
+    from hydra_plugins.lenetexp_sweep.sweeper import GridSweeper
+
+
+def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> None:
+    """Every combination of the values that `overrides` give.
+
+    Raises:
+        UserError: a job's config is wrong, before the first job starts; or, in the end, a job failed.
+    """
+    for override in overrides:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(
+                f"{override.input_line}: must list its values, as key=1,2,3 or range(…); "
+                "an interval is searched with hydra/sweeper=optuna"
+            )
+    keys = [override.get_key_element() for override in overrides if override.is_sweep_override()]
+    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    (combinations,) = BasicSweeper.split_arguments(list(overrides), None)
+    jobs = [compose(sweeper, combination, keys) for combination in combinations]
+    if isinstance(sweeper.runner, LocalLauncher):
+        sweeper.runner.warm_up(len(jobs))  # while MLflow is imported and its store opened
+    with recorded(jobs[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+        run_jobs(sweep, jobs, lambda launched: sweeper.runner.launch(launched, initial_job_idx=0))
+
+
+def compose(sweeper: "GridSweeper", combination: Sequence[str], keys: Sequence[str]) -> Job:
+    """One job, its config composed and checked.
+
+    Raises:
+        UserError: it is wrong.
+    """
+    config = sweeper.context.config_loader.load_sweep_config(sweeper.master, list(combination))
+    with open_dict(config):
+        del config["hydra"]
+    values = cli.plain(config)
+    given = dict(word.split("=", 1) for word in combination)
+    return Job(
+        overrides=tuple(combination),
+        swept={key.lstrip("+"): given[key] for key in keys},
+        settings=check(RunConfig, values),
+        config_hash=config_hash(values),
+    )

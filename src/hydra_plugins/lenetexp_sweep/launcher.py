@@ -1,0 +1,81 @@
+"""Hydra's launcher for the cores and GPUs of this machine; hydra/launcher=local is lenetexp's default."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class LocalLauncherConf:
+    """What can be set as hydra.launcher.…"""
+
+    _target_: str = "hydra_plugins.lenetexp_sweep.launcher.LocalLauncher"
+    n_jobs: int | None = (
+        None  # jobs at a time; null: one a core, or per_gpu on each GPU where there are any
+    )
+    per_gpu: int = 4
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher", name="local", node=LocalLauncherConf, provider="lenetexp"
+)
+
+
+class LocalLauncher(Launcher):
+    """Runs jobs in processes that are kept for the next job; one that dies takes only its own job along."""
+
+    def __init__(self, n_jobs: int | None, per_gpu: int) -> None:
+        self.n_jobs, self.per_gpu = n_jobs, per_gpu
+        self.workers: list[Any] = []
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called once by Hydra, before any job is known."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def warm_up(self, at_most: int) -> None:
+        """Starts the processes, which import what jobs need while the caller does other things.
+
+        Args:
+            at_most: how many jobs there can be, so that no process is started for nothing.
+        """
+        from hydra_plugins.lenetexp_sweep import _workers
+
+        self.workers = _workers.start(self, at_most)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs every job and waits for all.
+
+        Returns:
+            in the jobs' order; a job that failed, or whose process died, with its exception.
+        """
+        results: dict[int, JobReturn] = {}
+        if not self.workers:
+            self.warm_up(len(job_overrides))
+        self.stream(iter(job_overrides), results.__setitem__, initial_job_idx)
+        return [results[number] for number in sorted(results)]
+
+    def stream(
+        self,
+        jobs: Iterator[Sequence[str]],
+        take: Callable[[int, JobReturn], None],
+        first: int,
+    ) -> None:
+        """Runs what `jobs` gives on warm processes, asking for the next one whenever a process is free.
+
+        Args:
+            jobs: each job's overrides.
+            take: called with a job's number and its result as soon as it is done.
+            first: number of the first job.
+        """
+        from hydra_plugins.lenetexp_sweep import _workers
+
+        _workers.run(self, self.workers, jobs, take, first)
+        self.workers = []

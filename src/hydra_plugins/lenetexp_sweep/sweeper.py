@@ -1,0 +1,55 @@
+"""Hydra's sweeper for every combination of the values given; hydra/sweeper=grid is lenetexp's default."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class GridSweeperConf:
+    """What can be set as hydra.sweeper.…"""
+
+    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.GridSweeper"
+    params: dict[str, str] = field(default_factory=dict)  # as on the command line: optimizer.lr: 0.01,0.1
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="lenetexp")
+
+
+class GridSweeper(Sweeper):
+    """Runs every combination, as a sweep that has a record, an answer, and can be gone on with."""
+
+    def __init__(self, params: dict[str, str]) -> None:
+        self.params = params
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called once by Hydra."""
+        self.context, self.master = hydra_context, config
+        self.runner: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def overrides(self, arguments: Sequence[str]) -> list[Override]:
+        """The config's own params and the command line's, which win."""
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        given = parser.parse_overrides(
+            [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
+        )
+        return list({override.get_key_element(): override for override in given}.values())
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs the sweep that the command line, or a file of conf/sweep/, asks for."""
+        from hydra_plugins.lenetexp_sweep import _sweeps  # MLflow: seconds of importing
+
+        _sweeps.grid(self, self.overrides(arguments), Path(self.master.hydra.sweep.dir))
