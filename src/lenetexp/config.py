@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -309,6 +310,21 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from leaves(value, f"{name}.")
         else:
             yield name, value
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run that a sweep asks for."""
+
+    overrides: tuple[str, ...]
+    swept: dict[str, str]  # the keys that the sweep varies, with this job's values as they were typed
+    settings: RunConfig
+    config_hash: str
+
+    @property
+    def name(self) -> str:
+        """What tells it from the sweep's other runs."""
+        return " ".join(f"{key}={value}" for key, value in self.swept.items())
 
 
 # Keys that say how a run is given, not what is run.

@@ -3,16 +3,19 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from lenetexp import journal
-from lenetexp.train import Batches, Epoch
+
+if TYPE_CHECKING:  # a sweep's parent has no need of torch
+    from torch import Tensor, nn
+
+    from lenetexp.train import Batches, Epoch
 
 
 def lines(rows: Sequence[tuple[str, str]]) -> str:
@@ -48,7 +51,7 @@ class Progress:
             bar_format="{desc} {bar} {percentage:3.0f} %, {remaining} left",
         )
 
-    def watch(self, batches: Batches, sums: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def watch(self, batches: "Batches", sums: "Tensor") -> "Batches":
         """Passes the batches of an epoch on and moves the bar.
 
         The sums of nats and right answers lie on the device: they are fetched a few times a second.
@@ -71,7 +74,7 @@ class Progress:
                 )
             self.bar.update()
 
-    def line(self, record: Epoch) -> None:
+    def line(self, record: "Epoch") -> None:
         """One line on an epoch that is done."""
         if record.epoch == 1:
             self.write("  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s")
@@ -93,7 +96,7 @@ class Progress:
         sys.stdout.flush()
 
 
-def parameters(model: torch.nn.Module) -> str:
+def parameters(model: "nn.Module") -> str:
     """How many there are, in words."""
     return f"{sum(p.numel() for p in model.parameters()):,} parameters"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp import tracking
-from lenetexp.config import CompareConfig, RunConfig, UserError
+from lenetexp.config import CompareConfig, Job, RunConfig, UserError
 from lenetexp.interrupt import Interrupted
 from lenetexp.report import SweepProgress, lines, shown, table
 from lenetexp.tracking import Recorder, Store, Stored
@@ -23,26 +23,11 @@ INDEX = "sweep.json"
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run that a sweep asks for."""
-
-    overrides: tuple[str, ...]
-    swept: dict[str, str]  # the keys that the sweep varies, with this job's values as they were typed
-    settings: RunConfig
-    config_hash: str
-
-    @property
-    def name(self) -> str:
-        """What tells it from the sweep's other runs."""
-        return " ".join(f"{key}={value}" for key, value in self.swept.items())
-
-
-@dataclass(frozen=True)
 class Row:
     """What became of one run of a sweep."""
 
     swept: dict[str, str]
-    status: str  # finished, diverged, pruned, failed, killed, running
+    status: str  # finished, diverged, pruned, failed, killed, not run
     reason: str = ""  # one line, where it failed
     run_id: str | None = None
     val_accuracy: float = nan
@@ -213,7 +198,8 @@ def rows_of(store: Store, parent: str) -> list[Row]:
         if mine:
             rows.append(row_of(mine[-1], entry["swept"], reason=entry["reason"]))
         else:
-            rows.append(Row(entry["swept"], "failed", entry["reason"] or "it was never started"))
+            status = "failed" if entry["reason"] else "not run"
+            rows.append(Row(entry["swept"], status, entry["reason"]))
     return sorted(rows, key=_best_first)
 
 
@@ -316,8 +302,8 @@ def answer(
         ends += [
             ("best run", f"{named}: validation {best.val_accuracy:.2%}, test {best.test_accuracy:.2%}"),
             ("predict", f"python scripts/predict.py run={best.run_id}"),
+            ("pictures", shown(folder / "figures")),
         ]
-    ends.append(("pictures", shown(folder / "figures")))
     if recorder is not None:
         ends += tracking.ways_to_look(recorder)
         if best is not None and best.run_id is not None:

@@ -10,8 +10,7 @@ from omegaconf import open_dict
 
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import cli
-from lenetexp.config import RunConfig, UserError, check, config_hash
-from lenetexp.sweep import Job, recorded, run_jobs
+from lenetexp.config import Job, RunConfig, UserError, check, config_hash
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import GridSweeper
@@ -35,6 +34,8 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
     jobs = [compose(sweeper, combination, keys) for combination in combinations]
     if isinstance(sweeper.runner, LocalLauncher):
         sweeper.runner.warm_up(len(jobs))  # while MLflow is imported and its store opened
+    from lenetexp.sweep import recorded, run_jobs
+
     with recorded(jobs[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
         run_jobs(sweep, jobs, lambda launched: sweeper.runner.launch(launched, initial_job_idx=0))
 

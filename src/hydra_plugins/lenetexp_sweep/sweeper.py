@@ -50,6 +50,6 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Runs the sweep that the command line, or a file of conf/sweep/, asks for."""
-        from hydra_plugins.lenetexp_sweep import _sweeps  # MLflow: seconds of importing
+        from hydra_plugins.lenetexp_sweep import _sweeps
 
         _sweeps.grid(self, self.overrides(arguments), Path(self.master.hydra.sweep.dir))
