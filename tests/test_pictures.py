@@ -105,9 +105,6 @@ def test_a_sheet_that_is_unevenly_lit_leaves_no_shade_behind() -> None:
         (235, 180, 0),  # a pencil, and dust darker than it
         pytest.param(
             *(150, 70, 255),
-            marks=pytest.mark.xfail(
-                strict=True, reason="invert=auto looks at the one lightest and the one darkest pixel"
-            ),
         ),  # a photo in dim light, and a glint
     ],
 )

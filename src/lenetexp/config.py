@@ -349,12 +349,14 @@ def config_hash(values: Mapping[str, Any]) -> str:
 
 def _as_whole(value: Any) -> Any:
     """1.0 as 1: the command line makes no difference between them."""
+    if isinstance(value, list):
+        return [_as_whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def without_password(text: str) -> str:
     """`text` with *** for every password in a store's address."""
-    return re.sub(r"(://[^/@\s:]*:)[^\s/]+(?=@)|(\bpassword=)[^&\s]+", r"\1\2***", text)
+    return re.sub(r"(://[^/@\s:]*:)\S+(?=@)|(\bpassword=)[^&\s'\")]+", r"\1\2***", text)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from lenetexp.config import HOW_IT_IS_GIVEN, RunConfig, config_hash, leaves, one
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
 from lenetexp.interrupt import Interrupted, noted
-from lenetexp.journal import Journal
+from lenetexp.journal import Journal, asked_to_stop
 from lenetexp.report import Progress, lines, parameters, shown
 from lenetexp.train import Batches, Diverged, Epoch, Training, fit
 
@@ -204,6 +204,10 @@ def _train(
             recorder.metrics(_metrics(record), step=record.epoch)
             journal.write("epoch", epoch=record.epoch, **_metrics(record))
             progress.line(record)
+            if asked_to_stop(folder):
+                recorder.tag("lenetexp.ending", "pruned")
+                recorder.tag("lenetexp.reason", f"pruned after epoch {record.epoch}")
+                break
     except Diverged as diverged:
         outcome.diverged = diverged
         recorder.tag("lenetexp.ending", "diverged")

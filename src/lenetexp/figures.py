@@ -242,16 +242,19 @@ def accuracy_against(
         for at, accuracy, half_width in points:
             other = ", ".join(at[k] for k in keys if k != key)
             lines.setdefault(other, []).append((place_of[at[key]], accuracy, half_width))
+        if len(lines) > NAMED:  # as many lines as points, nearly: what a search leaves
+            lines = {"": [point for points_of in lines.values() for point in points_of]}
         names, _ = _ordered(set(lines))
         for i, name in enumerate(names):
             x, y, spread = np.array(sorted(lines[name])).T
             axes.errorbar(
-                x, y, yerr=np.nan_to_num(spread), marker="o", markersize=4, capsize=3,
-                color=COLOURS[i % len(COLOURS)], label=name if i < NAMED else None,
+                x, y, yerr=None if np.isnan(spread).all() else np.nan_to_num(spread), capsize=3,
+                marker="o", markersize=4,
+                color=COLOURS[i], label=name, linestyle="-" if name or len(keys) == 1 else "",
             )  # fmt: skip
         axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, 1.01))
         _plain(axes)
-        if len(keys) > 1:
+        if len(keys) > 1 and names != [""]:
             others = ", ".join(k.rpartition(".")[2] for k in keys if k != key)
             axes.legend(title=others, frameon=False, fontsize=8)
     return figure

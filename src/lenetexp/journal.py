@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "journal.jsonl"
+STOP = "stop"  # a file of this name asks the run to end after its epoch
 
 
 class Journal:
@@ -31,3 +32,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Asks the run in `folder` to end after the epoch that it is in: it has no hope."""
+    (folder / STOP).touch()
+
+
+def asked_to_stop(folder: Path) -> bool:
+    """Whether that was asked."""
+    return (folder / STOP).exists()

@@ -70,11 +70,13 @@ def like_mnist(grey: Grey, invert: Literal["auto"] | bool, name: str) -> NDArray
     ink = grey.astype(float)
     border = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
     paper = float(np.median(border))
+    # On a large photo a few dark or light pixels are dust or a glint, and set no scale.
+    few = SPECK if ink.size > 100 * SPECK else 1
+    shades = np.sort(ink, axis=None)
     if invert == "auto":
-        invert = paper - ink.min() > ink.max() - paper
+        invert = bool(paper - shades[few - 1] > shades[-few] - paper)
     ink = paper - ink if invert else ink - paper
-    # On a large photo a few dark pixels are dust, and set no scale.
-    darkest = float(np.partition(ink, -SPECK, axis=None)[-SPECK]) if ink.size > 100 * SPECK else ink.max()
+    darkest = float(paper - shades[few - 1] if invert else shades[-few] - paper)
     if darkest < 16:  # of 255: a scan's noise, not a stroke
         asked = "" if invert == "auto" else f" with invert={str(invert).lower()}"
         raise UserError(f"{name}: must show a sign; it is one flat shade{asked}")
@@ -90,6 +92,6 @@ def like_mnist(grey: Grey, invert: Literal["auto"] | bool, name: str) -> NDArray
     scaled = Image.fromarray(ink.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
     top, left = (FRAME - size[1]) // 2, (FRAME - size[0]) // 2
-    shades = np.array(scaled) * (255 / np.array(scaled).max())
-    frame[top : top + size[1], left : left + size[0]] = shades.round().astype(np.uint8)
+    bright = np.array(scaled) * (255 / np.array(scaled).max())
+    frame[top : top + size[1], left : left + size[0]] = bright.round().astype(np.uint8)
     return centred_by_mass(torch.from_numpy(frame)[None, None])[0].numpy()

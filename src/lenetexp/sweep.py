@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from math import isnan, nan, sqrt
+from math import isnan, nan, prod, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,17 @@ class Sweep:
         """What the job is launched with: what was asked for, and its place in the sweep."""
         swept = json.dumps(job.swept).replace("\\", "\\\\").replace("'", "\\'")
         return [*job.overrides, f"+job.parent={self.recorder.run_id}", f"+job.swept='{swept}'"]
+
+    def value_of(self, job: Job) -> float:
+        """The best validation accuracy of a run that `skip` found; NaN where it has none."""
+        found = tracking.find_run(self.store, self._finished[job.config_hash])
+        return found.metrics.get("best/val_accuracy", nan)
+
+    def done(self, job: Job) -> None:
+        """A job that has ended: should its config come again in this sweep, its run counts."""
+        for child in tracking.children(self.store, self.recorder.run_id):
+            if child.config_hash == job.config_hash and child.run.info.status == "FINISHED":
+                self._finished[job.config_hash] = child.run_id
 
     def failed(self, job: Job, reason: str) -> None:
         """A job that ended badly; the reason stays with it."""
@@ -403,7 +414,7 @@ def _pictures(rows: Sequence[Row], keys: Sequence[str], title: str) -> Mapping[s
         drawn["accuracy"] = figures.accuracy_against(
             others, points, title=f"{title}: best validation accuracy"
         )
-    if len(others) == 2:
+    if len(others) == 2 and 2 * len(groups) >= prod(len({g.swept[key] for g in groups}) for key in others):
         cells = {(g.swept[others[0]], g.swept[others[1]]): g.mean for g in groups}
         drawn["heat_map"] = figures.heat_map(others, cells, title=f"{title}: best validation accuracy")
     return drawn

@@ -28,8 +28,7 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
                 f"{override.input_line}: must list its values, as key=1,2,3 or range(…); "
                 "an interval is searched with hydra/sweeper=optuna"
             )
-    keys = [override.get_key_element() for override in overrides if override.is_sweep_override()]
-    fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    keys, fixed = split(overrides)
     (combinations,) = BasicSweeper.split_arguments(list(overrides), None)
     jobs = [compose(sweeper, combination, keys) for combination in combinations]
     if isinstance(sweeper.runner, LocalLauncher):
@@ -38,6 +37,13 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
 
     with recorded(jobs[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
         run_jobs(sweep, jobs, lambda launched: sweeper.runner.launch(launched, initial_job_idx=0))
+
+
+def split(overrides: Sequence[Override]) -> tuple[list[str], list[str]]:
+    """The keys that are swept, and the overrides that all jobs share."""
+    swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
+    shared = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
+    return swept, shared
 
 
 def compose(sweeper: "GridSweeper", combination: Sequence[str], keys: Sequence[str]) -> Job:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -53,3 +54,48 @@ class GridSweeper(Sweeper):
         from hydra_plugins.lenetexp_sweep import _sweeps
 
         _sweeps.grid(self, self.overrides(arguments), Path(self.master.hydra.sweep.dir))
+
+
+@dataclass
+class OptunaSweeperConf(GridSweeperConf):
+    """What can be set as hydra.sweeper.… with hydra/sweeper=optuna."""
+
+    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.OptunaSweeper"
+    n_trials: int = 20
+    # Any of optuna.samplers and optuna.pruners with its arguments; a pruner of null lets every trial end.
+    sampler: dict[str, Any] = field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})
+    pruner: dict[str, Any] | None = None
+    storage: str = "sqlite:///outputs/optuna.db"
+    n_jobs: int = 4  # trials at a time with a launcher that takes them in waves, as Ray's and Slurm's do
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="lenetexp"
+)
+
+
+class OptunaSweeper(GridSweeper):
+    """Searches a space with Optuna: so many trials, in parallel, resumable to just that number.
+
+    A list of values is a choice, range(…) a range, interval(a, b) an interval; tag(log, interval(a, b))
+    one whose logarithm is searched evenly.
+    """
+
+    def __init__(
+        self,
+        params: dict[str, str],
+        n_trials: int,
+        sampler: Any,
+        pruner: Any,
+        storage: str,
+        n_jobs: int,
+    ) -> None:
+        super().__init__(params)
+        self.n_trials, self.sampler, self.pruner = n_trials, sampler, pruner
+        self.storage, self.n_jobs = storage, n_jobs
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs the search that the command line, or a file of conf/sweep/, asks for."""
+        from hydra_plugins.lenetexp_sweep import _search
+
+        _search.search(self, self.overrides(arguments), Path(self.master.hydra.sweep.dir))

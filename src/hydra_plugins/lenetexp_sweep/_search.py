@@ -1,0 +1,233 @@
+"""A search with Optuna: ask for a trial whenever a process is free, tell its result when it is done."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from filelock import FileLock
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    RangeSweep,
+)
+from hydra.core.utils import JobReturn
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hydra_plugins.lenetexp_sweep._sweeps import compose, split
+from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
+from lenetexp import journal
+from lenetexp.config import Job, UserError, one_line
+from lenetexp.report import SweepProgress
+
+if TYPE_CHECKING:
+    from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
+    from lenetexp.sweep import Sweep
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def search(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -> None:
+    """Runs trials until the study has as many as were asked for.
+
+    Raises:
+        UserError: the space or the config is wrong, before anything starts; or, in the end, a trial failed.
+    """
+    if sweeper.n_trials < 1:
+        raise UserError(f"hydra.sweeper.n_trials={sweeper.n_trials}: must be a whole number, 1 or more")
+    keys, fixed = split(overrides)
+    space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
+    if not space:
+        raise UserError(
+            "hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)"
+        )
+    rest = [
+        f"{o.get_key_element()}={o.get_value_element_as_str()}"
+        for o in overrides
+        if not o.is_sweep_override()
+    ]
+    corners = [compose(sweeper, [*rest, *_assignments(corner)], keys) for corner in _corners(space)]
+    if isinstance(sweeper.runner, LocalLauncher):
+        sweeper.runner.warm_up(sweeper.n_trials)  # while MLflow is imported and its store opened
+    from lenetexp.sweep import recorded
+
+    with recorded(corners[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+        study = _study(sweeper, sweep)
+        _Search(sweeper, sweep, study, space, rest, keys).run(corners[0].settings.epochs)
+
+
+class _Search:
+    """A search while it runs."""
+
+    def __init__(
+        self,
+        sweeper: "OptunaSweeper",
+        sweep: "Sweep",
+        study: optuna.Study,
+        space: dict[str, BaseDistribution],
+        rest: Sequence[str],
+        keys: Sequence[str],
+    ) -> None:
+        self.sweeper, self.sweep, self.study = sweeper, sweep, study
+        self.space, self.rest, self.keys = space, rest, keys
+        self.running: dict[int, tuple[Trial, Job]] = {}  # by the job's number
+
+    def run(self, epochs: int) -> None:
+        """All trials that are left."""
+        # Trials that a killed search left unfinished are run first, under their own numbers.
+        left = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+        ended = len(self.study.get_trials(deepcopy=False)) - len(left)
+        if ended:
+            print(f"{ended} of {self.sweeper.n_trials} trials are done already", flush=True)
+        to_do = max(self.sweeper.n_trials - ended, 0)
+        jobs = self._jobs(left, first=ended)
+        runner = self.sweeper.runner
+        with SweepProgress(self.sweep.folder, to_do, to_do * epochs), self._pruning():
+            if isinstance(runner, LocalLauncher):
+                runner.stream(jobs, self._take, first=ended)
+                return
+            number = ended
+            while wave := [job for _, job in zip(range(self.sweeper.n_jobs), jobs, strict=False)]:
+                for result in runner.launch(wave, initial_job_idx=number):
+                    self._take(number, result)
+                    number += 1
+
+    def _jobs(self, left: Sequence[FrozenTrial], first: int) -> Iterator[list[str]]:
+        """Each trial's job, made only when a process is free for it: Optuna then knows the most."""
+        number = first
+        for trial in self._trials(left):
+            job = compose(self.sweeper, [*self.rest, *_assignments(trial.params)], self.keys)
+            if self.sweep.skip(job):
+                self._tell(trial, self.sweep.value_of(job))
+                continue
+            self.sweep.keep()
+            self.running[number] = (trial, job)
+            number += 1
+            yield self.sweep.overrides(job)
+
+    def _trials(self, left: Sequence[FrozenTrial]) -> Iterator[Trial]:
+        for frozen in left:
+            yield Trial(self.study, frozen._trial_id)
+        while len(self.study.get_trials(deepcopy=False)) < self.sweeper.n_trials:
+            yield self.study.ask(self.space)
+
+    def _take(self, number: int, result: JobReturn) -> None:
+        from lenetexp.sweep import failure_of
+
+        trial, job = self.running.pop(number)
+        reason = failure_of(result)
+        if reason:
+            self.sweep.failed(job, reason)
+        self._tell(trial, float("nan") if reason else float(result.return_value))
+        self.sweep.done(job)
+
+    def _tell(self, trial: Trial, value: float) -> None:
+        if isnan(value):
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, value)
+
+    def _pruning(self) -> "_Pruning":
+        return _Pruning(self)
+
+
+class _Pruning:
+    """Tells Optuna of running trials' epochs, and asks those to stop that its pruner gives no hope."""
+
+    def __init__(self, search: _Search) -> None:
+        self.search = search
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.reported: dict[int, int] = {}  # epochs by the trial's number
+
+    def __enter__(self) -> None:
+        if self.search.sweeper.pruner is not None:
+            self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.over.wait(0.2):
+            for number, (trial, _) in list(self.search.running.items()):
+                self._look(trial, self.search.sweep.folder / str(number))
+
+    def _look(self, trial: Trial, folder: Path) -> None:
+        epochs = [e for e in journal.read(folder / journal.NAME) if e["event"] == "epoch"]
+        for event in epochs[self.reported.get(trial.number, 0) :]:
+            trial.report(event["val/accuracy"], event["epoch"])
+            self.reported[trial.number] = event["epoch"]
+            if trial.should_prune():
+                journal.ask_to_stop(folder)
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """What Optuna draws from, of Hydra's sweep syntax.
+
+    Raises:
+        UserError: an interval that Optuna does not take.
+    """
+    value = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            assert value.start is not None and value.end is not None
+            log = "log" in value.tags
+            if "int" in value.tags or (isinstance(value.start, int) and isinstance(value.end, int)):
+                return IntDistribution(int(value.start), int(value.end), log=log)
+            return FloatDistribution(float(value.start), float(value.end), log=log)
+        if isinstance(value, RangeSweep) and not value.shuffle:
+            steps = list(value.range())
+            if all(isinstance(step, int) for step in steps):
+                return IntDistribution(int(steps[0]), int(steps[-1]), step=int(value.step))
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{override.input_line}: {error}") from None
+    return CategoricalDistribution(list(override.sweep_string_iterator()))
+
+
+def _assignments(params: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def _corners(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """Points that show whether a space's values are good: every limit and every choice at least once."""
+    values = []
+    for given in space.values():
+        if isinstance(given, CategoricalDistribution):
+            values.append(list(given.choices))
+        else:
+            assert isinstance(given, (IntDistribution, FloatDistribution))
+            values.append([given.low, given.high])
+    longest = max(map(len, values))
+    return [
+        {key: each[min(i, len(each) - 1)] for key, each in zip(space, values, strict=True)}
+        for i in range(longest)
+    ]
+
+
+def _study(sweeper: "OptunaSweeper", sweep: "Sweep") -> optuna.Study:
+    """The study of this sweep: the one of its earlier command where it is gone on with."""
+    path = Path(sweeper.storage.removeprefix("sqlite:///"))
+    try:
+        if sweeper.storage.startswith("sqlite"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock") if sweeper.storage.startswith("sqlite") else threading.Lock():
+            return optuna.create_study(
+                study_name=sweep.recorder.run_id,
+                storage=sweeper.storage,
+                sampler=sweeper.sampler,
+                pruner=sweeper.pruner or optuna.pruners.NopPruner(),
+                direction="maximize",
+                load_if_exists=True,
+            )
+    except Exception as error:  # whatever a database's driver throws
+        raise UserError(f"hydra.sweeper.storage={sweeper.storage}: {one_line(error)[:200]}") from error
