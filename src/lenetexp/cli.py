@@ -55,6 +55,12 @@ def start(main: Callable[[], None]) -> None:
         if "Config group override" not in str(error):
             raise
         sys.exit("error: a group cannot be null; choose one of its options, e.g. optimizer=sgd")
+    except AssertionError as error:
+        if "Unexpected type for root" not in str(error):
+            raise
+        sys.exit(
+            "error: a setting inside one that is null cannot be set; give the whole, e.g. key={inner:1}"
+        )
     except OSError as error:
         if error.filename is None:
             raise

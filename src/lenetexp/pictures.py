@@ -73,10 +73,9 @@ def like_mnist(grey: Grey, invert: Literal["auto"] | bool, name: str) -> NDArray
     # On a large photo a few dark or light pixels are dust or a glint, and set no scale.
     few = SPECK if ink.size > 100 * SPECK else 1
     shades = np.sort(ink, axis=None)
-    if invert == "auto":
-        invert = bool(paper - shades[few - 1] > shades[-few] - paper)
-    ink = paper - ink if invert else ink - paper
-    darkest = float(paper - shades[few - 1] if invert else shades[-few] - paper)
+    below, above = float(paper - shades[few - 1]), float(shades[-few] - paper)
+    dark_on_light = below > above if invert == "auto" else invert
+    ink, darkest = (paper - ink, below) if dark_on_light else (ink - paper, above)
     if darkest < 16:  # of 255: a scan's noise, not a stroke
         asked = "" if invert == "auto" else f" with invert={str(invert).lower()}"
         raise UserError(f"{name}: must show a sign; it is one flat shade{asked}")

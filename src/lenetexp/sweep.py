@@ -339,7 +339,7 @@ def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
             tests = [row.test_accuracy for row in group.rows if not isnan(row.test_accuracy)]
             body.append(
                 [
-                    *(group.swept.get(key, "") for key in others),
+                    *(_short(group.swept.get(key, "")) for key in others),
                     str(len(group.accuracies)),
                     _percent(group.mean),
                     _percent(group.deviation),
@@ -355,7 +355,7 @@ def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
         head,
         [
             [
-                *(row.swept.get(key, "") for key in others),
+                *(_short(row.swept.get(key, "")) for key in others),
                 _percent(row.val_accuracy),
                 "" if isnan(row.best_epoch) else f"{row.best_epoch:.0f}",
                 _percent(row.test_accuracy),
@@ -374,6 +374,14 @@ def _swept(row: Row) -> str:
 def _ending(row: Row) -> str:
     told = f"{row.status}: {row.reason}" if row.reason else row.status
     return f"{told} (before)" if row.before else told
+
+
+def _short(value: str) -> str:
+    """A number that a search drew, with as many digits as one reads."""
+    try:
+        return value if len(value) <= 8 else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 def _percent(share: float) -> str:

@@ -214,13 +214,16 @@ def _execute(context: bytes, number: int, overrides: list[str]) -> JobReturn:
             sweep_config.hydra.job.id = str(number)
             sweep_config.hydra.job.num = number
         HydraConfig.instance().set_config(sweep_config)
-        return run_job(
+        result = run_job(
             hydra_context=hydra_context,
             task_function=task_function,
             config=sweep_config,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
+        # The sweep has no need of them, and a user's own config may hold what cannot be handed over.
+        result.cfg = result.hydra_cfg = None
+        return result
     except (Interrupted, KeyboardInterrupt):
         return _failed(overrides, "interrupted")
     finally:

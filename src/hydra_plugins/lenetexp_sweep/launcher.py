@@ -1,30 +1,12 @@
 """Hydra's launcher for the cores and GPUs of this machine; hydra/launcher=local is lenetexp's default."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-
-
-@dataclass
-class LocalLauncherConf:
-    """What can be set as hydra.launcher.…"""
-
-    _target_: str = "hydra_plugins.lenetexp_sweep.launcher.LocalLauncher"
-    n_jobs: int | None = (
-        None  # jobs at a time; null: one a core, or per_gpu on each GPU where there are any
-    )
-    per_gpu: int = 4
-
-
-ConfigStore.instance().store(
-    group="hydra/launcher", name="local", node=LocalLauncherConf, provider="lenetexp"
-)
 
 
 class LocalLauncher(Launcher):

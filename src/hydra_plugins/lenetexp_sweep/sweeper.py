@@ -1,11 +1,9 @@
 """Hydra's sweeper for every combination of the values given; hydra/sweeper=grid is lenetexp's default."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -13,17 +11,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-
-
-@dataclass
-class GridSweeperConf:
-    """What can be set as hydra.sweeper.…"""
-
-    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.GridSweeper"
-    params: dict[str, str] = field(default_factory=dict)  # as on the command line: optimizer.lr: 0.01,0.1
-
-
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="lenetexp")
 
 
 class GridSweeper(Sweeper):
@@ -54,24 +41,6 @@ class GridSweeper(Sweeper):
         from hydra_plugins.lenetexp_sweep import _sweeps
 
         _sweeps.grid(self, self.overrides(arguments), Path(self.master.hydra.sweep.dir))
-
-
-@dataclass
-class OptunaSweeperConf(GridSweeperConf):
-    """What can be set as hydra.sweeper.… with hydra/sweeper=optuna."""
-
-    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.OptunaSweeper"
-    n_trials: int = 20
-    # Any of optuna.samplers and optuna.pruners with its arguments; a pruner of null lets every trial end.
-    sampler: dict[str, Any] = field(default_factory=lambda: {"_target_": "optuna.samplers.TPESampler"})
-    pruner: dict[str, Any] | None = None
-    storage: str = "sqlite:///outputs/optuna.db"
-    n_jobs: int = 4  # trials at a time with a launcher that takes them in waves, as Ray's and Slurm's do
-
-
-ConfigStore.instance().store(
-    group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="lenetexp"
-)
 
 
 class OptunaSweeper(GridSweeper):
