@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,11 @@ class _Search:
         reason = failure_of(result)
         if reason:
             self.sweep.failed(job, reason)
-        self._tell(trial, float("nan") if reason else float(result.return_value))
+            self._tell(trial, nan)
+        elif journal.asked_to_stop(self.sweep.folder / str(number)):
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self._tell(trial, float(result.return_value))
         self.sweep.done(job)
 
     def _tell(self, trial: Trial, value: float) -> None:
