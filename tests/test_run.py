@@ -109,12 +109,12 @@ def test_what_a_person_sees(default: Finished) -> None:
     for fact in (
         "61,706 parameters",
         "digits: 1,295 training, 143 validation, 359 test",
-        "40 epochs",
+        "28 epochs",
         "CPU",
     ):
         assert fact in head
     run = default.runs[0]
-    assert len([line for line in rest.splitlines() if line.strip().split()[0].isdigit()]) == 40
+    assert len([line for line in rest.splitlines() if line.strip().split()[0].isdigit()]) == 28
     end = rest[rest.index("Finished in") :]
     for fact in (
         f"{run.data.metrics['test/accuracy']:.2%}",
@@ -159,7 +159,7 @@ def check_record(finished: Finished, epochs: int) -> None:
 
 
 def test_the_record_on_the_embedded_store(default: Finished) -> None:
-    check_record(default, epochs=40)
+    check_record(default, epochs=28)
 
 
 def test_the_weights_score_the_same_in_a_plain_module(default: Finished) -> None:

@@ -145,7 +145,7 @@ def sentence(error: Exception) -> str:
             place = f"{parent} has" if parent else "there are"
             given = overridden[2] or key
             return f"{given}: there is no such setting; {place} {', '.join(keys)}{nearest(last, keys)}"
-        if parent and "object_type=dict" in str(error):
+        if parent and not keys:
             return f"{overridden[2] or key}: {parent} is null; give it whole: {parent}={{{last}:VALUE}}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil, nan
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp import checkpoint, data, device, models, optim, provenance, tracking
-from lenetexp.config import HOW_IT_IS_GIVEN, RunConfig, config_hash, leaves, one_line
+from lenetexp.config import HOW_IT_IS_GIVEN, Dataset, RunConfig, config_hash, leaves, one_line
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
 from lenetexp.interrupt import Interrupted, noted
@@ -57,7 +58,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     """
     began = time.perf_counter()
     where = device.pick(settings.device)
-    images = data.load(settings.dataset, where)
+    images = _images(settings.dataset.model_dump_json(exclude_unset=True), where)
     training = _build(settings, images, where)
     forward = _forward(training.model, settings, where)
     store = tracking.open_store(settings.tracking)
@@ -123,6 +124,12 @@ def _recorded(recorder: tracking.Recorder, folder: Path) -> Iterator[Journal]:
     finally:
         journal.write("end", status=status)
         recorder.end(status)
+
+
+@lru_cache(maxsize=1)
+def _images(dataset: str, where: torch.device) -> Data:
+    """The data that settings, as JSON, name; a process that runs jobs of one sweep loads them once."""
+    return data.load(Dataset.model_validate_json(dataset), where)
 
 
 def _root(settings: RunConfig) -> str | None:

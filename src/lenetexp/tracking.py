@@ -267,12 +267,27 @@ def start_run(
             source=dataset["source"],
             profile=dataset["profile"],
         )
-        context = [InputTag("mlflow.data.context", "training")]
-        client.log_inputs(recorder.run_id, datasets=[DatasetInput(entity, context)])
+        _log_dataset(client, recorder.run_id, entity)
     except BaseException:
         recorder.end("FAILED")
         raise
     return recorder
+
+
+def _log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, tries: int = 5) -> None:
+    """Says what a run was trained on.
+
+    MLflow looks whether it knows the dataset and adds it if not: where several runs do that at once, all
+    but one fail, and find it there when they look again.
+    """
+    given = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+    for left in reversed(range(tries)):
+        try:
+            return client.log_inputs(run_id, datasets=[given])
+        except MlflowException:
+            if left == 0:
+                raise
+            time.sleep(0.1)
 
 
 def start_sweep(store: Store, name: str, identity: str, tags: Mapping[str, str], resume: bool) -> Recorder:

@@ -1,5 +1,6 @@
 """The processes of the local launcher: one job at a time each, kept warm, replaced when one dies."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -197,8 +198,14 @@ def _watch(parent: int) -> None:
 
 def _warm_up() -> int:
     """Imports what jobs need while the parent does other things; gives the process's id."""
-    import lenetexp.experiment  # noqa: F401
+    import mlflow.pytorch  # noqa: F401
 
+    import lenetexp.experiment
+    import lenetexp.figures  # noqa: F401
+
+    # What was imported stays: looking through it for garbage would cost every job half a second.
+    gc.collect()
+    gc.freeze()
     return os.getpid()
 
 
