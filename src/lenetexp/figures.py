@@ -237,7 +237,8 @@ def accuracy_against(
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
         if len(values) <= 8:
-            axes.set_xticks(places, values, rotation=30 if max(map(len, values)) > 6 else 0)
+            crowded = sum(map(len, values)) > 40
+            axes.set_xticks(places, values, rotation=20 if crowded else 0, fontsize=8 if crowded else None)
         lines: dict[str, list[tuple[float, float, float]]] = {}
         for at, accuracy, half_width in points:
             other = ", ".join(at[k] for k in keys if k != key)

@@ -5,9 +5,11 @@ import json
 import shlex
 import statistics
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from math import isnan, nan, prod, sqrt
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,8 @@ def recorded(
     sweep = Sweep(recorder, folder, keys)
     if resume:
         sweep.take_up()
+    # The pictures' library is imported while the jobs run, not when everyone waits for the answer.
+    threading.Thread(target=import_module, args=("lenetexp.figures",), daemon=True).start()
     status = "FAILED"
     try:
         yield sweep
@@ -153,7 +157,7 @@ def recorded(
         bad = [row for row in rows if not row.ended_well]
         if status == "FINISHED" and bad:
             status = "FAILED"
-        answer(rows, keys, folder, recorder, title=f"sweep {folder.name}")
+        answer(rows, keys, folder, recorder)
         recorder.end(status)
         if status == "KILLED":
             again = shlex.join(["python", *[w for w in sys.argv if not w.startswith("resume=")]])
@@ -288,9 +292,7 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
     return sorted(groups, key=lambda group: 2.0 if isnan(group.mean) else -group.mean)
 
 
-def answer(
-    rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Recorder | None, title: str
-) -> None:
+def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Recorder | None) -> None:
     """Prints the table and what to do next; writes table and pictures into `folder` and the parent run."""
     from lenetexp import figures
 
@@ -300,7 +302,7 @@ def answer(
     (folder / "table.txt").write_text(f"{said}\n")
     (folder / "table.csv").write_text(_csv(rows, keys))
     if best is not None:
-        figures.save(_pictures(rows, keys, title), folder / "figures")
+        figures.save(_pictures(rows, keys), folder / "figures")
     print(f"\n{said}\n")
     counts = {
         status: sum(row.status == status for row in rows) for status in sorted({r.status for r in rows})
@@ -406,25 +408,26 @@ def _csv(rows: Sequence[Row], keys: Sequence[str]) -> str:
     return out.getvalue()
 
 
-def _pictures(rows: Sequence[Row], keys: Sequence[str], title: str) -> Mapping[str, Any]:
+def _pictures(rows: Sequence[Row], keys: Sequence[str]) -> Mapping[str, Any]:
     from lenetexp import figures
 
     groups = groups_of(rows)
     others = [key for key in keys if key != SEED]
+    title = " and ".join(keys) if len(keys) < 4 else f"{len(keys)} settings"
     drawn = {
         "learning_curves": figures.sweep_curves(
             [(group.name, [row.curve for row in group.rows if row.curve]) for group in groups],
-            title=f"{title}: learning curves",
+            title=f"learning curves over {title}",
         )
     }
     if others:
         points = [(group.swept, group.mean, group.half_width) for group in groups]
         drawn["accuracy"] = figures.accuracy_against(
-            others, points, title=f"{title}: best validation accuracy"
+            others, points, title=f"best validation accuracy over {title}"
         )
     if len(others) == 2 and 2 * len(groups) >= prod(len({g.swept[key] for g in groups}) for key in others):
         cells = {(g.swept[others[0]], g.swept[others[1]]): g.mean for g in groups}
-        drawn["heat_map"] = figures.heat_map(others, cells, title=f"{title}: best validation accuracy")
+        drawn["heat_map"] = figures.heat_map(others, cells, title=f"best validation accuracy over {title}")
     return drawn
 
 
@@ -438,15 +441,14 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
     if settings.runs is None:
         parent = tracking.find_sweep(store, settings.sweep)
         rows, keys = rows_of(store, parent.run_id), _read_index(store, parent.run_id)["keys"]
-        title = f"sweep {parent.name}"
     else:
         found = tracking.search(store, settings.runs)
         if not found:
             raise UserError(f"runs={settings.runs}: no run of {settings.tracking.experiment} is like that")
         keys = _differing([run.run.data.params for run in found])
         rows = [row_of(run, {key: run.run.data.params.get(key, "") for key in keys}) for run in found]
-        rows, title = sorted(rows, key=_best_first), f"{len(rows)} runs"
-    answer(rows, keys, folder, None, title)
+        rows = sorted(rows, key=_best_first)
+    answer(rows, keys, folder, None)
 
 
 # Keys that may differ between runs without making them different experiments.

@@ -77,9 +77,9 @@ class Worker:
             os.kill(self.pid.result(timeout=GRACE), signal.SIGTERM)
 
     def close(self) -> None:
-        """Ends the process; one that still has a job at once."""
-        if self.job is not None and self.pid.done():
-            with suppress(ProcessLookupError, BrokenProcessPool):
+        """Ends the process at once: it has nothing left to do that would be worth a second's wait."""
+        with suppress(ProcessLookupError, BrokenProcessPool):
+            if self.pid.done():
                 os.kill(self.pid.result(), signal.SIGKILL)
         self.pool.shutdown(cancel_futures=True)
 
