@@ -8,6 +8,7 @@ import re
 import secrets
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -43,6 +44,8 @@ def start(main: Callable[[], None]) -> None:
     A module in the working directory can be named by a `_target_`.
     """
     sys.path.append(str(Path.cwd()))
+    # conf/hydra/launcher/ray.yaml has the name of the plugin's own choice and is checked against it, as meant.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated against ConfigStore")
     # Hydra's own report of an error is a dump; this hands the exception over instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
