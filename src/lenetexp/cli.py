@@ -44,7 +44,7 @@ def start(main: Callable[[], None]) -> None:
     A module in the working directory can be named by a `_target_`.
     """
     sys.path.append(str(Path.cwd()))
-    # conf/hydra/launcher/ray.yaml has the name of the plugin's own choice and is checked against it, as meant.
+    # conf/hydra/launcher/ray.yaml has the name of the plugin's own choice, and is checked against that.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated against ConfigStore")
     # Hydra's own report of an error is a dump; this hands the exception over instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -22,7 +22,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hydra_plugins.lenetexp_sweep._sweeps import compose, split
+from hydra_plugins.lenetexp_sweep._sweeps import compose, split, warm
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import journal
 from lenetexp.config import Job, UserError, one_line
@@ -55,13 +55,12 @@ def search(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path
         if not o.is_sweep_override()
     ]
     corners = [compose(sweeper, [*rest, *_assignments(corner)], keys) for corner in _corners(space)]
-    if isinstance(sweeper.runner, LocalLauncher):
-        sweeper.runner.warm_up(sweeper.n_trials)  # while MLflow is imported and its store opened
-    from lenetexp.sweep import recorded
+    with warm(sweeper.runner, sweeper.n_trials):
+        from lenetexp.sweep import recorded
 
-    with recorded(corners[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
-        study = _study(sweeper, sweep)
-        _Search(sweeper, sweep, study, space, rest, keys).run(corners[0].settings.epochs)
+        with recorded(corners[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+            study = _study(sweeper, sweep)
+            _Search(sweeper, sweep, study, space, rest, keys).run(corners[0].settings.epochs)
 
 
 class _Search:

@@ -1,11 +1,13 @@
 """From what Hydra parsed to lenetexp's jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
+from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
@@ -31,12 +33,24 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
     keys, fixed = split(overrides)
     (combinations,) = BasicSweeper.split_arguments(list(overrides), None)
     jobs = [compose(sweeper, combination, keys) for combination in combinations]
-    if isinstance(sweeper.runner, LocalLauncher):
-        sweeper.runner.warm_up(len(jobs))  # while MLflow is imported and its store opened
-    from lenetexp.sweep import recorded, run_jobs
+    with warm(sweeper.runner, len(jobs)):
+        from lenetexp.sweep import recorded, run_jobs
 
-    with recorded(jobs[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
-        run_jobs(sweep, jobs, lambda launched: sweeper.runner.launch(launched, initial_job_idx=0))
+        with recorded(jobs[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+            run_jobs(sweep, jobs, lambda launched: sweeper.runner.launch(launched, initial_job_idx=0))
+
+
+@contextmanager
+def warm(runner: Launcher, at_most: int) -> Iterator[None]:
+    """Starts the local launcher's processes while MLflow is imported and its store opened."""
+    if not isinstance(runner, LocalLauncher):
+        yield
+        return
+    runner.warm_up(at_most)
+    try:
+        yield
+    finally:
+        runner.close()
 
 
 def split(overrides: Sequence[Override]) -> tuple[list[str], list[str]]:

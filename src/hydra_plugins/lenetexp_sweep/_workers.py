@@ -48,7 +48,8 @@ class Worker:
         spawn = multiprocessing.get_context("spawn")
         with env_override(self.environment):
             self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_prepare)
-            self.pid: Future[int] = self.pool.submit(_warm_up)
+            self.pid: Future[int] = self.pool.submit(os.getpid)
+        self.pool.submit(_warm_up)
 
     def give(self, launcher: "LocalLauncher", number: int, overrides: Overrides) -> None:
         """Lets the process run a job."""
@@ -78,9 +79,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process at once: it has nothing left to do that would be worth a second's wait."""
-        with suppress(ProcessLookupError, BrokenProcessPool):
-            if self.pid.done():
-                os.kill(self.pid.result(), signal.SIGKILL)
+        with suppress(ProcessLookupError, BrokenProcessPool, TimeoutError):
+            os.kill(self.pid.result(timeout=GRACE), signal.SIGKILL)
         self.pool.shutdown(cancel_futures=True)
 
 
@@ -96,7 +96,7 @@ def run(
     take: Callable[[int, JobReturn], None],
     first: int,
 ) -> None:
-    """Runs what `jobs` gives on all workers, and ends them; see `LocalLauncher.stream`.
+    """Runs what `jobs` gives on all workers; see `LocalLauncher.stream`.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; it was passed on, and the jobs have ended.
@@ -105,34 +105,30 @@ def run(
     Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     numbered = enumerate(jobs, first)
     more = True
-    try:
-        with noted() as stop_if_asked:
-            try:
-                while True:
-                    for worker in workers:
-                        if worker.job is None and more:
-                            number, overrides = next(numbered, (first, None))
-                            if overrides is None:
-                                more = False
-                            else:
-                                worker.give(launcher, number, overrides)
-                    running = [worker for worker in workers if worker.job is not None]
-                    if not running:
-                        return
-                    wait([w.job[2] for w in running if w.job], timeout=0.2, return_when=FIRST_COMPLETED)
-                    stop_if_asked()
-                    for worker in running:
-                        if worker.job is not None and worker.job[2].done():
-                            take(*worker.take())
-            except Interrupted:
+    with noted() as stop_if_asked:
+        try:
+            while True:
+                for worker in workers:
+                    if worker.job is None and more:
+                        number, overrides = next(numbered, (first, None))
+                        if overrides is None:
+                            more = False
+                        else:
+                            worker.give(launcher, number, overrides)
                 running = [worker for worker in workers if worker.job is not None]
+                if not running:
+                    return
+                wait([w.job[2] for w in running if w.job], timeout=0.2, return_when=FIRST_COMPLETED)
+                stop_if_asked()
                 for worker in running:
-                    worker.ask_to_end()
-                wait([w.job[2] for w in running if w.job], timeout=GRACE)
-                raise
-    finally:
-        for worker in workers:
-            worker.close()
+                    if worker.job is not None and worker.job[2].done():
+                        take(*worker.take())
+        except Interrupted:
+            running = [worker for worker in workers if worker.job is not None]
+            for worker in running:
+                worker.ask_to_end()
+            wait([w.job[2] for w in running if w.job], timeout=GRACE)
+            raise
 
 
 def _places(launcher: "LocalLauncher") -> list[dict[str, str]]:
@@ -196,8 +192,8 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _warm_up() -> int:
-    """Imports what jobs need while the parent does other things; gives the process's id."""
+def _warm_up() -> None:
+    """Imports what jobs need while the parent does other things."""
     import mlflow.pytorch  # noqa: F401
 
     import lenetexp.experiment
@@ -206,7 +202,6 @@ def _warm_up() -> int:
     # What was imported stays: looking through it for garbage would cost every job half a second.
     gc.collect()
     gc.freeze()
-    return os.getpid()
 
 
 def _execute(context: bytes, number: int, overrides: list[str]) -> JobReturn:

@@ -39,9 +39,14 @@ class LocalLauncher(Launcher):
             in the jobs' order; a job that failed, or whose process died, with its exception.
         """
         results: dict[int, JobReturn] = {}
-        if not self.workers:
+        cold = not self.workers
+        if cold:
             self.warm_up(len(job_overrides))
-        self.stream(iter(job_overrides), results.__setitem__, initial_job_idx)
+        try:
+            self.stream(iter(job_overrides), results.__setitem__, initial_job_idx)
+        finally:
+            if cold:
+                self.close()
         return [results[number] for number in sorted(results)]
 
     def stream(
@@ -60,4 +65,9 @@ class LocalLauncher(Launcher):
         from hydra_plugins.lenetexp_sweep import _workers
 
         _workers.run(self, self.workers, jobs, take, first)
+
+    def close(self) -> None:
+        """Ends the processes at once."""
+        for worker in self.workers:
+            worker.close()
         self.workers = []
