@@ -324,7 +324,14 @@ class Job:
     @property
     def name(self) -> str:
         """What tells it from the sweep's other runs."""
-        return " ".join(f"{key}={value}" for key, value in self.swept.items())
+        return swept_name(self.swept)
+
+
+def swept_name(swept: Mapping[str, str]) -> str:
+    """Swept keys and values as one says them: lr=0.1 activation=relu; whole keys where ends are the same."""
+    ends = [key.rpartition(".")[2] for key in swept]
+    said = ends if len(set(ends)) == len(ends) else list(swept)
+    return " ".join(f"{key}={value}" for key, value in zip(said, swept.values(), strict=True))
 
 
 # Keys that say how a run is given, not what is run.

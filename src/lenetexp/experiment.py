@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp import checkpoint, data, device, models, optim, provenance, tracking
-from lenetexp.config import HOW_IT_IS_GIVEN, Dataset, RunConfig, config_hash, leaves, one_line
+from lenetexp.config import HOW_IT_IS_GIVEN, Dataset, RunConfig, config_hash, leaves, one_line, swept_name
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
 from lenetexp.interrupt import Interrupted, noted
@@ -73,7 +73,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     with noted() as stop_if_asked:
         recorder = tracking.start_run(
             store,
-            name=" ".join(f"{key}={value}" for key, value in swept.items()) or folder.name,
+            name=swept_name(swept) or folder.name,
             # A swept group, as optimizer=sgd,adam, is no leaf of the config; the runs' table shows it, too.
             params={**swept, **dict(leaves(config))},
             tags={

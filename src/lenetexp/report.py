@@ -11,6 +11,7 @@ import psutil
 from tqdm import tqdm
 
 from lenetexp import journal
+from lenetexp.config import swept_name
 
 if TYPE_CHECKING:  # a sweep's parent has no need of torch
     from torch import Tensor, nn
@@ -169,7 +170,7 @@ class SweepProgress:
             running += end is None
             if end is not None and path not in self.told:
                 self.told.add(path)
-                named = " ".join(f"{k}={v}" for k, v in events[0]["swept"].items())
+                named = swept_name(events[0]["swept"])
                 seconds = (end["time"] - events[0]["time"]) / 1000
                 Progress.write(
                     f"  [{len(self.told)}/{self.jobs}] {named}: {end['status'].lower()}, "

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp import tracking
-from lenetexp.config import CompareConfig, Job, RunConfig, UserError
+from lenetexp.config import CompareConfig, Job, RunConfig, UserError, swept_name
 from lenetexp.interrupt import Interrupted
 from lenetexp.report import SweepProgress, lines, shown, table
 from lenetexp.tracking import Recorder, Store, Stored
@@ -136,7 +136,7 @@ def recorded(
     identity = hashlib.sha256(json.dumps([sorted(keys), sorted(own)]).encode()).hexdigest()[:12]
     resume = settings.resume is True
     recorder = tracking.start_sweep(
-        store, folder.name, identity, {"lenetexp.folder": str(folder.resolve())}, resume
+        store, " × ".join(keys), identity, {"lenetexp.folder": str(folder.resolve())}, resume
     )
     sweep = Sweep(recorder, folder, keys)
     if resume:
@@ -257,7 +257,7 @@ class Group:
     @property
     def name(self) -> str:
         """What tells it from the others."""
-        return " ".join(f"{key}={value}" for key, value in self.swept.items()) or "all runs"
+        return swept_name(self.swept) or "all runs"
 
     @property
     def accuracies(self) -> list[float]:
@@ -311,7 +311,7 @@ def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Rec
         ("runs", ", ".join(f"{count} {status}" for status, count in counts.items())),
     ]
     if best is not None:
-        named = " ".join(f"{key}={value}" for key, value in best.swept.items())
+        named = swept_name(best.swept)
         ends += [
             ("best run", f"{named}: validation {best.val_accuracy:.2%}, test {best.test_accuracy:.2%}"),
             ("predict", f"python scripts/predict.py run={best.run_id}"),
@@ -350,7 +350,9 @@ def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
                     str(sum(not row.ended_well for row in group.rows)),
                 ]
             )
-        failed = [f"{_swept(row)}: {row.reason or row.status}" for row in rows if not row.ended_well]
+        failed = [
+            f"{swept_name(row.swept)}: {row.reason or row.status}" for row in rows if not row.ended_well
+        ]
         return "\n".join([table(head, body), *failed])
     head = [*others, "validation", "epoch", "test", "seconds", "status"]
     return table(
@@ -367,10 +369,6 @@ def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
             for row in rows
         ],
     )
-
-
-def _swept(row: Row) -> str:
-    return " ".join(f"{key}={value}" for key, value in row.swept.items())
 
 
 def _ending(row: Row) -> str:
