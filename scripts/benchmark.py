@@ -4,13 +4,14 @@ Both sides take turns, so that a busy machine slows both; medians are printed, a
 
     python scripts/benchmark.py --root FOLDER        the folder holds MNIST/raw/…
 
-Three measurements: the training loop alone at several batch sizes, in one process; whole commands,
-from start to exit; and what share of a whole run goes to MLflow.
+Four measurements: the training loop alone at several batch sizes, in one process; whole commands,
+from start to exit; what share of a whole run goes to MLflow; and a sweep of eight runs.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import statistics
 import subprocess
@@ -197,6 +198,53 @@ def compare_commands(root: str, epochs: int, rounds: int) -> None:
     print(f"  plain {a:.1f} s, lenetexp {b:.1f} s, ratio {a / b:.2f}", flush=True)
 
 
+def compare_sweeps(root: str, jobs: int, rounds: int) -> None:
+    """Prints the wall time of a sweep of one-epoch runs, and of as many plain commands in a row.
+
+    Beside it, what a run costs in a process that has had one before: everything that is not its epochs.
+    """
+    print(f"\nsweep, {jobs} runs of one epoch of MNIST at batch size 16, {rounds} times each, in turn")
+    plain = [sys.executable, __file__, PLAIN, "--root", root, "--epochs", "1"]
+    run = str(PROJECT / "scripts" / "run.py")
+    ours = [sys.executable, run, "-m", "experiment=tutorial", f"dataset.root={root}", "epochs=1"]
+    ours.append(f"seed=range({jobs})")
+    seconds: tuple[list[float], list[float]] = ([], [])
+    beyond: list[float] = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for commands, spent in (([plain] * jobs, seconds[0]), ([ours], seconds[1])):
+                began = time.perf_counter()
+                for command in commands:
+                    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+                spent.append(time.perf_counter() - began)
+            beyond += beyond_training(Path(folder))
+    a, b = (statistics.median(spent) for spent in seconds)
+    print(f"  plain {a:.1f} s, lenetexp {b:.1f} s, ratio {a / b:.2f}")
+    print(
+        f"  a run beyond its epochs, in a warm process: {statistics.median(beyond):.2f} s "
+        f"({min(beyond):.2f} to {max(beyond):.2f}, {len(beyond)} runs)",
+        flush=True,
+    )
+
+
+def beyond_training(folder: Path) -> list[float]:
+    """Of each run below `folder` that had one before it in its process: seconds outside its epochs."""
+    from lenetexp import journal
+
+    by_process: dict[int, list[list[dict[str, Any]]]] = {}
+    for path in folder.rglob(journal.NAME):
+        events = journal.read(path)
+        by_process.setdefault(events[0]["pid"], []).append(events)
+    seconds = []
+    for runs in by_process.values():
+        runs.sort(key=lambda events: events[0]["time"])
+        for before, events in itertools.pairwise(runs):
+            whole = events[-1]["time"] - before[-1]["time"]
+            epochs = max(e["time"] for e in events if e["event"] == "epoch") - events[0]["time"]
+            seconds.append((whole - epochs) / 1000)
+    return seconds
+
+
 def tracking_share(root: str, epochs: int) -> None:
     """Prints what share of a whole run's wall time is spent on MLflow, its imports included."""
     print(f"\ntracking, the tutorial's recipe, {epochs} epochs")
@@ -252,9 +300,10 @@ def main() -> None:
     parser.add_argument("--root", default=str(PROJECT.parent / "shared/data"), help="holds MNIST/raw")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--images", type=int, default=20_000, help="images an epoch of the loops")
-    parser.add_argument("--rounds", type=int, default=7, help="epochs of each loop")
+    parser.add_argument("--rounds", type=int, default=7, help="epochs of each loop; 0 for none")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of each whole command")
     parser.add_argument("--commands", type=int, default=2, help="whole commands of each side; 0 for none")
+    parser.add_argument("--sweeps", type=int, default=1, help="sweeps of each side; 0 for none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
     parser.add_argument(PLAIN, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -269,10 +318,13 @@ def main() -> None:
         return
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"torch {torch.__version__}, {kind}, {options.threads} threads, {os.cpu_count()} cores")
-    compare_loops(root, options.batch_sizes, options.images, options.rounds)
+    if options.rounds:
+        compare_loops(root, options.batch_sizes, options.images, options.rounds)
     if options.commands:
         compare_commands(root, options.epochs, options.commands)
         tracking_share(root, options.epochs)
+    if options.sweeps:
+        compare_sweeps(root, 8, options.sweeps)
 
 
 if __name__ == "__main__":

@@ -328,7 +328,7 @@ class Job:
 
 
 def swept_name(swept: Mapping[str, str]) -> str:
-    """Swept keys and values as one says them: lr=0.1 activation=relu; whole keys where ends are the same."""
+    """Swept keys and values as one says them: lr=0.1 activation=relu; whole keys if ends are the same."""
     ends = [key.rpartition(".")[2] for key in swept]
     said = ends if len(set(ends)) == len(ends) else list(swept)
     return " ".join(f"{key}={value}" for key, value in zip(said, swept.values(), strict=True))
