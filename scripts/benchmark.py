@@ -217,7 +217,7 @@ def compare_sweeps(root: str, jobs: int, rounds: int) -> None:
                 for command in commands:
                     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
                 spent.append(time.perf_counter() - began)
-            beyond += beyond_training(Path(folder))
+            beyond += beyond_training(Path(folder) / "outputs" / "sweeps")
     a, b = (statistics.median(spent) for spent in seconds)
     print(f"  plain {a:.1f} s, lenetexp {b:.1f} s, ratio {a / b:.2f}")
     print(

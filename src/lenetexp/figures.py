@@ -34,7 +34,7 @@ def save(figures: Mapping[str, Figure], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         # Little compression: half the time of the default for a fifth more bytes.
-        figure.savefig(folder / f"{name}.png", dpi=120, pil_kwargs={"compress_level": 2})
+        figure.savefig(folder / f"{name}.png", dpi=110, pil_kwargs={"compress_level": 2})
 
 
 def learning_curves(

@@ -51,8 +51,12 @@ def _packages() -> str:
     return "\n".join([header, *sorted(packages, key=str.lower), ""])
 
 
+@cache
 def _git(*command: str) -> str | None:
-    """What git says of lenetexp's own checkout; None where there is no git or no checkout."""
+    """What git says of lenetexp's own checkout; None where there is no git or no checkout.
+
+    Asked once a process: what it imported is the code as it was then.
+    """
     if not (PROJECT / ".git").exists():
         return None
     try:

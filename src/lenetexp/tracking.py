@@ -223,6 +223,8 @@ class Recorder:
             serialization_format="pt2",
             # Named, because MLflow takes 8 to 28 s to work them out.
             pip_requirements=[f"torch=={version('torch').split('+')[0]}"],
+            # MLflow would load the net again to try it: half of what the whole call costs.
+            validate_serving_input=False,
             # Not by a context of MLflow's, which would close the run.
             run_id=self.run_id,
         )
