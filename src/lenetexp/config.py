@@ -331,7 +331,15 @@ def swept_name(swept: Mapping[str, str]) -> str:
     """Swept keys and values as one says them: lr=0.1 activation=relu; whole keys if ends are the same."""
     ends = [key.rpartition(".")[2] for key in swept]
     said = ends if len(set(ends)) == len(ends) else list(swept)
-    return " ".join(f"{key}={value}" for key, value in zip(said, swept.values(), strict=True))
+    return " ".join(f"{key}={short(value)}" for key, value in zip(said, swept.values(), strict=True))
+
+
+def short(value: str) -> str:
+    """A number that a search drew, with as many digits as one reads."""
+    try:
+        return value if len(value) <= 8 else f"{float(value):.4g}"
+    except ValueError:
+        return value
 
 
 # Keys that say how a run is given, not what is run.

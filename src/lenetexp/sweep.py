@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp import tracking
-from lenetexp.config import CompareConfig, Job, RunConfig, UserError, swept_name
+from lenetexp.config import CompareConfig, Job, RunConfig, UserError, short, swept_name
 from lenetexp.interrupt import Interrupted
 from lenetexp.report import SweepProgress, lines, shown, table
 from lenetexp.tracking import Recorder, Store, Stored
@@ -341,7 +341,7 @@ def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
             tests = [row.test_accuracy for row in group.rows if not isnan(row.test_accuracy)]
             body.append(
                 [
-                    *(_short(group.swept.get(key, "")) for key in others),
+                    *(short(group.swept.get(key, "")) for key in others),
                     str(len(group.accuracies)),
                     _percent(group.mean),
                     _percent(group.deviation),
@@ -359,7 +359,7 @@ def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
         head,
         [
             [
-                *(_short(row.swept.get(key, "")) for key in others),
+                *(short(row.swept.get(key, "")) for key in others),
                 _percent(row.val_accuracy),
                 "" if isnan(row.best_epoch) else f"{row.best_epoch:.0f}",
                 _percent(row.test_accuracy),
@@ -374,14 +374,6 @@ def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
 def _ending(row: Row) -> str:
     told = f"{row.status}: {row.reason}" if row.reason else row.status
     return f"{told} (before)" if row.before else told
-
-
-def _short(value: str) -> str:
-    """A number that a search drew, with as many digits as one reads."""
-    try:
-        return value if len(value) <= 8 else f"{float(value):.4g}"
-    except ValueError:
-        return value
 
 
 def _percent(share: float) -> str:
