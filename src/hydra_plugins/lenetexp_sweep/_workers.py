@@ -199,8 +199,8 @@ def _warm_up() -> None:
     import lenetexp.experiment
     import lenetexp.figures  # noqa: F401
 
-    # What was imported stays: looking through it for garbage would cost every job half a second. And a job's
-    # own garbage in cycles is little: it is looked for seldom.
+    # What was imported stays: looking through it for garbage would cost every job half a second. What a job
+    # leaves in cycles is little: it is looked for seldom.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -1,0 +1,455 @@
+"""Sweeps through the command line: the others go on, the answer names what failed, resume runs only that."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from omegaconf import OmegaConf
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from conftest import PROJECT, run_script
+from hydra_plugins.lenetexp_sweep import _search, _workers
+from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
+from lenetexp import figures, journal
+from lenetexp.config import swept_name
+from lenetexp.sweep import Group, Row
+
+pytestmark = pytest.mark.xdist_group("sweep")
+
+# A net of one's own that does after some training what its setting says.
+MINE = """
+import os, signal
+from lenetexp.models import LeNet
+
+class Net(LeNet):
+    def __init__(self, how, **settings):
+        super().__init__(**settings)
+        self.how, self.steps = how, 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps > 60 and self.how == "raise":
+            raise RuntimeError("a fault\\nof two lines")
+        if self.steps > 60 and self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x) * (float("inf") if self.steps > 60 and self.how == "diverge" else 1)
+"""
+SWEEP = [
+    "-m", "experiment=smoke", "model._target_=mine.Net", "+model.how=ok,raise,diverge,kill", "optimizer.lr=1e-3,2e-3",
+]  # fmt: skip
+
+
+@dataclass
+class Store:
+    """What a sweep left in MLflow."""
+
+    cwd: Path
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.cwd}/outputs/mlflow.db")
+
+    @property
+    def runs(self) -> list[Run]:
+        experiment = self.client.get_experiment_by_name("lenetexp")
+        return list(self.client.search_runs([experiment.experiment_id]))
+
+    @property
+    def parents(self) -> list[Run]:
+        return [run for run in self.runs if "lenetexp.sweep" in run.data.tags]
+
+    @property
+    def children(self) -> list[Run]:
+        return [run for run in self.runs if "mlflow.parentRunId" in run.data.tags]
+
+    def epochs(self, run: Run) -> list[int]:
+        return [metric.step for metric in self.client.get_metric_history(run.info.run_id, "val/loss")]
+
+
+@dataclass
+class Swept(Store):
+    """A sweep that ran, and what it printed."""
+
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """Eight runs, of which two raise, two diverge and two kill their process."""
+    cwd = tmp_path_factory.mktemp("sweep")
+    (cwd / "mine.py").write_text(MINE)
+    return Swept(cwd, run_script("run", *SWEEP, cwd=cwd, timeout=300))
+
+
+@pytest.fixture(scope="module")
+def states(first: Swept) -> list[tuple[str, str]]:
+    """Each run's setting and status, after the first command."""
+    return sorted((run.data.tags["swept.model.how"], run.info.status) for run in first.children)
+
+
+@pytest.fixture(scope="module")
+def again(first: Swept, states: list[tuple[str, str]]) -> Swept:
+    """The same command with resume=true."""
+    return Swept(first.cwd, run_script("run", *SWEEP, "resume=true", cwd=first.cwd, timeout=300))
+
+
+def test_a_run_that_fails_takes_no_other_along(first: Swept, states: list[tuple[str, str]]) -> None:
+    assert states == [
+        *[("diverge", "FINISHED")] * 2,
+        *[("kill", "KILLED")] * 2,
+        *[("ok", "FINISHED")] * 2,
+        *[("raise", "FAILED")] * 2,
+    ]
+    assert first.done.returncode == 1
+    assert first.done.stderr.strip() == "error: 4 of 8 runs failed; resume=true runs only those again"
+
+
+def test_the_table_says_what_became_of_every_run(first: Swept) -> None:
+    (table,) = first.cwd.glob("outputs/sweeps/*/table.txt")
+    text = table.read_text()
+    assert text in first.done.stdout
+    assert text.count("failed: RuntimeError: a fault of two lines") == 2
+    assert text.count("killed: its process died") == 2
+    assert text.count("diverged: the loss stopped being finite in epoch") == 2
+    assert "1 sweep" not in text and len(table.with_suffix(".csv").read_text().splitlines()) == 9
+    assert "2 diverged, 2 failed, 2 finished, 2 killed" in first.done.stdout
+
+
+def test_the_record_nests_the_runs_below_their_sweep(first: Swept, states: list[tuple[str, str]]) -> None:
+    (parent,) = first.parents
+    assert {run.data.tags["mlflow.parentRunId"] for run in first.children} == {parent.info.run_id}
+    for run in first.children:
+        assert run.data.params["optimizer.lr"] == str(float(run.data.tags["swept.optimizer.lr"]))
+        assert (
+            run.info.run_name
+            == f"how={run.data.params['model.how']} lr={run.data.tags['swept.optimizer.lr']}"
+        )
+    held = {entry.path for entry in first.client.list_artifacts(parent.info.run_id)}
+    assert held == {"sweep.json", "table.txt", "table.csv", "figures"}
+    drawn = {entry.path for entry in first.client.list_artifacts(parent.info.run_id, "figures")}
+    assert drawn == {f"figures/{name}.png" for name in ("accuracy", "heat_map", "learning_curves")}
+    assert not any(run.info.status == "RUNNING" for run in first.runs)
+
+
+def test_each_run_has_a_log_of_its_own(first: Swept) -> None:
+    logs = {path.parent.name: path.read_text() for path in first.cwd.glob("outputs/sweeps/*/*/log.txt")}
+    assert len([log for log in logs.values() if "Traceback" in log and "a fault" in log]) >= 2
+    assert all("61,706 parameters" in log for log in logs.values())
+    assert "Traceback" not in first.done.stdout + first.done.stderr
+
+
+def test_resume_runs_only_what_is_not_finished(again: Swept) -> None:
+    assert "4 of 8 runs are finished already and are not run again" in again.done.stdout
+    count = {how: 0 for how in ("ok", "diverge", "raise", "kill")}
+    for run in again.children:
+        count[run.data.tags["swept.model.how"]] += 1
+    assert count == {"ok": 2, "diverge": 2, "raise": 4, "kill": 4}
+    assert len(again.parents) == 1, "the sweep is gone on with, not begun anew"
+    assert not any(run.info.status == "RUNNING" for run in again.runs)
+
+
+def test_compare_gives_the_same_table_from_mlflow_alone(again: Swept) -> None:
+    compared = run_script("compare", cwd=again.cwd)
+    assert compared.returncode == 0, compared.stderr
+    table = sorted(again.cwd.glob("outputs/sweeps/*/table.txt"))[-1].read_text()
+    assert table.count("\n") == 9 and table in compared.stdout
+    some = run_script("compare", "runs='tags.`swept.model.how` = \"ok\"'", cwd=again.cwd)
+    assert "2 finished" in some.stdout and "optimizer.lr" in some.stdout and "raise" not in some.stdout
+
+
+def test_prediction_takes_a_run_and_never_the_sweep_itself(again: Swept) -> None:
+    done = run_script("predict", "run=latest", "trust=[mine]", "count=3", cwd=again.cwd)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("predicted:") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["optimizer.lr=0.1,-1"], "optimizer.lr=-1: must be a number above 0"),
+        (["optimizer=sgd,adamm"], "optimizer=adamm: must be one of"),
+        (["optimizer.lr=interval(0,1)"], "optimizer.lr=interval(0,1): must list its values"),
+        (["sweep=lrr"], "sweep=lrr: must be one of"),
+        (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: must be given a space"),
+        (
+            ["hydra/sweeper=optuna", "optimizer.lr=interval(-1,1)"],
+            "optimizer.lr=-1.0: must be a number above 0",
+        ),
+    ],
+)
+def test_every_config_is_judged_before_the_first_run(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    done = run_script("run", "-m", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {said}") and len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+SEARCH = [
+    "-m",
+    "hydra/sweeper=optuna",
+    "experiment=smoke",
+    "epochs=1",
+    "optimizer.lr=tag(log,interval(1e-4,1e-2))",
+]
+
+
+def trials(cwd: Path) -> list[optuna.trial.FrozenTrial]:
+    storage = f"sqlite:///{cwd}/outputs/optuna.db"
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def test_a_search_goes_on_to_just_the_number_asked_for(tmp_path: Path) -> None:
+    done = run_script("run", *SEARCH, "hydra.sweeper.n_trials=3", cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [trial.state.name for trial in trials(tmp_path)] == ["COMPLETE"] * 3
+    done = run_script("run", *SEARCH, "hydra.sweeper.n_trials=5", "resume=true", cwd=tmp_path, timeout=300)
+    assert "3 of 5 trials are done already" in done.stdout
+    found = trials(tmp_path)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 5
+    values = {run.data.metrics["best/val_accuracy"] for run in Store(tmp_path).children}
+    assert {trial.value for trial in found} == values
+
+
+# What needs no process of its own.
+
+
+def parsed(text: str) -> Any:
+    return OverridesParser.create().parse_override(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=relu,tanh", CategoricalDistribution(["relu", "tanh"])),
+        ("a=choice(1,2)", CategoricalDistribution(["1", "2"])),
+        ("a=range(5,30,5)", IntDistribution(5, 25, step=5)),
+        ("a=interval(1,4)", IntDistribution(1, 4)),
+        ("a=interval(0.5,2)", FloatDistribution(0.5, 2.0)),
+        ("a=tag(log,interval(1e-4,1.0))", FloatDistribution(1e-4, 1.0, log=True)),
+    ],
+)
+def test_hydras_sweep_syntax_is_a_search_space(text: str, expected: object) -> None:
+    assert _search.distribution(parsed(text)) == expected
+
+
+def rows(*accuracies: float) -> tuple[Row, ...]:
+    return tuple(Row({"seed": str(i)}, "finished", val_accuracy=a) for i, a in enumerate(accuracies))
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    """Three values: mean 0.92, deviation 0.02; t for 97.5 % and two degrees of freedom is 4.303."""
+    group = Group({}, rows(0.90, 0.92, 0.94))
+    assert group.mean == pytest.approx(0.92)
+    assert group.deviation == pytest.approx(0.02)
+    assert group.half_width == pytest.approx(4.3027 * 0.02 / 3**0.5, rel=1e-4)
+
+
+def test_a_torn_last_line_of_a_journal_is_not_read(tmp_path: Path) -> None:
+    book = journal.Journal(tmp_path)
+    book.write("start", epochs=2)
+    book.write("epoch", epoch=1)
+    with book.path.open("a") as file:
+        file.write('{"event": "epo')
+    assert [event["event"] for event in journal.read(book.path)] == ["start", "epoch"]
+    assert journal.read(tmp_path / "none") == []
+
+
+def places(
+    monkeypatch: pytest.MonkeyPatch, gpus: str, n_jobs: int | None, device: str = "auto"
+) -> list[Any]:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    launcher = LocalLauncher(n_jobs=n_jobs, per_gpu=2)
+    launcher.config = OmegaConf.create({"device": {"name": device}})
+    return _workers._places(launcher)
+
+
+def test_runs_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_a_core = places(monkeypatch, gpus="", n_jobs=None)
+    assert [place["OMP_NUM_THREADS"] for place in one_a_core] == ["1"] * 8
+    assert [place["OMP_NUM_THREADS"] for place in places(monkeypatch, gpus="", n_jobs=2)] == ["4"] * 2
+    spread = places(monkeypatch, gpus="3,5", n_jobs=None)
+    assert [place["CUDA_VISIBLE_DEVICES"] for place in spread] == ["3", "5", "3", "5"]
+    assert len(places(monkeypatch, gpus="3,5", n_jobs=None, device="cpu")) == 8
+
+
+def test_names_are_short_where_nothing_is_lost() -> None:
+    assert swept_name({"optimizer.lr": "0.1", "model.activation": "relu"}) == "lr=0.1 activation=relu"
+    assert swept_name({"a.lr": "1", "b.lr": "2"}) == "a.lr=1 b.lr=2"
+    assert swept_name({"optimizer.lr": "0.011986907993324093"}) == "lr=0.01199"
+
+
+def test_pictures_of_a_sweep_carry_its_keys(tmp_path: Path) -> None:
+    keys = ["optimizer.lr", "model.activation"]
+    grid = [
+        ({keys[0]: lr, keys[1]: a}, 0.5, float("nan")) for lr in ("0.1", "0.01") for a in ("relu", "tanh")
+    ]
+    drawn = figures.accuracy_against(keys, grid, "t")
+    assert [axes.get_xlabel() for axes in drawn.axes] == keys
+    assert [axes.get_xscale() for axes in drawn.axes] == ["log", "linear"]
+    heat = figures.heat_map(keys, {(at[keys[0]], at[keys[1]]): y for at, y, _ in grid}, "t")
+    assert [label.get_text() for label in heat.axes[0].get_yticklabels()] == ["0.01", "0.1"]
+    curves = figures.sweep_curves([(f"run {i}", [[(1, 0.1), (2, 0.2)]]) for i in range(40)], "t")
+    assert "best 12 of 40" in curves.axes[0].get_legend().get_title().get_text()
+    figures.save({"a": drawn, "b": heat, "c": curves}, tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+# Long ones.
+
+
+@dataclass
+class Started:
+    """A command that runs in a process group of its own."""
+
+    process: subprocess.Popen[str]
+    cwd: Path
+
+    def wait_for_runs(self, count: int, ended: int) -> None:
+        """Until so many runs have begun and so many have ended."""
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            books = [journal.read(path) for path in self.cwd.glob("outputs/sweeps/*/*/journal.jsonl")]
+            books = [book for book in books if any(event["event"] == "epoch" for event in book)]
+            if len(books) >= count and sum(book[-1]["event"] == "end" for book in books) >= ended:
+                return
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.2)
+        raise AssertionError("no such state within 200 s")
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def gone(processes: Sequence[psutil.Process], within: float) -> bool:
+    """Whether all have ended."""
+    return not psutil.wait_procs(processes, timeout=within)[1]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Any]:
+    started: list[Started] = []
+
+    def call(*arguments: str) -> Started:
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "scripts" / "run.py"), *arguments],
+            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        )  # fmt: skip
+        started.append(Started(process, tmp_path))
+        return started[-1]
+
+    yield call
+    for each in started:
+        if each.process.poll() is None:
+            os.killpg(each.process.pid, signal.SIGKILL)
+
+
+LONG = ["-m", "experiment=smoke", "epochs=30", "seed=0,1,2,3", "hydra.launcher.n_jobs=2"]
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_in_its_middle_ends_as_an_undisturbed_one(
+    start: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sweep = start(*LONG)
+    sweep.wait_for_runs(count=4, ended=2)
+    family = sweep.family()
+    os.killpg(sweep.process.pid, signal.SIGKILL)
+    assert gone(family, within=15), "no process is left"
+    store = Store(tmp_path)
+    before = {r.info.run_id: store.epochs(r) for r in store.children if r.info.status == "FINISHED"}
+    assert 2 <= len(before) < 4
+    done = run_script("run", *LONG, "resume=true", cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(before)} of 4 runs are finished already" in done.stdout
+    finished = [run for run in store.children if run.info.status == "FINISHED"]
+    assert len(finished) == 4 and len(store.parents) == 1
+    assert all(store.epochs(run) == list(range(1, 31)) for run in finished)
+    assert all(
+        store.epochs(run) == before[run.info.run_id] for run in finished if run.info.run_id in before
+    )
+    assert not any(run.info.status == "RUNNING" for run in store.runs)
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    assert run_script("run", *LONG, cwd=undisturbed, timeout=300).returncode == 0
+    assert values_of(finished) == values_of(Store(undisturbed).children)
+
+
+def values_of(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    return {
+        run.data.params["seed"]: (run.data.metrics["best/val_loss"], run.data.metrics["test/loss"])
+        for run in runs
+    }
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep_whole(start: Any, tmp_path: Path) -> None:
+    sweep = start(*LONG)
+    sweep.wait_for_runs(count=2, ended=0)
+    family = sweep.family()
+    sweep.process.send_signal(signal.SIGINT)
+    out, _ = sweep.process.communicate(timeout=30)
+    assert sweep.process.returncode == 130
+    assert "Stopped. To go on: python" in out and "resume=true" in out
+    assert gone(family, within=5)
+    statuses = {run.info.status for run in Store(tmp_path).runs}
+    assert "KILLED" in statuses and "RUNNING" not in statuses
+    assert Store(tmp_path).parents[0].info.status == "KILLED"
+
+
+@pytest.mark.slow
+def test_sixteen_processes_at_once_on_a_store_that_does_not_exist(start: Any, tmp_path: Path) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    started = [start("experiment=smoke", "epochs=1", f"seed={seed}") for seed in range(16)]
+    for each in started:
+        _, errors = each.process.communicate(timeout=280)
+        assert each.process.returncode == 0, errors
+    store = Store(tmp_path)
+    assert len(store.runs) == 16
+    for run in store.runs:
+        assert run.info.status == "FINISHED"
+        assert store.epochs(run) == [1]
+        assert len(run.inputs.dataset_inputs) == 1
+        assert "test/accuracy" in run.data.metrics
+        assert len(store.client.list_artifacts(run.info.run_id, "figures")) == 4
+
+
+@pytest.mark.slow
+def test_a_search_killed_in_its_middle_goes_on_to_just_its_number(start: Any, tmp_path: Path) -> None:
+    arguments = [*SEARCH, "epochs=20", "hydra.sweeper.n_trials=6", "hydra.launcher.n_jobs=2"]
+    search = start(*[word for word in arguments if word != "epochs=1"])
+    search.wait_for_runs(count=3, ended=1)
+    family = search.family()
+    os.killpg(search.process.pid, signal.SIGKILL)
+    assert gone(family, within=15)
+    left = trials(tmp_path)
+    assert "RUNNING" in {trial.state.name for trial in left}
+    words = [word for word in arguments if word != "epochs=1"]
+    done = run_script("run", *words, "resume=true", cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [trial.state.name for trial in trials(tmp_path)] == ["COMPLETE"] * 6
+    (index,) = (
+        json.loads(Path(Store(tmp_path).client.download_artifacts(p.info.run_id, "sweep.json")).read_text())
+        for p in Store(tmp_path).parents
+    )
+    assert len(index["jobs"]) == 6
