@@ -1,4 +1,4 @@
-"""Sweeps through the command line: the others go on, the answer names what failed, resume runs only that."""
+"""Sweeps through the command line: others go on, the answer names what failed, resume runs only that."""
 
 import json
 import os
@@ -52,8 +52,12 @@ class Net(LeNet):
         return super().forward(x) * (float("inf") if self.steps > 60 and self.how == "diverge" else 1)
 """
 SWEEP = [
-    "-m", "experiment=smoke", "model._target_=mine.Net", "+model.how=ok,raise,diverge,kill", "optimizer.lr=1e-3,2e-3",
-]  # fmt: skip
+    "-m",
+    "experiment=smoke",
+    "model._target_=mine.Net",
+    "+model.how=ok,raise,diverge,kill",
+    "optimizer.lr=1e-3,2e-3",
+]
 
 
 @dataclass
@@ -137,10 +141,8 @@ def test_the_record_nests_the_runs_below_their_sweep(first: Swept, states: list[
     assert {run.data.tags["mlflow.parentRunId"] for run in first.children} == {parent.info.run_id}
     for run in first.children:
         assert run.data.params["optimizer.lr"] == str(float(run.data.tags["swept.optimizer.lr"]))
-        assert (
-            run.info.run_name
-            == f"how={run.data.params['model.how']} lr={run.data.tags['swept.optimizer.lr']}"
-        )
+        how, lr = run.data.params["model.how"], run.data.tags["swept.optimizer.lr"]
+        assert run.info.run_name == f"how={how} lr={lr}"
     held = {entry.path for entry in first.client.list_artifacts(parent.info.run_id)}
     assert held == {"sweep.json", "table.txt", "table.csv", "figures"}
     drawn = {entry.path for entry in first.client.list_artifacts(parent.info.run_id, "figures")}
@@ -243,7 +245,7 @@ def parsed(text: str) -> Any:
         ("a=relu,tanh", CategoricalDistribution(["relu", "tanh"])),
         ("a=choice(1,2)", CategoricalDistribution(["1", "2"])),
         ("a=range(5,30,5)", IntDistribution(5, 25, step=5)),
-        ("a=interval(1,4)", IntDistribution(1, 4)),
+        ("a=int(interval(1,4))", IntDistribution(1, 4)),
         ("a=interval(0.5,2)", FloatDistribution(0.5, 2.0)),
         ("a=tag(log,interval(1e-4,1.0))", FloatDistribution(1e-4, 1.0, log=True)),
     ],
@@ -354,7 +356,7 @@ def start(tmp_path: Path) -> Iterator[Any]:
         process = subprocess.Popen(
             [sys.executable, str(PROJECT / "scripts" / "run.py"), *arguments],
             cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         started.append(Started(process, tmp_path))
         return started[-1]
@@ -419,7 +421,6 @@ def test_ctrl_c_ends_a_sweep_whole(start: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sixteen_processes_at_once_on_a_store_that_does_not_exist(start: Any, tmp_path: Path) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
     started = [start("experiment=smoke", "epochs=1", f"seed={seed}") for seed in range(16)]
     for each in started:
         _, errors = each.process.communicate(timeout=280)
