@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp import checkpoint, data, device, models, optim, provenance, tracking
-from lenetexp.config import HOW_IT_IS_GIVEN, Dataset, RunConfig, config_hash, leaves, one_line, swept_name
+from lenetexp.config import (
+    HOW_IT_IS_GIVEN,
+    Dataset,
+    RunConfig,
+    UserError,
+    config_hash,
+    leaves,
+    one_line,
+    swept_name,
+)
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
 from lenetexp.interrupt import Interrupted, noted
@@ -57,6 +66,8 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         Interrupted: SIGINT or SIGTERM came; what was done is filed.
     """
     began = time.perf_counter()
+    if settings.resume and settings.job is None:
+        raise UserError("resume=true: must be false for a single run; a sweep (-m) can be gone on with")
     where = device.pick(settings.device)
     images = _images(settings.dataset.model_dump_json(exclude_unset=True), where)
     training = _build(settings, images, where)
