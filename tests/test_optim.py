@@ -198,7 +198,7 @@ def test_cosine_is_the_papers_formula_over_the_whole_run() -> None:
 
 def test_warmup_cosine_rises_to_the_learning_rate_and_falls_to_its_share() -> None:
     """Of 50 steps the first tenth rises straight, 45 are half a cosine: torch's two schedules joined."""
-    seen = by_step("scheduler=warmup_cosine", "scheduler.final=0.2")
+    seen = by_step("scheduler=warmup_cosine", "scheduler.warmup=0.1", "scheduler.final=0.2")
     peak = seen.index(max(seen))
     assert (peak, seen[peak]) == (5, pytest.approx(LR))
     assert seen[:peak] == pytest.approx([LR * n / 6 for n in range(1, 6)])

@@ -6,10 +6,12 @@ from pathlib import Path
 import lenetexp
 
 PACKAGE = Path(lenetexp.__file__).parent
+PLUGINS = PACKAGE.parent / "hydra_plugins" / "lenetexp_sweep"
 # From the ground up; docs/architecture.md draws them.
 ROOMS = [
-    "config", "cli", "device", "models", "datasets", "data", "checkpoint", "evaluate", "optim", "train",
-    "report", "tracking", "figures", "provenance", "experiment", "pictures", "predict",
+    "config", "cli", "interrupt", "journal", "device", "models", "datasets", "data", "checkpoint",
+    "evaluate", "optim", "train", "report", "tracking", "figures", "provenance", "experiment", "sweep",
+    "pictures", "predict",
 ]  # fmt: skip
 
 
@@ -37,7 +39,7 @@ def test_mlflow_and_matplotlib_have_one_room_each() -> None:
     for library, room in (("mlflow", "tracking"), ("matplotlib", "figures")):
         users = {
             path.stem
-            for path in PACKAGE.glob("*.py")
+            for path in [*PACKAGE.glob("*.py"), *PLUGINS.glob("*.py")]
             if any(name.split(".")[0] == library for name in imports(path))
         }
         assert users == {room}
@@ -49,5 +51,11 @@ def test_there_is_one_training_loop() -> None:
 
 
 def test_the_command_line_needs_nothing_heavy() -> None:
-    light = imports(PACKAGE / "cli.py") | imports(PACKAGE / "config.py")
-    assert not {name.split(".")[0] for name in light} & {"torch", "mlflow", "matplotlib", "torchvision"}
+    heavy = {"torch", "torchvision", "mlflow", "matplotlib", "optuna"}
+    for path in (
+        PACKAGE / "cli.py",
+        PACKAGE / "config.py",
+        PLUGINS / "sweeper.py",
+        PLUGINS / "launcher.py",
+    ):
+        assert not {name.split(".")[0] for name in imports(path)} & heavy

@@ -85,6 +85,10 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     in_sweep = HydraConfig.get().mode != RunMode.RUN
+    if in_sweep and (place := OmegaConf.select(config, "job.cwd")) and Path(place).is_dir():
+        # A process of Ray's may have been started anywhere.
+        os.chdir(place)
+        sys.path.append(place)
     try:
         if any(folder.iterdir()):
             raise UserError(

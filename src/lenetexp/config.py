@@ -216,6 +216,7 @@ class SweepJob(Settings):
     """A run's place in a sweep. The sweep itself sets it."""
 
     parent: Text  # the sweep's own MLflow run
+    cwd: Text  # the folder that the sweep was started in: every relative path is meant from there
     swept: Text  # JSON: the keys that the sweep varies, with this run's values as they were typed
 
 

@@ -70,8 +70,8 @@ class Sweep:
 
     def overrides(self, job: Job) -> list[str]:
         """What the job is launched with: what was asked for, and its place in the sweep."""
-        swept = json.dumps(job.swept).replace("\\", "\\\\").replace("'", "\\'")
-        return [*job.overrides, f"+job.parent={self.recorder.run_id}", f"+job.swept='{swept}'"]
+        place = {"parent": self.recorder.run_id, "cwd": str(Path.cwd()), "swept": json.dumps(job.swept)}
+        return [*job.overrides, *(f"+job.{key}={_quoted(value)}" for key, value in place.items())]
 
     def value_of(self, job: Job) -> float:
         """The best validation accuracy of a run that `skip` found; NaN where it has none."""
@@ -329,6 +329,11 @@ def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Rec
         if best is not None:
             recorder.artifacts(folder / "figures", "figures")
     print(lines(ends), flush=True)
+
+
+def _quoted(text: str) -> str:
+    """A text as Hydra's overrides take it, whatever is in it."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:

@@ -57,6 +57,11 @@ RUNS_A_CALL = 1000
 PARENT = "mlflow.parentRunId"  # MLflow's own tag: its UI nests runs by it
 
 
+def warm_up() -> None:
+    """Imports what `Recorder.model` needs, seconds before it is needed."""
+    import mlflow.pytorch  # noqa: F401
+
+
 @dataclass(frozen=True)
 class Store:
     """An MLflow store that answered, and the experiment in it."""

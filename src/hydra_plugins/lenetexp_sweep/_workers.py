@@ -194,11 +194,11 @@ def _watch(parent: int) -> None:
 
 def _warm_up() -> None:
     """Imports what jobs need while the parent does other things."""
-    import mlflow.pytorch  # noqa: F401
-
     import lenetexp.experiment
     import lenetexp.figures  # noqa: F401
+    from lenetexp import tracking
 
+    tracking.warm_up()
     # What was imported stays: looking through it for garbage would cost every job half a second. What a job
     # leaves in cycles is little: it is looked for seldom.
     gc.collect()
