@@ -27,8 +27,8 @@ from optuna.distributions import (
 from conftest import PROJECT, run_script
 from hydra_plugins.lenetexp_sweep import _search, _workers
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
-from lenetexp import figures, journal
-from lenetexp.config import swept_name
+from lenetexp import figures, journal, tracking
+from lenetexp.config import Tracking, UserError, swept_name
 from lenetexp.sweep import Group, Row
 
 pytestmark = pytest.mark.xdist_group("sweep")
@@ -315,6 +315,16 @@ def test_pictures_of_a_sweep_carry_its_keys(tmp_path: Path) -> None:
     assert "best 12 of 40" in curves.axes[0].get_legend().get_title().get_text()
     figures.save({"a": drawn, "b": heat, "c": curves}, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_a_sweep_that_runs_is_not_taken_up_by_another_command(tmp_path: Path) -> None:
+    settings = Tracking(uri=f"sqlite:///{tmp_path}/m.db", experiment="e")
+    store = tracking.open_store(settings)
+    running = tracking.start_sweep(store, "lr", "1234", {}, resume=False)
+    with pytest.raises(UserError, match="resume=true: this very sweep is running"):
+        tracking.start_sweep(store, "lr", "1234", {}, resume=True)
+    running.end("KILLED")
+    assert tracking.start_sweep(store, "lr", "1234", {}, resume=True).run_id == running.run_id
 
 
 # Long ones.

@@ -52,9 +52,8 @@ class Sweep:
     recorder: Recorder
     folder: Path
     keys: Sequence[str]
-    jobs: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # by config hash, what INDEX keeps of each
+    # What INDEX keeps of each job, by its config's hash.
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     _finished: dict[str, str] = field(default_factory=dict)  # run ids by config hash
 
     @property

@@ -299,9 +299,16 @@ def _log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, tries: int
 
 
 def start_sweep(store: Store, name: str, identity: str, tags: Mapping[str, str], resume: bool) -> Recorder:
-    """Creates the parent run of a sweep; with `resume` reopens the newest one of this identity, if any."""
+    """Creates the parent run of a sweep; with `resume` reopens the newest one of this identity, if any.
+
+    Raises:
+        UserError: that one is running.
+    """
     client, mine = store.client, {**_process(), **tags, "lenetexp.sweep": identity}
     if resume and (before := search(store, f"tags.`lenetexp.sweep` = '{identity}'", at_most=1)):
+        if before[0].runs_here:
+            process = before[0].run.data.tags["lenetexp.process"]
+            raise UserError(f"resume=true: this very sweep is running (process {process}); end it first")
         recorder = Recorder(store, before[0].run_id)
         for key, value in mine.items():
             recorder.tag(key, value)
@@ -365,14 +372,22 @@ class Stored:
     @property
     def abandoned(self) -> bool:
         """Whether it is marked as running by a process of this machine that is gone."""
-        tags = self.run.data.tags
-        if self.run.info.status != "RUNNING" or tags.get("lenetexp.host") != socket.gethostname():
-            return False
-        process = str(tags.get("lenetexp.process", ""))
+        return self._of_this_machine and not self.runs_here
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether a process of this machine has it in hand."""
+        process = str(self.run.data.tags.get("lenetexp.process", ""))
         try:
-            return _name_of(psutil.Process(int(process.partition(" ")[0]))) != process
+            same = _name_of(psutil.Process(int(process.partition(" ")[0]))) == process
         except (psutil.Error, ValueError):
-            return True
+            return False
+        return self._of_this_machine and same
+
+    @property
+    def _of_this_machine(self) -> bool:
+        host = self.run.data.tags.get("lenetexp.host")
+        return bool(self.run.info.status == "RUNNING" and host == socket.gethostname())
 
     def history(self, key: str) -> list[tuple[int, float]]:
         """A metric's values by step."""
