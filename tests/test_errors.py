@@ -36,11 +36,14 @@ IN_THE_CONFIG = {
     "+foo=1": ["foo=1", "no such setting"],
     "hydra.run.dir=file/below": ["file/below", "Not a directory"],
 }
-# Torch is there by now, but no run has begun.
-WITH_TORCH = {
+# What torch itself refuses: judged in process by test_optim and test_models, too.
+BY_TORCH = {
     "model._target_=torch.nn.Identity": ["model: Identity", "2×10 logits", "not (2, 1, 28, 28)"],
     "scheduler=onecycle optimizer=adagrad": ["scheduler: OneCycleLR", "momentum", "cycle_momentum"],
     "optimizer.nesterov=true optimizer.momentum=0": ["optimizer: SGD", "momentum=0", "nesterov=True"],
+}
+# Torch is there by now, but no run has begun.
+WITH_TORCH = {
     "dataset=image_folder dataset.root=empty": ["dataset.root=empty", "no pictures", ".png"],
     "tracking.uri=http://127.0.0.1:9": ["tracking.uri=http://127.0.0.1:9", "does not answer", "SQLite"],
     "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
@@ -85,6 +88,15 @@ def test_a_run_that_cannot_be(
 ) -> None:
     (tmp_path / "file").write_text("a regular file")
     (tmp_path / "empty").mkdir()
+    one_sentence(command("run", *overrides.split()), *fragments)
+    nothing_is_left(tmp_path)
+
+
+@pytest.mark.slow
+@cases(BY_TORCH)
+def test_a_run_that_torch_refuses(
+    command: Command, tmp_path: Path, overrides: str, fragments: list[str]
+) -> None:
     one_sentence(command("run", *overrides.split()), *fragments)
     nothing_is_left(tmp_path)
 
