@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: two threads a process, in two processes on two cores, get in each other's way.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 PROJECT = Path(__file__).resolve().parents[1]
 MNIST = PROJECT.parent / "shared" / "data"
 

@@ -25,8 +25,6 @@ from lenetexp.datasets import digits
 from test_config import composed
 from test_models import PlainLeNet
 
-pytestmark = pytest.mark.xdist_group("run")
-
 PARTS = ["checkpoints", "config.yaml", "dataset.json", "figures", "journal.jsonl", "reproduce"]
 FIGURES = ["confusion_matrix.png", "filters.png", "learning_curves.png", "mistakes.png"]
 

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from conftest import run_script
 from test_run import free_port
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("scaling")]
+pytestmark = pytest.mark.slow
 
 SWEEP = ["-m", "experiment=smoke", "epochs=1", "optimizer.lr=1e-3,4e-3", "model.activation=relu,tanh"]
 

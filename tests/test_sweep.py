@@ -31,8 +31,6 @@ from lenetexp import figures, journal, tracking
 from lenetexp.config import Tracking, UserError, swept_name
 from lenetexp.sweep import Group, Row
 
-pytestmark = pytest.mark.xdist_group("sweep")
-
 # A net of one's own that does after some training what its setting says.
 MINE = """
 import os, signal
