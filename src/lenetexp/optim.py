@@ -91,7 +91,7 @@ def warmup_cosine(
     optimizer: Optimizer,
     epochs: int,
     steps_per_epoch: int,
-    warmup: float = 0.25,
+    warmup: float = 0.2,
     final: float = 0.0,
 ) -> LambdaLR:
     """A straight rise to the optimizer's learning rate, then half a cosine down to `final` of it.
