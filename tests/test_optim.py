@@ -95,7 +95,9 @@ def test_sgd_is_the_tutorials_rule() -> None:
 
 
 def test_what_the_menu_does_not_name_reaches_torch_all_the_same() -> None:
-    _, optimizer = optimizer_over_lenet("+optimizer.dampening=0.5", "optimizer.weight_decay=0.01")
+    _, optimizer = optimizer_over_lenet(
+        "+optimizer.dampening=0.5", "optimizer.nesterov=false", "optimizer.weight_decay=0.01"
+    )
     assert optimizer.param_groups[0]["dampening"] == 0.5
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
 
