@@ -9,9 +9,9 @@ PACKAGE = Path(lenetexp.__file__).parent
 PLUGINS = PACKAGE.parent / "hydra_plugins" / "lenetexp_sweep"
 # From the ground up; docs/architecture.md draws them.
 ROOMS = [
-    "config", "cli", "interrupt", "journal", "device", "models", "datasets", "data", "checkpoint",
-    "evaluate", "optim", "train", "report", "tracking", "figures", "provenance", "experiment", "sweep",
-    "pictures", "predict",
+    "config", "cli", "interrupt", "process", "journal", "device", "models", "datasets", "data",
+    "checkpoint", "evaluate", "optim", "train", "report", "tracking", "figures", "provenance", "experiment",
+    "sweep", "pictures", "predict",
 ]  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """One run from its config to its record: joins the rooms below."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lenetexp import checkpoint, data, device, models, optim, provenance, tracking
+from lenetexp import checkpoint, data, device, models, optim, process, provenance, tracking
 from lenetexp.config import (
     HOW_IT_IS_GIVEN,
     Dataset,
@@ -105,7 +104,11 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         )
         with _recorded(recorder, folder) as journal:
             journal.write(
-                "start", run_id=recorder.run_id, pid=os.getpid(), epochs=settings.epochs, swept=swept
+                "start",
+                run_id=recorder.run_id,
+                process=process.name(),
+                epochs=settings.epochs,
+                swept=swept,
             )
             outcome = _train(training, forward, images, settings, recorder, journal, folder, stop_if_asked)
             stop_if_asked()

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 from tqdm import tqdm
 
-from lenetexp import journal
+from lenetexp import journal, process
 from lenetexp.config import swept_name
 
 if TYPE_CHECKING:  # a sweep's parent has no need of torch
@@ -163,7 +162,7 @@ class SweepProgress:
             best = max((event["val/accuracy"] for event in done), default=0.0)
             self.best = max(self.best, best)
             end = next((event for event in events if event["event"] == "end"), None)
-            if end is None and not psutil.pid_exists(events[0]["pid"]):
+            if end is None and not process.alive(events[0]["process"]):
                 end = {"status": "died", "time": events[-1]["time"]}
             # A job that ended early has no epochs left to wait for.
             epochs += len(done) if end is None else events[0]["epochs"]

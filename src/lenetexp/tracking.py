@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 from filelock import FileLock
 
+from lenetexp import process
 from lenetexp.config import Tracking, UserError, one_line, without_password
 
 # While nothing has been started, a server is asked once and not waited for long; later, one that is gone
@@ -307,8 +307,8 @@ def start_sweep(store: Store, name: str, identity: str, tags: Mapping[str, str],
     client, mine = store.client, {**_process(), **tags, "lenetexp.sweep": identity}
     if resume and (before := search(store, f"tags.`lenetexp.sweep` = '{identity}'", at_most=1)):
         if before[0].runs_here:
-            process = before[0].run.data.tags["lenetexp.process"]
-            raise UserError(f"resume=true: this very sweep is running (process {process}); end it first")
+            who = before[0].run.data.tags["lenetexp.process"]
+            raise UserError(f"resume=true: this very sweep is running (process {who}); end it first")
         recorder = Recorder(store, before[0].run_id)
         for key, value in mine.items():
             recorder.tag(key, value)
@@ -322,18 +322,13 @@ def _process() -> dict[str, str]:
     """Who records: so that a run whose process is gone can be told from one that runs."""
     tags = {
         "lenetexp.host": socket.gethostname(),
-        "lenetexp.process": _name_of(psutil.Process()),
+        "lenetexp.process": process.name(),
         "mlflow.source.name": sys.argv[0],
         "mlflow.source.type": "LOCAL",
     }
     with suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     return tags
-
-
-def _name_of(process: psutil.Process) -> str:
-    """A process, apart from any that gets its number later."""
-    return f"{process.pid} started {process.create_time():.0f}"
 
 
 @dataclass(frozen=True)
@@ -377,12 +372,7 @@ class Stored:
     @property
     def runs_here(self) -> bool:
         """Whether a process of this machine has it in hand."""
-        process = str(self.run.data.tags.get("lenetexp.process", ""))
-        try:
-            same = _name_of(psutil.Process(int(process.partition(" ")[0]))) == process
-        except (psutil.Error, ValueError):
-            return False
-        return self._of_this_machine and same
+        return self._of_this_machine and process.alive(self.run.data.tags.get("lenetexp.process", ""))
 
     @property
     def _of_this_machine(self) -> bool:
