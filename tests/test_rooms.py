@@ -10,8 +10,8 @@ PLUGINS = PACKAGE.parent / "hydra_plugins" / "lenetexp_sweep"
 # From the ground up; docs/architecture.md draws them.
 ROOMS = [
     "config", "cli", "interrupt", "process", "journal", "device", "models", "datasets", "data",
-    "checkpoint", "evaluate", "optim", "train", "report", "tracking", "figures", "provenance", "experiment",
-    "sweep", "pictures", "predict",
+    "checkpoint", "evaluate", "optim", "train", "report", "tracking", "outbox", "figures", "provenance",
+    "trust", "resume", "experiment", "sweep", "pictures", "predict",
 ]  # fmt: skip
 
 

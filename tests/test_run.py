@@ -18,14 +18,14 @@ from mlflow.entities import Run
 from PIL import Image
 from torch import Tensor, nn
 
-from conftest import PROJECT, run_script
-from lenetexp import config, data, evaluate, experiment, predict, tracking
-from lenetexp.config import PredictConfig, RunConfig, UserError
+from conftest import PROJECT, Server, run_script
+from lenetexp import config, data, evaluate, experiment, outbox, predict, tracking
+from lenetexp.config import PredictConfig, RunConfig, SyncConfig, UserError
 from lenetexp.datasets import digits
 from test_config import composed
 from test_models import PlainLeNet
 
-PARTS = ["checkpoints", "config.yaml", "dataset.json", "figures", "journal.jsonl", "reproduce"]
+PARTS = ["checkpoints", "config.yaml", "dataset.json", "figures", "reproduce"]
 FIGURES = ["confusion_matrix.png", "filters.png", "learning_curves.png", "mistakes.png"]
 
 
@@ -57,42 +57,6 @@ def finish(cwd: Path, *arguments: str, uri: str = "") -> Finished:
 def default(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """What a newcomer types first."""
     return finish(tmp_path_factory.mktemp("default"))
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server` on this machine."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    uri = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-         "--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db",
-         "--artifacts-destination", str(folder / "artifacts")],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        import urllib.request
-
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1)
-                break
-            except OSError:
-                assert process.poll() is None, "the server ended"
-                time.sleep(0.5)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
 
 
 def test_the_first_command_trains_a_net_that_knows_digits(default: Finished) -> None:
@@ -236,11 +200,11 @@ def test_two_runs_at_once_on_a_fresh_folder_are_both_whole(tmp_path: Path) -> No
         assert torch.equal(tensor, weights[1][name]), "the same seed gives the same weights, bit for bit"
 
 
-def test_the_record_on_a_real_server(server: str, tmp_path: Path) -> None:
-    finished = finish(tmp_path, "experiment=smoke", f"tracking.uri={server}", uri=server)
+def test_the_record_on_a_real_server(server: Server, tmp_path: Path) -> None:
+    finished = finish(tmp_path, "experiment=smoke", f"tracking.uri={server.uri}", uri=server.uri)
     check_record(finished, epochs=2)
     assert not (tmp_path / "outputs/mlflow.db").exists()
-    done = run_script("predict", f"tracking.uri={server}", "count=2", cwd=tmp_path)
+    done = run_script("predict", f"tracking.uri={server.uri}", "count=2", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count("predicted:") == 2
 
 
@@ -356,6 +320,10 @@ class Bench:
         values = composed(*self.options(), *overrides, name="predict")
         predict.run(config.check(PredictConfig, values), values, Path("predicted"))
 
+    def sync(self) -> None:
+        values = composed(*self.options()[1:], name="sync")
+        outbox.sync(config.check(SyncConfig, values), values, Path("synced"))
+
     def options(self) -> list[str]:
         return ["device=cpu", f"tracking.uri={self.uri}", f"tracking.experiment={self.experiment}"]
 
@@ -423,19 +391,23 @@ def test_a_net_that_cannot_be_traced_is_finished_all_the_same(
     assert capsys.readouterr().out.count("predicted:") == 2
 
 
-def test_a_run_whose_files_cannot_be_filed_is_not_finished(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+def test_a_run_whose_files_cannot_be_filed_is_finished_when_they_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full_disk(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(MlflowClient, "log_artifacts", full_disk)
-    with pytest.raises(UserError, match=r"the store failed .*No space left on device") as error:
-        bench.train()
-    assert "\n" not in str(error.value)
-    run = bench.record()
+    monkeypatch.setattr(outbox, "LAST_TRIES", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "log_artifacts", full_disk)
+        run = bench.train()
+    assert "python scripts/sync.py folder=outputs/one" in capsys.readouterr().out
     assert run.info.status == "FAILED" and run.data.metrics["test/accuracy"] >= 0
+    assert "No space left on device" in run.data.tags["lenetexp.unsent"]
     assert Path("outputs/one/checkpoints/best.pt").exists()
+    bench.sync()
+    assert bench.record().info.status == "FINISHED"
+    assert "lenetexp.unsent" not in bench.record().data.tags
 
 
 def test_a_signal_after_the_training_ends_the_run_as_killed(

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import run_script
-from test_run import free_port
+from conftest import free_port, run_script
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from conftest import PROJECT, run_script
+from conftest import Started, run_script
 from hydra_plugins.lenetexp_sweep import _search, _workers
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import figures, journal, tracking
@@ -326,51 +325,26 @@ def test_a_sweep_that_runs_is_not_taken_up_by_another_command(tmp_path: Path) ->
 # Long ones.
 
 
-@dataclass
-class Started:
-    """A command that runs in a process group of its own."""
+def wait_for_runs(sweep: Started, cwd: Path, count: int, ended: int) -> None:
+    """Until so many runs have begun and so many have ended."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        books = [journal.read(path) for path in cwd.glob("outputs/sweeps/*/*/journal.jsonl")]
+        books = [book for book in books if any(event["event"] == "epoch" for event in book)]
+        if len(books) >= count and sum(journal.end_of(book) is not None for book in books) >= ended:
+            return
+        assert sweep.poll() is None, sweep.communicate()
+        time.sleep(0.2)
+    raise AssertionError("no such state within 200 s")
 
-    process: subprocess.Popen[str]
-    cwd: Path
 
-    def wait_for_runs(self, count: int, ended: int) -> None:
-        """Until so many runs have begun and so many have ended."""
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            books = [journal.read(path) for path in self.cwd.glob("outputs/sweeps/*/*/journal.jsonl")]
-            books = [book for book in books if any(event["event"] == "epoch" for event in book)]
-            if len(books) >= count and sum(book[-1]["event"] == "end" for book in books) >= ended:
-                return
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.2)
-        raise AssertionError("no such state within 200 s")
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+def family(process: Started) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
 
 
 def gone(processes: Sequence[psutil.Process], within: float) -> bool:
     """Whether all have ended."""
     return not psutil.wait_procs(processes, timeout=within)[1]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Any]:
-    started: list[Started] = []
-
-    def call(*arguments: str) -> Started:
-        process = subprocess.Popen(
-            [sys.executable, str(PROJECT / "scripts" / "run.py"), *arguments],
-            cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        started.append(Started(process, tmp_path))
-        return started[-1]
-
-    yield call
-    for each in started:
-        if each.process.poll() is None:
-            os.killpg(each.process.pid, signal.SIGKILL)
 
 
 LONG = ["-m", "experiment=smoke", "epochs=30", "seed=0,1,2,3", "hydra.launcher.n_jobs=2"]
@@ -381,10 +355,10 @@ def test_a_sweep_killed_in_its_middle_ends_as_an_undisturbed_one(
     start: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     sweep = start(*LONG)
-    sweep.wait_for_runs(count=4, ended=2)
-    family = sweep.family()
-    os.killpg(sweep.process.pid, signal.SIGKILL)
-    assert gone(family, within=15), "no process is left"
+    wait_for_runs(sweep, tmp_path, count=4, ended=2)
+    children = family(sweep)
+    os.killpg(sweep.pid, signal.SIGKILL)
+    assert gone(children, within=15), "no process is left"
     store = Store(tmp_path)
     before = {r.info.run_id: store.epochs(r) for r in store.children if r.info.status == "FINISHED"}
     assert 2 <= len(before) < 4
@@ -413,13 +387,13 @@ def values_of(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
 @pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_whole(start: Any, tmp_path: Path) -> None:
     sweep = start(*LONG)
-    sweep.wait_for_runs(count=2, ended=0)
-    family = sweep.family()
-    sweep.process.send_signal(signal.SIGINT)
-    out, _ = sweep.process.communicate(timeout=30)
-    assert sweep.process.returncode == 130
+    wait_for_runs(sweep, tmp_path, count=2, ended=0)
+    children = family(sweep)
+    sweep.send_signal(signal.SIGINT)
+    out, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == 130
     assert "Stopped. To go on: python" in out and "resume=true" in out
-    assert gone(family, within=5)
+    assert gone(children, within=5)
     statuses = {run.info.status for run in Store(tmp_path).runs}
     assert "KILLED" in statuses and "RUNNING" not in statuses
     assert Store(tmp_path).parents[0].info.status == "KILLED"
@@ -429,8 +403,8 @@ def test_ctrl_c_ends_a_sweep_whole(start: Any, tmp_path: Path) -> None:
 def test_sixteen_processes_at_once_on_a_store_that_does_not_exist(start: Any, tmp_path: Path) -> None:
     started = [start("experiment=smoke", "epochs=1", f"seed={seed}") for seed in range(16)]
     for each in started:
-        _, errors = each.process.communicate(timeout=280)
-        assert each.process.returncode == 0, errors
+        _, errors = each.communicate(timeout=280)
+        assert each.returncode == 0, errors
     store = Store(tmp_path)
     assert len(store.runs) == 16
     for run in store.runs:
@@ -445,10 +419,10 @@ def test_sixteen_processes_at_once_on_a_store_that_does_not_exist(start: Any, tm
 def test_a_search_killed_in_its_middle_goes_on_to_just_its_number(start: Any, tmp_path: Path) -> None:
     arguments = [*SEARCH, "epochs=20", "hydra.sweeper.n_trials=6", "hydra.launcher.n_jobs=2"]
     search = start(*[word for word in arguments if word != "epochs=1"])
-    search.wait_for_runs(count=3, ended=1)
-    family = search.family()
-    os.killpg(search.process.pid, signal.SIGKILL)
-    assert gone(family, within=15)
+    wait_for_runs(search, tmp_path, count=3, ended=1)
+    children = family(search)
+    os.killpg(search.pid, signal.SIGKILL)
+    assert gone(children, within=15)
     left = trials(tmp_path)
     assert "RUNNING" in {trial.state.name for trial in left}
     words = [word for word in arguments if word != "epochs=1"]

@@ -90,12 +90,12 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         os.chdir(place)
         sys.path.append(place)
     try:
-        if any(folder.iterdir()):
-            raise UserError(
-                f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files"
-            )
         values = plain(config)
+        if "given" in kind.model_fields:
+            values["given"] = list(HydraConfig.get().overrides.task)
         settings = check(kind, values)
+        if not values.get("resume"):  # a run that is gone on with has a folder already
+            must_be_empty(folder)
         with _log(folder) if in_sweep else nullcontext():
             return get_method(function)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
@@ -106,6 +106,16 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     finally:
         with suppress(OSError):
             folder.rmdir()
+
+
+def must_be_empty(folder: Path) -> None:
+    """Nothing that is there is overwritten.
+
+    Raises:
+        UserError: `folder` holds files beside the log of the command that is running.
+    """
+    if any(path.name != "log.txt" for path in folder.iterdir()):
+        raise UserError(f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files")
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

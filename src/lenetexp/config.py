@@ -210,6 +210,7 @@ class Tracking(Settings):
 
     uri: Address
     experiment: Text
+    offline: bool = False
 
 
 class SweepJob(Settings):
@@ -240,8 +241,10 @@ class RunConfig(Settings):
     clip_norm: AboveZero | None
     patience: Count | None
     data_dir: Text
-    resume: bool
+    resume: bool | Text
+    trust: list[Text]
     job: SweepJob | None = None
+    given: list[str] = []  # the overrides as they were typed; the command line itself sets it
     model: Annotated[
         Annotated[LeNetModel, Tag("known")] | Annotated[Target, Tag("own")],
         _by_target("lenetexp.models.LeNet"),
@@ -275,6 +278,15 @@ class PredictConfig(Settings):
     root: Text | None
     trust: list[Text]
     device: Device
+    tracking: Tracking
+
+
+class SyncConfig(Settings):
+    """Everything that one sending of journals is told, checked."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    folder: Text
     tracking: Tracking
 
 
@@ -344,23 +356,25 @@ def short(value: str) -> str:
 
 
 # Keys that say how a run is given, not what is run.
-HOW_IT_IS_GIVEN = ("resume", "job")
+HOW_IT_IS_GIVEN = ("resume", "trust", "job", "given")
+
+
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves that make a training what it is: all but where its record goes and where its data lie."""
+    flat = dict(leaves(values))
+    elsewhere = {"data_dir", *HOW_IT_IS_GIVEN}
+    if flat.get("dataset._target_") == "lenetexp.datasets.torchvision_dataset":
+        elsewhere.add("dataset.root")  # the same images wherever they lie; others' roots tell them apart
+    return {
+        key: _as_whole(value)
+        for key, value in flat.items()
+        if key not in elsewhere and not key.startswith(("job.", "tracking."))
+    }
 
 
 def config_hash(values: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that two runs share when the same training was asked for.
-
-    Where the record goes and where the data lie do not matter to it.
-    """
-    elsewhere = {"tracking.uri", "tracking.experiment", "data_dir", *HOW_IT_IS_GIVEN}
-    if values.get("dataset", {}).get("_target_") == "lenetexp.datasets.torchvision_dataset":
-        elsewhere.add("dataset.root")  # the same images wherever they lie; others' roots tell them apart
-    same = {
-        key: _as_whole(value)
-        for key, value in leaves(values)
-        if key not in elsewhere and not key.startswith("job.")
-    }
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits that two runs share when the same training was asked for."""
+    return hashlib.sha256(json.dumps(identity(values), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _as_whole(value: Any) -> Any:

@@ -415,3 +415,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
     """N×C×h×w floats from 0 to 255 scaled to N×C×size×size uint8."""
     scaled = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+# What conf/dataset/ names, and a stored config may name.
+FUNCTIONS = (digits, torchvision_dataset, image_folder)

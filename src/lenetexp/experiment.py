@@ -1,10 +1,12 @@
 """One run from its config to its record: joins the rooms below."""
 
 import json
+import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, nan
 from pathlib import Path
@@ -14,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lenetexp import checkpoint, data, device, models, optim, process, provenance, tracking
+from lenetexp import checkpoint, data, device, models, optim, provenance, resume, tracking
+from lenetexp.cli import must_be_empty
 from lenetexp.config import (
     HOW_IT_IS_GIVEN,
     Dataset,
@@ -24,29 +27,25 @@ from lenetexp.config import (
     leaves,
     one_line,
     swept_name,
+    without_password,
 )
 from lenetexp.data import Data
 from lenetexp.evaluate import Scores, evaluate
 from lenetexp.interrupt import Interrupted, noted
 from lenetexp.journal import Journal, asked_to_stop
+from lenetexp.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.report import Progress, lines, parameters, shown
 from lenetexp.train import Batches, Diverged, Epoch, Training, fit
+
+BEST = "checkpoints/best.pt"
 
 
 @dataclass
 class Outcome:
     """What training came to."""
 
-    history: list[Epoch] = field(default_factory=list)
     diverged: Diverged | None = None
     seconds: float = 0.0
-
-    @property
-    def images_per_second(self) -> float:
-        """Mean over the epochs, of training alone."""
-        if not self.history:
-            return nan
-        return len(self.history) / sum(1 / record.images_per_second for record in self.history)
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
@@ -55,7 +54,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     Args:
         settings: the checked config.
         config: the same as it was composed, for the record.
-        folder: the run's own folder, empty.
+        folder: the run's own folder, empty. One that is gone on with keeps its own, if that is here.
 
     Returns:
         The best validation accuracy, in [0, 1]; NaN where no epoch was finished.
@@ -65,79 +64,163 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         Interrupted: SIGINT or SIGTERM came; what was done is filed.
     """
     began = time.perf_counter()
-    if settings.resume and settings.job is None:
-        raise UserError("resume=true: must be false for a single run; a sweep (-m) can be gone on with")
+    found = resume.find(settings, config, folder) if settings.resume else None
+    if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        must_be_empty(folder)
+    else:
+        settings, config = found.settings, found.config
+        if not found.former.interrupted and not found.longer:
+            return _finished(found.former)
     where = device.pick(settings.device)
     images = _images(settings.dataset.model_dump_json(exclude_unset=True), where)
     training = _build(settings, images, where)
     forward = _forward(training.model, settings, where)
-    store = tracking.open_store(settings.tracking)
+    store = None if settings.tracking.offline else tracking.open_store(settings.tracking)
     # What is recorded is what was composed, but for a password in the store's address.
+    shown_uri = without_password(settings.tracking.uri)
     config = {key: value for key, value in config.items() if key not in HOW_IT_IS_GIVEN}
-    config = {**config, "tracking": {**config["tracking"], "uri": store.shown}}
-    swept: dict[str, str] = json.loads(settings.job.swept) if settings.job else {}
+    config = {**config, "tracking": {**config["tracking"], "uri": shown_uri}}
     facts = {**images.facts(), "root": _root(settings)}
-    commit = provenance.write(folder, config, facts)
-    head = _head(settings, images, training, where, folder)
-    print(head, flush=True)
+    if found is not None:
+        folder = _take_up(training, found, facts, folder)
     with noted() as stop_if_asked:
-        recorder = tracking.start_run(
-            store,
-            name=swept_name(swept) or folder.name,
-            # A swept group, as optimizer=sgd,adam, is no leaf of the config; the runs' table shows it, too.
-            params={**swept, **dict(leaves(config))},
-            tags={
-                **({tracking.PARENT: settings.job.parent} if settings.job else {}),
-                **{f"swept.{key}": value for key, value in swept.items()},
-                "lenetexp.config_hash": config_hash(config),
-                "lenetexp.folder": str(folder.resolve()),
-                "lenetexp.device": device.describe(where),
-                "mlflow.note.content": f"```\n{head}\n```",  # the UI's description
-                **({"mlflow.source.git.commit": commit} if commit else {}),
-            },
-            dataset={
-                "name": images.name,
-                "digest": images.digest,
-                "source": json.dumps({"root": settings.dataset.root or settings.dataset.target}),
-                "profile": json.dumps(images.facts()["images"]),
-            },
-        )
-        with _recorded(recorder, folder) as journal:
-            journal.write(
-                "start",
-                run_id=recorder.run_id,
-                process=process.name(),
-                epochs=settings.epochs,
-                swept=swept,
-            )
-            outcome = _train(training, forward, images, settings, recorder, journal, folder, stop_if_asked)
+        outbox = _open(settings, config, images, training, where, store, facts, folder, found)
+        with _recorded(outbox, training, settings, folder):
+            for record in training.history:  # of the earlier command, should the journal lack any
+                outbox.epoch(record.epoch, _metrics(record))
+            outcome = _train(training, forward, images, settings, outbox, folder, stop_if_asked)
             stop_if_asked()
-            test = _judge(training, images, recorder, folder, outcome)
+            test = _judge(training, images, outbox, folder)
             stop_if_asked()
-    print(_end(training, test, outcome, recorder, folder, time.perf_counter() - began))
+    print(_end(training, test, outcome, outbox, folder, time.perf_counter() - began))
     return training.best.val_accuracy if training.best else nan
 
 
-@contextmanager
-def _recorded(recorder: tracking.Recorder, folder: Path) -> Iterator[Journal]:
-    """Gives the run's journal; files the folder and closes the MLflow run, however the body ends."""
-    journal, status = Journal(folder), "FAILED"
+def _finished(former: resume.Former) -> float:
+    """What is said of a run that has nothing left to do; its best validation accuracy."""
+    best, test = former.results.get("best/val_accuracy", nan), former.results.get("test/accuracy", nan)
+    print(
+        f"Run {former.name} of this config is finished already: validation {best:.2%}, test {test:.2%}. "
+        "It is not trained again; without resume a new run begins."
+    )
+    return best
+
+
+def _take_up(training: Training, found: resume.Found, facts: dict[str, Any], folder: Path) -> Path:
+    """Puts the interrupted run's state into `training`; the folder in which it goes on.
+
+    Raises:
+        UserError: the state or the images are not those of this run.
+    """
+    folder, state = resume.take_up(found, folder)
+    then = provenance.dataset_of(folder)
+    if then is not None and then["digest"] != facts["digest"]:
+        raise UserError(
+            f"resume: these are not the images that run {found.former.name} was trained on "
+            f"(digest {facts['digest'][:12]}, not {str(then['digest'])[:12]}); give it those"
+        )
+    if state is None:
+        return folder
     try:
-        try:
-            yield journal
-        except (Interrupted, KeyboardInterrupt):
-            status = "KILLED"
-            print(f"Stopped; {shown(folder)} and MLflow keep what was done.", flush=True)
-            raise
-        except Exception as error:
-            recorder.tag("lenetexp.reason", f"{type(error).__name__}: {one_line(error)[:300]}")
-            raise
-        finally:
-            recorder.artifacts(folder)
-        status = "FINISHED"  # only now: a finished run is one whose weights can be had from the record
-    finally:
-        journal.write("end", status=status)
-        recorder.end(status)
+        training.load_state_dict(state)
+        if training.best_weights is not None:
+            training.model.load_state_dict(training.best_weights)  # that they fit
+            training.model.load_state_dict(state["model"])
+    except Exception as error:  # torch raises many kinds, and a stranger's file may hold anything
+        raise UserError(
+            f"resume: the checkpoint of run {found.former.name} is not of this net and recipe "
+            f"({type(error).__name__}: {one_line(error)[:120]})"
+        ) from None
+    if training.best_weights is not None:
+        checkpoint.save(folder / BEST, training.best_weights)
+    return folder
+
+
+def _open(
+    settings: RunConfig,
+    config: dict[str, Any],
+    images: Data,
+    training: Training,
+    where: torch.device,
+    store: tracking.Store | None,
+    facts: dict[str, Any],
+    folder: Path,
+    found: resume.Found | None,
+) -> Outbox:
+    """Opens the run's journal and its way to MLflow; says what is about to run.
+
+    Raises:
+        UserError: the store does not take it, or another process has the run in hand.
+    """
+    head = _head(settings, images, training, where, folder, found)
+    print(head, flush=True)
+    events = Journal(folder)
+    whose = {
+        **tracking.who_records(),
+        "lenetexp.folder": str(folder.resolve()),
+        "lenetexp.device": device.describe(where),
+    }
+    if events.events:
+        provenance.note_command(folder)
+        events.write("resumed", tags=whose, epochs=settings.epochs)
+        return open_outbox(store, events)
+    commit = provenance.write(folder, config, facts)
+    # A swept group, as optimizer=sgd,adam, is no leaf of the config; the runs' table shows it, too.
+    swept: dict[str, str] = json.loads(settings.job.swept) if settings.job else {}
+    tags = {
+        **whose,
+        **({tracking.PARENT: settings.job.parent} if settings.job else {}),
+        **{f"swept.{key}": value for key, value in swept.items()},
+        **({"lenetexp.continues": found.former.name} if found is not None else {}),
+        "lenetexp.journal": secrets.token_hex(16),
+        "lenetexp.config_hash": config_hash(config),
+        "mlflow.note.content": f"```\n{head}\n```",  # the UI's description
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }
+    dataset = {
+        "name": images.name,
+        "digest": images.digest,
+        "source": json.dumps({"root": settings.dataset.root or settings.dataset.target}),
+        "profile": json.dumps(facts["images"]),
+    }
+    events.write(
+        "start",
+        name=swept_name(swept) or folder.name,
+        tags=tags,
+        params={**swept, **dict(leaves(config))},
+        dataset=dataset,
+        epochs=settings.epochs,
+        swept=swept,
+    )
+    outbox = open_outbox(store, events)
+    outbox.write("draft")
+    return outbox
+
+
+@contextmanager
+def _recorded(outbox: Outbox, training: Training, settings: RunConfig, folder: Path) -> Iterator[None]:
+    """Files the folder and closes the record, however the body ends."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        # A second signal leaves at once.
+        outbox.end("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interrupted) else 0.0)
+        print(
+            f"Stopped; {shown(folder)} keeps {training.epoch} of {settings.epochs} epochs.\n"
+            f"To go on: {provenance.command_to_resume(outbox.journal.run_id)}",
+            flush=True,
+        )
+        raise
+    except Exception as error:
+        outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
+        raise
+    # Only now: a finished run is one whose record is whole.
+    if not outbox.end("FINISHED") and not settings.tracking.offline:
+        later = f"python scripts/sync.py folder={shown(folder)}"
+        print(f"note: MLflow has not everything yet; when it answers: {later}")
+    if outbox.refused:
+        raise UserError(outbox.refused)
 
 
 @lru_cache(maxsize=1)
@@ -189,8 +272,7 @@ def _train(
     forward: Callable[[Tensor], Tensor],
     images: Data,
     settings: RunConfig,
-    recorder: tracking.Recorder,
-    journal: Journal,
+    outbox: Outbox,
     folder: Path,
     stop_if_asked: Callable[[], None],
 ) -> Outcome:
@@ -218,30 +300,23 @@ def _train(
             patience=settings.patience,
             watch=watch,
         ):
-            outcome.history.append(record)
-            if record.improved:
-                checkpoint.save(folder / "checkpoints/best.pt", _plain(training.model))
-            checkpoint.save(folder / "checkpoints/last.pt", training.state_dict())
-            recorder.metrics(_metrics(record), step=record.epoch)
-            journal.write("epoch", epoch=record.epoch, **_metrics(record))
+            outbox.epoch(record.epoch, _metrics(record))
+            if record.improved and training.best_weights is not None:
+                checkpoint.save(folder / BEST, training.best_weights)
+            checkpoint.save(folder / resume.LAST, training.state_dict())
             progress.line(record)
             if asked_to_stop(folder):
-                recorder.tag("lenetexp.ending", "pruned")
-                recorder.tag("lenetexp.reason", f"pruned after epoch {record.epoch}")
+                outbox.tag("lenetexp.ending", "pruned")
+                outbox.tag("lenetexp.reason", f"pruned after epoch {record.epoch}")
                 break
     except Diverged as diverged:
         outcome.diverged = diverged
-        recorder.tag("lenetexp.ending", "diverged")
-        recorder.tag("lenetexp.reason", str(diverged))
+        outbox.tag("lenetexp.ending", "diverged")
+        outbox.tag("lenetexp.reason", str(diverged))
     finally:
         progress.close()
     outcome.seconds = time.perf_counter() - began
     return outcome
-
-
-def _plain(model: nn.Module) -> dict[str, Tensor]:
-    """The weights alone, as any module with these names and shapes takes them."""
-    return {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _metrics(record: Epoch) -> dict[str, float]:
@@ -255,17 +330,15 @@ def _metrics(record: Epoch) -> dict[str, float]:
     }
 
 
-def _judge(
-    training: Training, images: Data, recorder: tracking.Recorder, folder: Path, outcome: Outcome
-) -> Scores | None:
+def _judge(training: Training, images: Data, outbox: Outbox, folder: Path) -> Scores | None:
     """Scores the best weights on the test images, draws the pictures, files the net."""
     best = training.best
-    if best is None:
+    if best is None or training.best_weights is None:
         return None
     model = training.model
-    model.load_state_dict(checkpoint.load(folder / "checkpoints/best.pt"))
+    model.load_state_dict(training.best_weights)
     test = evaluate(model, images.test)
-    recorder.metrics(
+    outbox.result(
         {
             "best/epoch": best.epoch,
             "best/val_accuracy": best.val_accuracy,
@@ -274,13 +347,18 @@ def _judge(
             "test/accuracy": test.accuracy,
         }
     )
-    _draw(model, images, test, outcome.history, best, folder / "figures")
+    _draw(model, images, test, training.history, best, folder / "figures")
     example = np.zeros((2, *images.image_shape), dtype=np.float32)
     try:
-        recorder.model(model.cpu().to(memory_format=torch.contiguous_format).eval(), example)
+        model.cpu().to(memory_format=torch.contiguous_format).eval()
+        shutil.rmtree(folder / tracking.MODEL, ignore_errors=True)  # of an interrupted command
+        tracking.save_model(model, example, folder / tracking.MODEL)
+        outbox.write("model")
+    except UserError:
+        raise
     except Exception as error:  # a net of one's own may do what torch.export cannot trace
         reason = one_line(error)[:200]
-        recorder.tag("lenetexp.model_not_logged", reason)
+        outbox.tag("lenetexp.model_not_logged", reason)
         print(f"note: MLflow's own copy of the net could not be made ({reason}); best.pt is whole")
     return test
 
@@ -332,7 +410,19 @@ def _draw(
     figures.save(drawn, folder)
 
 
-def _head(settings: RunConfig, images: Data, training: Training, where: torch.device, folder: Path) -> str:
+def _images_per_second(history: list[Epoch]) -> float:
+    """Mean over the epochs, of training alone."""
+    return len(history) / sum(1 / record.images_per_second for record in history)
+
+
+def _head(
+    settings: RunConfig,
+    images: Data,
+    training: Training,
+    where: torch.device,
+    folder: Path,
+    found: resume.Found | None,
+) -> str:
     """What is about to run, in a few lines."""
     channels, height, width = images.image_shape
     net = ", ".join(f"{k}={v}" for k, v in settings.model.call().items() if k != "_target_")
@@ -365,6 +455,7 @@ def _head(settings: RunConfig, images: Data, training: Training, where: torch.de
             ("best", f"weights chosen by accuracy on {chosen_on}"),
             ("device", f"{device.describe(where)}, {precision}"),
             ("folder", shown(folder)),
+            *([("goes on", f"after epoch {training.epoch} of run {found.former.name}")] if found else []),
         ]
     )
 
@@ -373,7 +464,7 @@ def _end(
     training: Training,
     test: Scores | None,
     outcome: Outcome,
-    recorder: tracking.Recorder,
+    outbox: Outbox,
     folder: Path,
     seconds: float,
 ) -> str:
@@ -391,11 +482,15 @@ def _end(
                 "test",
                 f"{test.accuracy:.2%} right ({right:,} of {len(test.labels):,}), loss {test.loss:.4f}",
             ),
-            ("speed", f"{outcome.images_per_second:,.0f} images/s"),
-            ("weights", shown(folder / "checkpoints/best.pt")),
+            ("speed", f"{_images_per_second(training.history):,.0f} images/s"),
+            ("weights", shown(folder / BEST)),
             ("pictures", shown(folder / "figures")),
-            ("predict", f"python scripts/predict.py run={recorder.run_id}"),
         ]
-    rows += tracking.ways_to_look(recorder)
+    if outbox.recorder is None:
+        rows.append(("MLflow", f"not told yet; to send it: python scripts/sync.py folder={shown(folder)}"))
+    else:
+        if best is not None:
+            rows.append(("predict", f"python scripts/predict.py run={outbox.recorder.run_id}"))
+        rows += tracking.ways_to_look(outbox.recorder)
     title = f"Finished in {seconds:.1f} s, of which training {outcome.seconds:.1f} s"
     return f"{title}\n{lines(rows)}"

@@ -1,7 +1,7 @@
 """A trained run and some images to classes and probabilities. The run's record is all that is needed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from hydra.utils import get_object
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
@@ -20,9 +19,7 @@ from lenetexp.datasets import read_image
 from lenetexp.evaluate import Scores, logits
 from lenetexp.figures import Figure
 from lenetexp.report import shown
-
-# Whose classes a stored config may name: it can come from a stranger.
-TRUSTED = ("lenetexp", "torch", "torchvision")
+from lenetexp.trust import refuse_strangers
 
 
 class _Recorded(Settings):
@@ -76,7 +73,7 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
 
     Args:
         stored: the run.
-        trust: modules, beside `TRUSTED`, whose classes its config may name.
+        trust: modules, beside `trust.TRUSTED`, whose classes its config may name.
 
     Raises:
         UserError: the run has no weights, or its config names what is not trusted.
@@ -97,8 +94,8 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
             raise UserError(
                 f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})"
             ) from None
-        _refuse_strangers(recorded.model.call(), "model", trust, nn.Module)
-        _refuse_strangers(recorded.dataset.call(), "dataset", trust, None)
+        refuse_strangers(recorded.model.call(), "model", trust, nn.Module)
+        refuse_strangers(recorded.dataset.call(), "dataset", trust, None, datasets.FUNCTIONS)
         dataset = recorded.dataset
         if facts.get("root") is not None:  # as seen from any folder, where the config's may be relative
             dataset = dataset.model_copy(update={"root": str(facts["root"])})
@@ -118,55 +115,6 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
         like_mnist=bool(facts.get("like_mnist")),
         digest=str(facts.get("digest")),
     )
-
-
-def _refuse_strangers(
-    value: Any, key: str, trust: Sequence[str], kind: type | None, outermost: bool = True
-) -> None:
-    """That every `_target_` in a stored config is a class or function of a trusted package.
-
-    What the name leads to is looked at, not the name alone: lenetexp.models.torch.hub.load would be a
-    way out. Below the outermost one, only nets may be named.
-
-    Raises:
-        UserError: one is not.
-    """
-    if isinstance(value, str) and "${" in value:
-        raise UserError(f"{key}={value}: a stored config must not hold interpolations")
-    if isinstance(value, list):
-        for i, item in enumerate(value):
-            _refuse_strangers(item, f"{key}.{i}", trust, nn.Module, outermost=False)
-    if not isinstance(value, Mapping):
-        return
-    for name, item in value.items():
-        _refuse_strangers(item, f"{key}.{name}", trust, nn.Module, outermost=False)
-    if "_target_" not in value:
-        return
-    target = str(value["_target_"])
-    allowed = (*TRUSTED, *trust)
-    refusal = (
-        f"{key}._target_={target}: the run's config names what is not trusted; must be of "
-        f"{', '.join(TRUSTED)}, or allowed: trust=[{target.rpartition('.')[0]}]"
-    )
-    if not _within(target, allowed):
-        raise UserError(refusal)
-    try:
-        found = get_object(target)
-    except Exception as error:
-        raise UserError(f"{key}._target_={target}: {one_line(error)[:120]}") from None
-    module = str(getattr(found, "__module__", ""))
-    if _within(module, trust):
-        fine = True
-    elif kind is not None:
-        fine = isinstance(found, type) and issubclass(found, kind) and _within(module, TRUSTED)
-    else:
-        fine = found in (datasets.digits, datasets.torchvision_dataset, datasets.image_folder)
-    if not fine:
-        raise UserError(refusal)
-
-
-def _within(name: str, modules: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def _scores(net: TrainedNet, images: Tensor, labels: Tensor) -> Scores:

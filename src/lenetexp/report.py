@@ -40,7 +40,7 @@ class Progress:
     """
 
     def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
-        self.epochs, self.epoch = epochs, done
+        self.epochs, self.epoch, self.headed = epochs, done, False
         self.bar = tqdm(
             total=epochs * steps,
             initial=done * steps,
@@ -76,7 +76,8 @@ class Progress:
 
     def line(self, record: "Epoch") -> None:
         """One line on an epoch that is done."""
-        if record.epoch == 1:
+        if not self.headed:
+            self.headed = True
             self.write("  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s")
         self.write(
             f"  {record.epoch:>5} {record.train_loss:>15.4f} {record.train_accuracy:>8.2%}"
@@ -128,6 +129,7 @@ class SweepProgress:
         self.best = 0.0
 
     def __enter__(self) -> "SweepProgress":
+        self.before = {path: path.stat().st_size for path in self.folder.rglob(journal.NAME)}
         self.bar = tqdm(
             total=self.epochs,
             unit="epoch",
@@ -152,25 +154,28 @@ class SweepProgress:
         self._look()
 
     def _look(self) -> None:
-        """Reads every journal; tells of jobs that have ended since the last look."""
+        """Reads every journal that has changed; tells of jobs that have ended since the last look."""
         epochs = running = 0
         for path in sorted(self.folder.rglob(journal.NAME)):
+            if self.before.get(path) == path.stat().st_size:
+                continue  # of an earlier command
             events = journal.read(path)
-            if not events:
+            starts = [event for event in events if event["event"] in ("start", "resumed")]
+            if not starts:
                 continue
             done = [event for event in events if event["event"] == "epoch"]
             best = max((event["val/accuracy"] for event in done), default=0.0)
             self.best = max(self.best, best)
-            end = next((event for event in events if event["event"] == "end"), None)
-            if end is None and not process.alive(events[0]["process"]):
+            end = journal.end_of(events)
+            if end is None and not process.alive(starts[-1]["tags"]["lenetexp.process"]):
                 end = {"status": "died", "time": events[-1]["time"]}
             # A job that ended early has no epochs left to wait for.
-            epochs += len(done) if end is None else events[0]["epochs"]
+            epochs += len(done) if end is None else starts[-1]["epochs"]
             running += end is None
             if end is not None and path not in self.told:
                 self.told.add(path)
-                named = swept_name(events[0]["swept"])
-                seconds = (end["time"] - events[0]["time"]) / 1000
+                named = swept_name(starts[0]["swept"])
+                seconds = (end["time"] - starts[-1]["time"]) / 1000
                 Progress.write(
                     f"  [{len(self.told)}/{self.jobs}] {named}: {end['status'].lower()}, "
                     f"validation {best:.2%}, {seconds:.1f} s"

@@ -55,6 +55,7 @@ class Sweep:
     # What INDEX keeps of each job, by its config's hash.
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     _finished: dict[str, str] = field(default_factory=dict)  # run ids by config hash
+    _interrupted: dict[str, str] = field(default_factory=dict)  # of this sweep alone
 
     @property
     def store(self) -> Store:
@@ -64,13 +65,31 @@ class Sweep:
     def skip(self, job: Job) -> bool:
         """Whether a run of exactly this config is finished; then it counts, and is not run again."""
         found = self._finished.get(job.config_hash)
-        self.jobs[job.config_hash] = {"swept": job.swept, "run_id": found, "reason": ""}
+        before = self.jobs.get(job.config_hash, {})
+        place = before.get("place")
+        if place is None or (job.config_hash not in self._interrupted and not found):
+            places = [entry.get("place", -1) for entry in self.jobs.values()]
+            place = max(places, default=-1) + 1
+        entry = {"swept": job.swept, "run_id": found, "reason": "", "place": place}
+        self.jobs[job.config_hash] = entry
         return found is not None
+
+    def folder_of(self, job: Job) -> Path:
+        """The job's own folder."""
+        return self.folder / str(self.jobs[job.config_hash]["place"])
 
     def overrides(self, job: Job) -> list[str]:
         """What the job is launched with: what was asked for, and its place in the sweep."""
+        given = [word for word in job.overrides if not word.startswith("resume=")]
         place = {"parent": self.recorder.run_id, "cwd": str(Path.cwd()), "swept": json.dumps(job.swept)}
-        return [*job.overrides, *(f"+job.{key}={_quoted(value)}" for key, value in place.items())]
+        folder = self.folder_of(job)
+        return [
+            *given,
+            f"resume={self._interrupted.get(job.config_hash, 'false')}",
+            *(f"+job.{key}={_quoted(value)}" for key, value in place.items()),
+            f"hydra.sweep.dir={_quoted(str(folder.parent))}",
+            f"hydra.sweep.subdir={_quoted(folder.name)}",
+        ]
 
     def value_of(self, job: Job) -> float:
         """The best validation accuracy of a run that `skip` found; NaN where it has none."""
@@ -102,6 +121,11 @@ class Sweep:
         # Oldest last: of several finished runs of one config, the first one counts.
         finished = tracking.search(self.store, tracking.FINISHED_OR_DIVERGED)
         self._finished = {run.config_hash: run.run_id for run in finished}
+        self._interrupted = {
+            child.config_hash: child.run_id
+            for child in tracking.children(self.store, self.recorder.run_id)
+            if child.status != "FINISHED"
+        }
         with suppress(UserError):
             self.jobs = _read_index(self.store, self.recorder.run_id)["jobs"]
 
@@ -128,15 +152,22 @@ def recorded(
             resume=true the newest one of the same is gone on with, whatever its values.
 
     Raises:
-        UserError: when all is done, if a job failed.
+        UserError: a sweep cannot be opened as these settings say; when all is done, if a job failed.
     """
+    if settings.tracking.offline:
+        raise UserError(
+            "tracking.offline=true: must be false for a sweep, whose answer is drawn from MLflow"
+        )
+    if isinstance(settings.resume, str):
+        raise UserError(
+            f"resume={settings.resume}: must be true or false for a sweep; resume=true goes on with the "
+            "newest one of this command"
+        )
     store = tracking.open_store(settings.tracking)
     own = [word for word in fixed if not word.startswith(("resume=", "hydra", "tracking", "device"))]
     identity = hashlib.sha256(json.dumps([sorted(keys), sorted(own)]).encode()).hexdigest()[:12]
     resume = settings.resume is True
-    recorder = tracking.start_sweep(
-        store, " × ".join(keys), identity, {"lenetexp.folder": str(folder.resolve())}, resume
-    )
+    recorder, folder = tracking.start_sweep(store, " × ".join(keys), identity, folder.resolve(), resume)
     sweep = Sweep(recorder, folder, keys)
     if resume:
         sweep.take_up()
@@ -231,7 +262,7 @@ def row_of(stored: Stored, swept: dict[str, str], reason: str = "", before: bool
     return Row(
         swept=swept,
         status=status,
-        reason=tags.get("lenetexp.reason", "") or reason,
+        reason=tags.get("lenetexp.reason", "") or tags.get("lenetexp.unsent", "") or reason,
         run_id=stored.run_id,
         val_accuracy=metrics.get("best/val_accuracy", nan),
         best_epoch=metrics.get("best/epoch", nan),

@@ -40,6 +40,7 @@ from mlflow.entities import (  # noqa: E402
     Dataset,
     DatasetInput,
     InputTag,
+    LoggedModelOutput,
     Metric,
     Param,
     Run,
@@ -54,11 +55,13 @@ CHARACTERS_A_PARAM = 6000
 FINISHED = "attributes.status = 'FINISHED' and metrics.`best/val_accuracy` >= 0"
 FINISHED_OR_DIVERGED = "attributes.status = 'FINISHED' and tags.`lenetexp.config_hash` LIKE '%'"
 RUNS_A_CALL = 1000
+MODEL = "model"  # the logged model's name
+SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
 PARENT = "mlflow.parentRunId"  # MLflow's own tag: its UI nests runs by it
 
 
 def warm_up() -> None:
-    """Imports what `Recorder.model` needs, seconds before it is needed."""
+    """Imports what `save_model` needs, seconds before it is needed."""
     import mlflow.pytorch  # noqa: F401
 
 
@@ -144,6 +147,12 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: 
     return str(experiment.experiment_id)
 
 
+def ask_once() -> None:
+    """From now on in this process a store that does not answer is told at once: the caller tries again."""
+    _LATER.update({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"})
+    os.environ.update({key: _LATER[key] for key in _OURS})
+
+
 @contextmanager
 def _impatient() -> Iterator[None]:
     os.environ.update({key: _AT_FIRST[key] for key in _OURS})
@@ -160,6 +169,18 @@ def _reason(error: BaseException) -> str:
     return without_password(one_line(error)[:160])
 
 
+class Refused(UserError):
+    """A server that answers does not take something, and would not take it later."""
+
+
+def _for_good(error: Exception) -> bool:
+    """Whether it is the asker's fault, rights and haste left aside: they may change."""
+    if not isinstance(error, MlflowException):
+        return False
+    code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
+    return 400 <= code < 500 and code not in (401, 403, 408, 429)
+
+
 @dataclass(frozen=True)
 class Recorder:
     """Writes one run into the store."""
@@ -173,9 +194,10 @@ class Recorder:
         try:
             yield
         except Exception as error:  # whatever a driver, a proxy or an artifact store throws
-            raise UserError(
+            kind = Refused if self.store.uri.startswith("http") and _for_good(error) else UserError
+            raise kind(
                 f"tracking.uri={self.store.shown}: the store failed in the middle of run {self.run_id} "
-                f"({_reason(error)}); the run's folder keeps what was done"
+                f"({_reason(error)})"
             ) from error
 
     @property
@@ -185,9 +207,9 @@ class Recorder:
         place = f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}"
         return f"{place}?workflowType=machine_learning"
 
-    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Logs numbers in one call."""
-        now = int(time.time() * 1000)
+    def metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
+        """Logs numbers in one call. Given again with the same time, they are not there twice."""
+        now = int(time.time() * 1000) if time_ms is None else time_ms
         metrics = [Metric(key, value, now, step) for key, value in values.items()]
         with self._answered():
             self.store.client.log_batch(self.run_id, metrics=metrics)
@@ -197,47 +219,57 @@ class Recorder:
         with self._answered():
             self.store.client.set_tag(self.run_id, key, value)
 
-    def artifacts(self, folder: Path, path: str | None = None) -> None:
-        """Uploads everything in `folder`, to `path` in the run's artifacts."""
+    def untag(self, *keys: str) -> None:
+        """Takes tags away, where they are."""
         with self._answered():
-            self.store.client.log_artifacts(self.run_id, str(folder), path)
+            there = self.store.client.get_run(self.run_id).data.tags
+            for key in {*keys} & {*there}:
+                self.store.client.delete_tag(self.run_id, key)
+
+    def artifacts(self, place: Path, path: str | None = None) -> None:
+        """Uploads a file, or everything in a folder, to `path` in the run's artifacts."""
+        upload = self.store.client.log_artifacts if place.is_dir() else self.store.client.log_artifact
+        with self._answered():
+            upload(self.run_id, str(place), path)
 
     def text(self, text: str, path: str) -> None:
         """Writes an artifact, over the one that was there."""
         with self._answered():
             self.store.client.log_text(self.run_id, text, path)
 
-    def model(self, model: Any, example: Any) -> None:
-        """Logs a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
+    def model(self, folder: Path) -> None:
+        """Makes what `save_model` wrote the run's logged model, once."""
+        client = self.store.client
+        with self._answered():
+            found = client.search_logged_models(
+                [self.store.experiment_id], f"source_run_id = '{self.run_id}'", max_results=1
+            )
+            if found and str(found[0].status) == "READY":
+                return
+            params = client.get_run(self.run_id).data.params
+            model = (
+                found[0]
+                if found
+                else client.create_logged_model(
+                    self.store.experiment_id, name=MODEL, source_run_id=self.run_id, params=params
+                )
+            )
+            client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+            client.log_model_artifacts(model.model_id, str(folder))
+            client.finalize_logged_model(model.model_id, "READY")
 
-        Args:
-            model: the net.
-            example: two images, N×C×H×W floats as a numpy array; one would fix the batch size at 1.
-
-        Raises:
-            Exception: of many kinds, where torch cannot trace the net.
-        """
-        import mlflow.pytorch  # seconds of importing that nothing else needs
-
-        mlflow.set_tracking_uri(self.store.uri)
-        mlflow.set_experiment(experiment_id=self.store.experiment_id)
-        mlflow.pytorch.log_model(
-            model,
-            name="model",
-            input_example=example,
-            serialization_format="pt2",
-            # Named, because MLflow takes 8 to 28 s to work them out.
-            pip_requirements=[f"torch=={version('torch').split('+')[0]}"],
-            # MLflow would load the net again to try it: half of what the whole call costs.
-            validate_serving_input=False,
-            # Not by a context of MLflow's, which would close the run.
-            run_id=self.run_id,
-        )
-
-    def end(self, status: str) -> None:
+    def end(self, status: str, time_ms: int | None = None) -> None:
         """Closes the run as FINISHED, FAILED or KILLED."""
         with self._answered():
-            self.store.client.set_terminated(self.run_id, status)
+            self.store.client.set_terminated(self.run_id, status, end_time=time_ms)
+
+    def reopen(self, tags: Mapping[str, str]) -> None:
+        """Marks the run as running, by the process that `tags` name; why it ended is no longer true."""
+        with self._answered():
+            for key, value in tags.items():
+                self.store.client.set_tag(self.run_id, key, value)
+            self.untag("lenetexp.reason", "lenetexp.ending", "lenetexp.unsent")
+            self.store.client.update_run(self.run_id, status="RUNNING")
 
     def bury(self, reason: str) -> None:
         """Closes a run whose process is gone."""
@@ -245,41 +277,73 @@ class Recorder:
         self.end("KILLED")
 
 
-def start_run(
-    store: Store,
-    name: str,
-    params: Mapping[str, Any],
-    tags: Mapping[str, str],
-    dataset: Mapping[str, Any],
-) -> Recorder:
+def save_model(model: Any, example: Any, folder: Path) -> None:
+    """Writes a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
+
+    Args:
+        model: the net.
+        example: two images, N×C×H×W floats as a numpy array; one would fix the batch size at 1.
+        folder: a new one.
+
+    Raises:
+        Exception: of many kinds, where torch cannot trace the net.
+    """
+    import mlflow.pytorch  # seconds of importing that nothing else needs
+
+    mlflow.pytorch.save_model(
+        model,
+        str(folder),
+        input_example=example,
+        serialization_format="pt2",
+        # Named, because MLflow takes 8 to 28 s to work them out.
+        pip_requirements=[f"torch=={version('torch').split('+')[0]}"],
+    )
+
+
+def start_run(store: Store, start: Mapping[str, Any]) -> Recorder:
     """Creates a run with all that is known before it starts.
 
     Args:
         store: where.
-        name: what the UI calls it.
-        params: every leaf of the composed config under its dotted name.
-        tags: what else to find it by.
-        dataset: name, digest, source and profile of the data, as texts.
+        start: the journal's event of the start: `name`, which the UI calls it; `params`, every leaf of the
+            composed config under its dotted name; `tags`, what else to find it by; `dataset`, its name,
+            digest, source and profile as texts; `time`, in milliseconds since 1970.
+
+    Raises:
+        UserError: the store does not take it.
     """
-    client = store.client
-    run = client.create_run(store.experiment_id, run_name=name, tags={**_process(), **tags})
-    recorder = Recorder(store, run.info.run_id)
     try:
-        entries = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in params.items()]
-        for first in range(0, len(entries), PARAMS_A_CALL):
-            client.log_batch(recorder.run_id, params=entries[first : first + PARAMS_A_CALL])
-        entity = Dataset(
-            name=dataset["name"],
-            digest=dataset["digest"],
-            source_type="local",
-            source=dataset["source"],
-            profile=dataset["profile"],
+        run = store.client.create_run(
+            store.experiment_id, start_time=start["time"], run_name=start["name"], tags=start["tags"]
         )
-        _log_dataset(client, recorder.run_id, entity)
-    except BaseException:
-        recorder.end("FAILED")
-        raise
+        recorder = Recorder(store, run.info.run_id)
+        try:
+            describe(recorder, start)
+        except BaseException:
+            recorder.end("FAILED")
+            raise
+    except MlflowException as error:
+        raise UserError(
+            f"tracking.uri={store.shown}: the store does not take the run ({_reason(error)})"
+        ) from error
     return recorder
+
+
+def describe(recorder: Recorder, start: Mapping[str, Any]) -> None:
+    """Logs a run's params and dataset. Given again, they are not there twice."""
+    client = recorder.store.client
+    entries = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in start["params"].items()]
+    for first in range(0, len(entries), PARAMS_A_CALL):
+        client.log_batch(recorder.run_id, params=entries[first : first + PARAMS_A_CALL])
+    dataset = start["dataset"]
+    entity = Dataset(
+        name=dataset["name"],
+        digest=dataset["digest"],
+        source_type="local",
+        source=dataset["source"],
+        profile=dataset["profile"],
+    )
+    _log_dataset(client, recorder.run_id, entity)
 
 
 def _log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, tries: int = 5) -> None:
@@ -298,28 +362,35 @@ def _log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, tries: int
             time.sleep(0.1)
 
 
-def start_sweep(store: Store, name: str, identity: str, tags: Mapping[str, str], resume: bool) -> Recorder:
+def start_sweep(
+    store: Store, name: str, identity: str, folder: Path, resume: bool
+) -> tuple[Recorder, Path]:
     """Creates the parent run of a sweep; with `resume` reopens the newest one of this identity, if any.
+
+    Returns:
+        the run, and the sweep's folder: `folder`, or that of the reopened one where it is on this machine.
 
     Raises:
         UserError: that one is running.
     """
-    client, mine = store.client, {**_process(), **tags, "lenetexp.sweep": identity}
+    mine = {**who_records(), "lenetexp.sweep": identity, "lenetexp.folder": str(folder)}
     if resume and (before := search(store, f"tags.`lenetexp.sweep` = '{identity}'", at_most=1)):
         if before[0].runs_here:
-            who = before[0].run.data.tags["lenetexp.process"]
-            raise UserError(f"resume=true: this very sweep is running (process {who}); end it first")
-        recorder = Recorder(store, before[0].run_id)
-        for key, value in mine.items():
-            recorder.tag(key, value)
-        client.update_run(recorder.run_id, status="RUNNING")
-        return recorder
-    run = client.create_run(store.experiment_id, run_name=name, tags=mine)
-    return Recorder(store, run.info.run_id)
+            raise UserError(
+                f"resume=true: this very sweep is running (process {before[0].process}); end it first"
+            )
+        recorder, tags = Recorder(store, before[0].run_id), before[0].tags
+        at = Path(tags["lenetexp.folder"])
+        if tags["lenetexp.host"] == socket.gethostname() and at.is_dir():
+            folder = at
+        recorder.reopen({**mine, "lenetexp.folder": str(folder)})
+        return recorder, folder
+    run = store.client.create_run(store.experiment_id, run_name=name, tags=mine)
+    return Recorder(store, run.info.run_id), folder
 
 
-def _process() -> dict[str, str]:
-    """Who records: so that a run whose process is gone can be told from one that runs."""
+def who_records() -> dict[str, str]:
+    """Tags by which a run whose process is gone can be told from one that runs."""
     tags = {
         "lenetexp.host": socket.gethostname(),
         "lenetexp.process": process.name(),
@@ -372,7 +443,22 @@ class Stored:
     @property
     def runs_here(self) -> bool:
         """Whether a process of this machine has it in hand."""
-        return self._of_this_machine and process.alive(self.run.data.tags.get("lenetexp.process", ""))
+        return self._of_this_machine and process.alive(self.process)
+
+    @property
+    def process(self) -> str:
+        """Who records it, or did last."""
+        return str(self.run.data.tags.get("lenetexp.process", ""))
+
+    @property
+    def status(self) -> str:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        return str(self.run.info.status)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What it can be found by."""
+        return dict(self.run.data.tags)
 
     @property
     def _of_this_machine(self) -> bool:
@@ -383,6 +469,24 @@ class Stored:
         """A metric's values by step."""
         metrics = self.store.client.get_metric_history(self.run_id, key)
         return sorted((metric.step, metric.value) for metric in metrics)
+
+    def times(self, key: str) -> dict[int, int]:
+        """When each step of a metric was logged, in milliseconds since 1970."""
+        return {m.step: m.timestamp for m in self.store.client.get_metric_history(self.run_id, key)}
+
+    def listed(self) -> list[str]:
+        """Its artifacts' paths: those at the top, and of its checkpoints.
+
+        Raises:
+            UserError: the store does not say.
+        """
+        try:
+            listed = self.store.client.list_artifacts
+            return [entry.path for where in (None, "checkpoints") for entry in listed(self.run_id, where)]
+        except Exception as error:  # each kind of artifact store has exceptions of its own
+            raise UserError(
+                f"run={self.run_id}: its artifacts cannot be listed ({_reason(error)})"
+            ) from error
 
     def download(self, folder: Path, *paths: str) -> list[Path]:
         """Fetches artifacts into `folder`.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -43,11 +43,6 @@ class Epoch:
     images_per_second: float  # of training alone
     improved: bool  # whether these are the best weights so far
 
-    @property
-    def quality(self) -> tuple[float, float]:
-        """Greater is better: validation accuracy, and for equal ones the lower loss."""
-        return self.val_accuracy, -self.val_loss
-
 
 @dataclass
 class Training:
@@ -57,9 +52,24 @@ class Training:
     optimizer: Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
-    epoch: int = 0
-    best: Epoch | None = None
-    stale: int = 0  # epochs since the validation accuracy was better than ever before
+    history: list[Epoch] = field(default_factory=list)
+    best_weights: dict[str, Tensor] | None = None  # on the CPU, as any module with these names takes them
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch of `best_weights`."""
+        return next((record for record in reversed(self.history) if record.improved), None)
+
+    @property
+    def stale(self) -> int:
+        """Epochs since the validation accuracy was better than ever before."""
+        accuracies = [record.val_accuracy for record in self.history]
+        return len(accuracies) - 1 - accuracies.index(max(accuracies)) if accuracies else 0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and texts alone, so that it can be read back without trust."""
@@ -68,20 +78,22 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.schedule.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "epoch": self.epoch,
-            "best": vars(self.best) if self.best else None,
-            "stale": self.stale,
+            "history": [vars(record) for record in self.history],
+            "best_weights": self.best_weights,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Takes up what `state_dict` gave.
+
+        Raises:
+            Exception: of many kinds, where it is the state of something else.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.epoch = state["epoch"]
-        self.best = Epoch(**state["best"]) if state["best"] else None
-        self.stale = state["stale"]
+        self.history = [Epoch(**record) for record in state["history"]]
+        self.best_weights = state["best_weights"]
 
 
 def fit(
@@ -121,6 +133,8 @@ def fit(
         training.model, training.optimizer, training.schedule, training.scaler,
     )  # fmt: skip
     for epoch in range(training.epoch + 1, epochs + 1):
+        if patience is not None and training.stale >= patience:
+            return
         started = time.perf_counter()
         lr = optimizer.param_groups[0]["lr"]
         torch.manual_seed(seed_of("layers", seed, epoch))  # dropout and the like, in a net that has it
@@ -150,15 +164,19 @@ def fit(
         if not isfinite(train_loss + val_loss):
             raise Diverged(epoch)
         schedule.after_epoch(val_loss)
+        best = training.best
+        improved = best is None or (val.accuracy, -val_loss) > (best.val_accuracy, -best.val_loss)
+        if improved:
+            training.best_weights = _plain(model)
         record = Epoch(
             epoch, train_loss, train_accuracy, val_loss, val.accuracy, lr,
-            images_per_second=len(data.train) / seconds, improved=False,
+            images_per_second=len(data.train) / seconds, improved=improved,
         )  # fmt: skip
-        rose = training.best is None or record.val_accuracy > training.best.val_accuracy
-        if training.best is None or record.quality > training.best.quality:
-            record = training.best = replace(record, improved=True)
-        training.stale = 0 if rose else training.stale + 1
-        training.epoch = epoch
+        training.history.append(record)
         yield record
-        if patience is not None and training.stale >= patience:
-            return
+
+
+def _plain(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the weights alone, as any module with these names and shapes takes them."""
+    plain = torch.contiguous_format
+    return {k: v.to("cpu", copy=True, memory_format=plain) for k, v in model.state_dict().items()}

@@ -22,7 +22,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hydra_plugins.lenetexp_sweep._sweeps import compose, split, warm
+from hydra_plugins.lenetexp_sweep._sweeps import compose, settle, split, warm
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import journal
 from lenetexp.config import Job, UserError, one_line
@@ -59,6 +59,7 @@ def search(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path
         from lenetexp.sweep import recorded
 
         with recorded(corners[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+            settle(sweeper, sweep.folder)
             study = _study(sweeper, sweep)
             _Search(sweeper, sweep, study, space, rest, keys).run(corners[0].settings.epochs)
 
@@ -126,7 +127,7 @@ class _Search:
         if reason:
             self.sweep.failed(job, reason)
             self._tell(trial, nan)
-        elif journal.asked_to_stop(self.sweep.folder / str(number)):
+        elif journal.asked_to_stop(self.sweep.folder_of(job)):
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self._tell(trial, float(result.return_value))
@@ -162,8 +163,8 @@ class _Pruning:
 
     def _watch(self) -> None:
         while not self.over.wait(0.2):
-            for number, (trial, _) in list(self.search.running.items()):
-                self._look(trial, self.search.sweep.folder / str(number))
+            for trial, job in list(self.search.running.values()):
+                self._look(trial, self.search.sweep.folder_of(job))
 
     def _look(self, trial: Trial, folder: Path) -> None:
         epochs = [e for e in journal.read(folder / journal.NAME) if e["event"] == "epoch"]

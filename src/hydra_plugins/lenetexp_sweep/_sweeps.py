@@ -37,7 +37,14 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
         from lenetexp.sweep import recorded, run_jobs
 
         with recorded(jobs[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+            settle(sweeper, sweep.folder)
             run_jobs(sweep, jobs, lambda launched: sweeper.runner.launch(launched, initial_job_idx=0))
+
+
+def settle(sweeper: "GridSweeper", folder: Path) -> None:
+    """Tells the launcher the sweep's folder: one that is gone on with has its own already."""
+    with open_dict(sweeper.master):
+        sweeper.master.hydra.sweep.dir = str(folder)
 
 
 @contextmanager

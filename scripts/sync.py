@@ -1,0 +1,17 @@
+"""Sends to MLflow what it has missed of runs: python scripts/sync.py (more: --help)."""
+
+import hydra
+from omegaconf import DictConfig
+
+from lenetexp import cli
+from lenetexp.config import SyncConfig
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="sync")
+def main(config: DictConfig) -> None:
+    """One look through all run folders."""
+    cli.task(config, SyncConfig, "lenetexp.outbox.sync")
+
+
+if __name__ == "__main__":
+    cli.start(main)

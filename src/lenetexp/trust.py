@@ -1,0 +1,69 @@
+"""What a stored config may name: it can come from a stranger, and naming a function would run it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.utils import get_object
+from torch import nn
+
+from lenetexp.config import UserError, one_line
+
+# Whose classes a stored config may name.
+TRUSTED = ("lenetexp", "torch", "torchvision")
+
+
+def refuse_strangers(
+    value: Any,
+    key: str,
+    trust: Sequence[str],
+    kind: type | None,
+    functions: Sequence[Any] = (),
+) -> None:
+    """That every `_target_` in a stored config is a class or function of a trusted package.
+
+    What the name leads to is looked at, not the name alone: lenetexp.models.torch.hub.load would be a
+    way out. Below the outermost one, only nets may be named.
+
+    Args:
+        value: what is stored: settings, or a part of them.
+        key: where in the config it stands.
+        trust: modules, beside `TRUSTED`, whose classes it may name.
+        kind: what a trusted package's class must be.
+        functions: of lenetexp's own, that it may name, too.
+
+    Raises:
+        UserError: one is not.
+    """
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{key}={value}: a stored config must not hold interpolations")
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            refuse_strangers(item, f"{key}.{i}", trust, nn.Module)
+    if not isinstance(value, Mapping):
+        return
+    for name, item in value.items():
+        refuse_strangers(item, f"{key}.{name}", trust, nn.Module)
+    if "_target_" not in value:
+        return
+    target = str(value["_target_"])
+    allowed = (*TRUSTED, *trust)
+    refusal = (
+        f"{key}._target_={target}: the run's config names what is not trusted; must be of "
+        f"{', '.join(TRUSTED)}, or allowed: trust=[{target.rpartition('.')[0]}]"
+    )
+    if not _within(target, allowed):
+        raise UserError(refusal)
+    try:
+        found = get_object(target)
+    except Exception as error:
+        raise UserError(f"{key}._target_={target}: {one_line(error)[:120]}") from None
+    module = str(getattr(found, "__module__", ""))
+    fine = _within(module, trust)
+    if not fine and kind is not None:
+        fine = isinstance(found, type) and issubclass(found, kind) and _within(module, TRUSTED)
+    if not fine and found not in functions:
+        raise UserError(refusal)
+
+
+def _within(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
