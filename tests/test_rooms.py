@@ -11,7 +11,7 @@ PLUGINS = PACKAGE.parent / "hydra_plugins" / "lenetexp_sweep"
 ROOMS = [
     "config", "cli", "interrupt", "process", "journal", "device", "models", "datasets", "data",
     "checkpoint", "evaluate", "optim", "train", "report", "tracking", "outbox", "figures", "provenance",
-    "trust", "resume", "experiment", "sweep", "pictures", "predict",
+    "trust", "resume", "experiment", "answer", "sweep", "pictures", "predict",
 ]  # fmt: skip
 
 

@@ -28,17 +28,19 @@ from hydra_plugins.lenetexp_sweep import _search, _workers
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import figures, journal, tracking
 from lenetexp.config import Tracking, UserError, swept_name
-from lenetexp.sweep import Group, Row
+from lenetexp.answer import Group, Row
 
 # A net of one's own that does after some training what its setting says.
 MINE = """
 import os, signal
+import torch
 from lenetexp.models import LeNet
 
 class Net(LeNet):
     def __init__(self, how, **settings):
         super().__init__(**settings)
-        self.how, self.steps = how, 0
+        self.how = how
+        self.register_buffer("steps", torch.zeros(()))  # in the checkpoint: it happens in the second epoch
 
     def forward(self, x):
         self.steps += self.training
@@ -159,7 +161,11 @@ def test_resume_runs_only_what_is_not_finished(again: Swept) -> None:
     count = {how: 0 for how in ("ok", "diverge", "raise", "kill")}
     for run in again.children:
         count[run.data.tags["swept.model.how"]] += 1
-    assert count == {"ok": 2, "diverge": 2, "raise": 4, "kill": 4}
+        assert again.epochs(run) == [1, 2] if run.data.tags["swept.model.how"] == "ok" else [1]
+    assert count == {"ok": 2, "diverge": 2, "raise": 2, "kill": 2}, "in the same runs as before"
+    (folder,) = again.cwd.glob("outputs/sweeps/*")
+    logs = [path.read_text().count("goes on  after epoch 1 of run") for path in folder.glob("*/log.txt")]
+    assert sorted(logs) == [0, 0, 0, 0, 1, 1, 1, 1]
     assert len(again.parents) == 1, "the sweep is gone on with, not begun anew"
     assert not any(run.info.status == "RUNNING" for run in again.runs)
 
@@ -275,7 +281,7 @@ def places(
     monkeypatch: pytest.MonkeyPatch, gpus: str, n_jobs: int | None, device: str = "auto"
 ) -> list[Any]:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(_workers, "cpu_count", lambda: 8)
     launcher = LocalLauncher(n_jobs=n_jobs, per_gpu=2)
     launcher.config = OmegaConf.create({"device": {"name": device}})
     return _workers._places(launcher)
@@ -315,11 +321,12 @@ def test_pictures_of_a_sweep_carry_its_keys(tmp_path: Path) -> None:
 def test_a_sweep_that_runs_is_not_taken_up_by_another_command(tmp_path: Path) -> None:
     settings = Tracking(uri=f"sqlite:///{tmp_path}/m.db", experiment="e")
     store = tracking.open_store(settings)
-    running = tracking.start_sweep(store, "lr", "1234", {}, resume=False)
+    running, _ = tracking.start_sweep(store, "lr", "1234", tmp_path, resume=False)
     with pytest.raises(UserError, match="resume=true: this very sweep is running"):
-        tracking.start_sweep(store, "lr", "1234", {}, resume=True)
+        tracking.start_sweep(store, "lr", "1234", tmp_path, resume=True)
     running.end("KILLED")
-    assert tracking.start_sweep(store, "lr", "1234", {}, resume=True).run_id == running.run_id
+    again, folder = tracking.start_sweep(store, "lr", "1234", tmp_path / "other", resume=True)
+    assert (again.run_id, folder) == (running.run_id, tmp_path)
 
 
 # Long ones.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -67,7 +68,8 @@ def start(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        sys.exit(f"error: hydra.run.dir={error.filename}: cannot be made or written ({error.strerror})")
+        key = "hydra.sweep.dir" if {"-m", "--multirun"} & {*sys.argv} else "hydra.run.dir"
+        sys.exit(f"error: {key}={error.filename}: cannot be made or written ({error.strerror})")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -85,7 +87,7 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     in_sweep = HydraConfig.get().mode != RunMode.RUN
-    if in_sweep and (place := OmegaConf.select(config, "job.cwd")) and Path(place).is_dir():
+    if in_sweep and (place := unquote(OmegaConf.select(config, "job.cwd") or "")) and Path(place).is_dir():
         # A process of Ray's may have been started anywhere.
         os.chdir(place)
         sys.path.append(place)

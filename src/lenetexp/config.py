@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import unquote
 
 from pydantic import (
     BaseModel,
@@ -217,8 +218,15 @@ class SweepJob(Settings):
     """A run's place in a sweep. The sweep itself sets it."""
 
     parent: Text  # the sweep's own MLflow run
+    # Both percent-encoded: whatever stands in them, they pass through any launcher's command line.
     cwd: Text  # the folder that the sweep was started in: every relative path is meant from there
     swept: Text  # JSON: the keys that the sweep varies, with this run's values as they were typed
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The swept keys with this run's values."""
+        values: dict[str, str] = json.loads(unquote(self.swept))
+        return values
 
 
 def _by_target(*known: str) -> Discriminator:
@@ -350,7 +358,7 @@ def swept_name(swept: Mapping[str, str]) -> str:
 def short(value: str) -> str:
     """A number that a search drew, with as many digits as one reads."""
     try:
-        return value if len(value) <= 8 else f"{float(value):.4g}"
+        return value if len(value) <= 8 or value.isdigit() else f"{float(value):.4g}"
     except ValueError:
         return value
 
@@ -374,7 +382,12 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def config_hash(values: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that two runs share when the same training was asked for."""
-    return hashlib.sha256(json.dumps(identity(values), sort_keys=True).encode()).hexdigest()[:12]
+    return digest(identity(values))
+
+
+def digest(content: Any) -> str:
+    """Twelve hexadecimal digits of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _as_whole(value: Any) -> Any:

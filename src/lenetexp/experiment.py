@@ -167,7 +167,7 @@ def _open(
         return open_outbox(store, events)
     commit = provenance.write(folder, config, facts)
     # A swept group, as optimizer=sgd,adam, is no leaf of the config; the runs' table shows it, too.
-    swept: dict[str, str] = json.loads(settings.job.swept) if settings.job else {}
+    swept = settings.job.values if settings.job else {}
     tags = {
         **whose,
         **({tracking.PARENT: settings.job.parent} if settings.job else {}),

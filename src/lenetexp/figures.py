@@ -248,8 +248,10 @@ def accuracy_against(
         names, _ = _ordered(set(lines))
         for i, name in enumerate(names):
             x, y, spread = np.array(sorted(lines[name])).T
+            # Where the interval is not known there is no bar; no accuracy lies outside 0 and 1.
+            bars = np.array([np.minimum(spread, y), np.minimum(spread, 1 - y)])
             axes.errorbar(
-                x, y, yerr=None if np.isnan(spread).all() else np.nan_to_num(spread), capsize=3,
+                x, y, yerr=None if np.isnan(spread).all() else bars, capsize=3,
                 marker="o", markersize=4,
                 color=COLOURS[i], label=name, linestyle="-" if name or len(keys) == 1 else "",
             )  # fmt: skip

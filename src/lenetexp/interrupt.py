@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM noted, so that the work in hand can end where it is whole."""
+"""SIGINT, SIGTERM and SIGHUP noted, so that the work in hand can end where it is whole."""
 
 import signal
 import threading
@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# Ctrl-C, a cluster that wants its machine back, a terminal that was closed.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 class Interrupted(SystemExit):
-    """A signal asked for an end; leaves with the code that shells expect, 130 or 143."""
+    """A signal asked for an end; leaves with the code that shells expect, 130 or 143 (or 129)."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -17,7 +20,7 @@ class Interrupted(SystemExit):
 
 @contextmanager
 def noted() -> Iterator[Callable[[], None]]:
-    """Notes SIGINT and SIGTERM; gives a function that raises `Interrupted` when one has come.
+    """Notes the signals; gives a function that raises `Interrupted` when one has come.
 
     An exception out of the handler itself could break a write in its middle. A second signal leaves
     at once all the same. Outside the main thread, where Python has no signals, nothing is noted.
@@ -36,9 +39,31 @@ def noted() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield stop_if_asked
         return
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by(note):
         yield stop_if_asked
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Raises `Interrupted` at once when a signal comes: for calls of others' that wait for long."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    # A hang-up that was ignored before, as nohup does it, stays ignored.
+    signals = [s for s in SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, handler) for signum in signals}
+    try:
+        yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for signum, former in before.items():
+            signal.signal(signum, former)

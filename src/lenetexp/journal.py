@@ -106,6 +106,12 @@ def end_of(events: list[Event]) -> Event | None:
     return last[-1] if last and last[-1]["event"] == "end" else None
 
 
+def ending_of(events: list[Event]) -> str:
+    """ "diverged" or "pruned" for a run that ended so; else nothing."""
+    tags = [event for event in events if event["event"] == "tag" and event["key"] == "lenetexp.ending"]
+    return str(tags[-1]["value"]) if tags else ""
+
+
 def _whole_lines(path: Path) -> bytes:
     try:
         content = path.read_bytes()

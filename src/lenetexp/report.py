@@ -1,5 +1,6 @@
 """What a person sees in the terminal: the head of a run, its progress, its end."""
 
+import socket
 import sys
 import threading
 import time
@@ -125,11 +126,11 @@ class SweepProgress:
 
     def __init__(self, folder: Path, jobs: int, epochs: int) -> None:
         self.folder, self.jobs, self.epochs = folder, jobs, epochs
-        self.told: set[Path] = set()
+        self.told: dict[Path, int] = {}  # journals of jobs that have ended, with their epochs
         self.best = 0.0
 
     def __enter__(self) -> "SweepProgress":
-        self.before = {path: path.stat().st_size for path in self.folder.rglob(journal.NAME)}
+        self.before = {path: path.stat().st_size for path in self.folder.glob(f"*/{journal.NAME}")}
         self.bar = tqdm(
             total=self.epochs,
             unit="epoch",
@@ -156,7 +157,10 @@ class SweepProgress:
     def _look(self) -> None:
         """Reads every journal that has changed; tells of jobs that have ended since the last look."""
         epochs = running = 0
-        for path in sorted(self.folder.rglob(journal.NAME)):
+        for path in sorted(self.folder.glob(f"*/{journal.NAME}")):
+            if path in self.told:
+                epochs += self.told[path]
+                continue
             if self.before.get(path) == path.stat().st_size:
                 continue  # of an earlier command
             events = journal.read(path)
@@ -166,18 +170,20 @@ class SweepProgress:
             done = [event for event in events if event["event"] == "epoch"]
             best = max((event["val/accuracy"] for event in done), default=0.0)
             self.best = max(self.best, best)
-            end = journal.end_of(events)
-            if end is None and not process.alive(starts[-1]["tags"]["lenetexp.process"]):
+            end, whose = journal.end_of(events), starts[-1]["tags"]
+            here = whose["lenetexp.host"] == socket.gethostname()
+            if end is None and here and not process.alive(whose["lenetexp.process"]):
                 end = {"status": "died", "time": events[-1]["time"]}
             # A job that ended early has no epochs left to wait for.
             epochs += len(done) if end is None else starts[-1]["epochs"]
             running += end is None
-            if end is not None and path not in self.told:
-                self.told.add(path)
+            if end is not None:
+                self.told[path] = starts[-1]["epochs"]
                 named = swept_name(starts[0]["swept"])
+                status = journal.ending_of(events) or end["status"].lower()
                 seconds = (end["time"] - starts[-1]["time"]) / 1000
                 Progress.write(
-                    f"  [{len(self.told)}/{self.jobs}] {named}: {end['status'].lower()}, "
+                    f"  [{len(self.told)}/{self.jobs}] {named}: {status}, "
                     f"validation {best:.2%}, {seconds:.1f} s"
                 )
         left = self.jobs - len(self.told) - running

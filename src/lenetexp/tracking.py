@@ -53,7 +53,6 @@ CHARACTERS_A_PARAM = 6000
 
 # A run that ended with weights worth predicting with.
 FINISHED = "attributes.status = 'FINISHED' and metrics.`best/val_accuracy` >= 0"
-FINISHED_OR_DIVERGED = "attributes.status = 'FINISHED' and tags.`lenetexp.config_hash` LIKE '%'"
 RUNS_A_CALL = 1000
 MODEL = "model"  # the logged model's name
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
@@ -456,6 +455,16 @@ class Stored:
         return str(self.run.info.status)
 
     @property
+    def is_result(self) -> bool:
+        """Whether it was trained to its end, or until it diverged: not so, where it was pruned."""
+        return bool(self.config_hash and self.status == "FINISHED" and self.ending != "pruned")
+
+    @property
+    def ending(self) -> str:
+        """diverged, pruned, or nothing."""
+        return str(self.run.data.tags.get("lenetexp.ending", ""))
+
+    @property
     def tags(self) -> dict[str, str]:
         """What it can be found by."""
         return dict(self.run.data.tags)
@@ -559,9 +568,9 @@ def search(store: Store, condition: str, at_most: int | None = None) -> list[Sto
             return found
 
 
-def children(store: Store, parent: str) -> list[Stored]:
-    """The runs of a sweep, the newest first."""
-    return search(store, f"tags.`{PARENT}` = '{parent}'")
+def children(store: Store, parent: str, condition: str = "") -> list[Stored]:
+    """The runs of a sweep, the newest first; those for which an MLflow filter holds."""
+    return search(store, " and ".join(filter(None, [f"tags.`{PARENT}` = '{parent}'", condition])))
 
 
 def find_sweep(store: Store, which: str) -> Stored:

@@ -1,8 +1,9 @@
 """A search with Optuna: ask for a trial whenever a process is free, tell its result when it is done."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from math import isnan, nan
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hydra_plugins.lenetexp_sweep._sweeps import compose, settle, split, warm
+from hydra_plugins.lenetexp_sweep._sweeps import compose, identity_of, launch, settle, split, warm
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import journal
 from lenetexp.config import Job, UserError, one_line
@@ -58,9 +59,12 @@ def search(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path
     with warm(sweeper.runner, sweeper.n_trials):
         from lenetexp.sweep import recorded
 
-        with recorded(corners[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+        names = [key.lstrip("+") for key in keys]
+        with recorded(
+            corners[0].settings, folder, names, identity_of(sweeper, "search", keys, fixed)
+        ) as sweep:
             settle(sweeper, sweep.folder)
-            study = _study(sweeper, sweep)
+            study = _study(sweeper, sweep, space)
             _Search(sweeper, sweep, study, space, rest, keys).run(corners[0].settings.epochs)
 
 
@@ -82,28 +86,27 @@ class _Search:
 
     def run(self, epochs: int) -> None:
         """All trials that are left."""
-        # Trials that a killed search left unfinished are run first, under their own numbers.
-        left = [t for t in self.study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
-        ended = len(self.study.get_trials(deepcopy=False)) - len(left)
+        before = self.study.get_trials(deepcopy=False)
+        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in before)
         if ended:
             print(f"{ended} of {self.sweeper.n_trials} trials are done already", flush=True)
         to_do = max(self.sweeper.n_trials - ended, 0)
-        jobs = self._jobs(left, first=ended)
+        jobs = self._jobs(before, to_do)
         runner = self.sweeper.runner
-        with SweepProgress(self.sweep.folder, to_do, to_do * epochs), self._pruning():
+        with SweepProgress(self.sweep.folder, to_do, to_do * epochs), _Pruning(self):
             if isinstance(runner, LocalLauncher):
-                runner.stream(jobs, self._take, first=ended)
+                runner.stream(jobs, self._take, first=0)
                 return
-            number = ended
+            number = 0
             while wave := [job for _, job in zip(range(self.sweeper.n_jobs), jobs, strict=False)]:
-                for result in runner.launch(wave, initial_job_idx=number):
+                for result in launch(runner, wave, number):
                     self._take(number, result)
                     number += 1
 
-    def _jobs(self, left: Sequence[FrozenTrial], first: int) -> Iterator[list[str]]:
+    def _jobs(self, before: Sequence[FrozenTrial], to_do: int) -> Iterator[list[str]]:
         """Each trial's job, made only when a process is free for it: Optuna then knows the most."""
-        number = first
-        for trial in self._trials(left):
+        number = 0
+        for _, trial in zip(range(to_do), self._trials(before), strict=False):
             job = compose(self.sweeper, [*self.rest, *_assignments(trial.params)], self.keys)
             if self.sweep.skip(job):
                 self._tell(trial, self.sweep.value_of(job))
@@ -113,10 +116,20 @@ class _Search:
             number += 1
             yield self.sweep.overrides(job)
 
-    def _trials(self, left: Sequence[FrozenTrial]) -> Iterator[Trial]:
-        for frozen in left:
-            yield Trial(self.study, frozen._trial_id)
-        while len(self.study.get_trials(deepcopy=False)) < self.sweeper.n_trials:
+    def _trials(self, before: Sequence[FrozenTrial]) -> Iterator[Trial]:
+        """First what an earlier command left unfinished, and what failed then; after that, new ones."""
+        for frozen in before:
+            if frozen.state == TrialState.RUNNING:
+                if set(frozen.params) == set(self.space):
+                    yield Trial(self.study, frozen._trial_id)
+                else:  # killed before it was drawn to the end
+                    self.study.tell(frozen.number, state=TrialState.FAIL)
+        again = {repr(t.params): t.params for t in before if t.state == TrialState.FAIL and t.params}
+        done = {repr(t.params) for t in before if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        for key, params in again.items():
+            if key not in done:
+                self.study.enqueue_trial(params)
+        while True:
             yield self.study.ask(self.space)
 
     def _take(self, number: int, result: JobReturn) -> None:
@@ -126,21 +139,19 @@ class _Search:
         reason = failure_of(result)
         if reason:
             self.sweep.failed(job, reason)
-            self._tell(trial, nan)
-        elif journal.asked_to_stop(self.sweep.folder_of(job)):
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif journal.ending_of(journal.read(self.sweep.folder_of(job) / journal.NAME)) == "pruned":
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self._tell(trial, float(result.return_value))
         self.sweep.done(job)
 
     def _tell(self, trial: Trial, value: float) -> None:
+        """A run that diverged before it had any accuracy is a result, and the worst: as if pruned."""
         if isnan(value):
-            self.study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.PRUNED)
         else:
             self.study.tell(trial, value)
-
-    def _pruning(self) -> "_Pruning":
-        return _Pruning(self)
 
 
 class _Pruning:
@@ -164,7 +175,9 @@ class _Pruning:
     def _watch(self) -> None:
         while not self.over.wait(0.2):
             for trial, job in list(self.search.running.values()):
-                self._look(trial, self.search.sweep.folder_of(job))
+                # It may end, and be told, while it is looked at.
+                with suppress(optuna.exceptions.OptunaError, KeyError):
+                    self._look(trial, self.search.sweep.folder_of(job))
 
     def _look(self, trial: Trial, folder: Path) -> None:
         epochs = [e for e in journal.read(folder / journal.NAME) if e["event"] == "epoch"]
@@ -192,7 +205,8 @@ def distribution(override: Override) -> BaseDistribution:
         if isinstance(value, RangeSweep) and not value.shuffle:
             steps = list(value.range())
             if all(isinstance(step, int) for step in steps):
-                return IntDistribution(int(steps[0]), int(steps[-1]), step=int(value.step))
+                low, high = int(min(steps)), int(max(steps))
+                return IntDistribution(low, high, log="log" in value.tags, step=abs(int(value.step)))
     except (ValueError, IndexError) as error:
         raise UserError(f"{override.input_line}: {error}") from None
     return CategoricalDistribution(list(override.sweep_string_iterator()))
@@ -218,14 +232,18 @@ def _corners(space: dict[str, BaseDistribution]) -> list[dict[str, Any]]:
     ]
 
 
-def _study(sweeper: "OptunaSweeper", sweep: "Sweep") -> optuna.Study:
-    """The study of this sweep: the one of its earlier command where it is gone on with."""
+def _study(sweeper: "OptunaSweeper", sweep: "Sweep", space: Mapping[str, BaseDistribution]) -> optuna.Study:
+    """The study of this sweep: the one of its earlier command where it is gone on with.
+
+    Raises:
+        UserError: its storage does not answer, or it searched another space.
+    """
     path = Path(sweeper.storage.removeprefix("sqlite:///"))
     try:
         if sweeper.storage.startswith("sqlite"):
             path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock") if sweeper.storage.startswith("sqlite") else threading.Lock():
-            return optuna.create_study(
+            study = optuna.create_study(
                 study_name=sweep.recorder.run_id,
                 storage=sweeper.storage,
                 sampler=sweeper.sampler,
@@ -235,3 +253,20 @@ def _study(sweeper: "OptunaSweeper", sweep: "Sweep") -> optuna.Study:
             )
     except Exception as error:  # whatever a database's driver throws
         raise UserError(f"hydra.sweeper.storage={sweeper.storage}: {one_line(error)[:200]}") from error
+    for trial in study.get_trials(deepcopy=False):
+        for key, then in trial.distributions.items():
+            try:
+                optuna.distributions.check_distribution_compatibility(then, space[key])
+            except (KeyError, ValueError):
+                raise UserError(
+                    f"resume=true: {key} was searched over {_told(then)} before, and a search goes on over "
+                    "the same choices; begin a new one without resume"
+                ) from None
+    return study
+
+
+def _told(given: BaseDistribution) -> str:
+    if isinstance(given, CategoricalDistribution):
+        return ", ".join(map(str, given.choices))
+    assert isinstance(given, (IntDistribution, FloatDistribution))
+    return f"{given.low} to {given.high}"

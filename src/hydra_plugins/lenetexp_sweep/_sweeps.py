@@ -1,21 +1,32 @@
 """From what Hydra parsed to lenetexp's jobs."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import cli
-from lenetexp.config import Job, RunConfig, UserError, check, config_hash
+from lenetexp.config import Job, RunConfig, UserError, check, config_hash, digest, identity
+from lenetexp.interrupt import raised
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import GridSweeper
+
+
+# Settings that make no difference to what a run is.
+NOT_SWEPT = ("sweep", "tracking", "data_dir", "trust", "resume", "job")
+# So many configs take more than a second to compose.
+MANY = 15
 
 
 def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> None:
@@ -25,6 +36,12 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
         UserError: a job's config is wrong, before the first job starts; or, in the end, a job failed.
     """
     for override in overrides:
+        key = override.get_key_element().lstrip("+")
+        if override.is_sweep_override() and (key in NOT_SWEPT or key.startswith(("tracking.", "job."))):
+            raise UserError(
+                f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
+                "recorded, not what they are"
+            )
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise UserError(
                 f"{override.input_line}: must list its values, as key=1,2,3 or range(…); "
@@ -32,13 +49,50 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
             )
     keys, fixed = split(overrides)
     (combinations,) = BasicSweeper.split_arguments(list(overrides), None)
-    jobs = [compose(sweeper, combination, keys) for combination in combinations]
+    watched = tqdm(
+        combinations,
+        desc="checking configs",
+        disable=None if len(combinations) > MANY else True,
+        leave=False,
+    )
+    given = [compose(sweeper, combination, keys) for combination in watched]
+    jobs = list({job.config_hash: job for job in given}.values())
+    if len(jobs) < len(given):
+        print(f"{len(given) - len(jobs)} of {len(given)} combinations come twice and are run once")
     with warm(sweeper.runner, len(jobs)):
         from lenetexp.sweep import recorded, run_jobs
 
-        with recorded(jobs[0].settings, folder, [key.lstrip("+") for key in keys], fixed) as sweep:
+        names, sweep_id = [key.lstrip("+") for key in keys], identity_of(sweeper, "grid", keys, fixed)
+        with recorded(jobs[0].settings, folder, names, sweep_id) as sweep:
             settle(sweeper, sweep.folder)
-            run_jobs(sweep, jobs, lambda launched: sweeper.runner.launch(launched, initial_job_idx=0))
+            run_jobs(sweep, jobs, lambda launched: launch(sweeper.runner, launched, 0))
+
+
+def launch(runner: Launcher, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
+    """Lets a launcher run jobs; those of others, that know no signals, are interrupted by one."""
+    with nullcontext() if isinstance(runner, LocalLauncher) else raised():
+        return runner.launch(jobs, initial_job_idx=first)
+
+
+def identity_of(sweeper: "GridSweeper", kind: str, keys: Sequence[str], fixed: Sequence[str]) -> str:
+    """Twelve hexadecimal digits that say which sweep this is, whatever its values.
+
+    Args:
+        sweeper: that goes through them.
+        kind: how it does.
+        keys: that it varies.
+        fixed: overrides that all its runs share.
+    """
+    words = [word for word in fixed if not word.startswith("hydra")]
+    try:
+        config = sweeper.context.config_loader.load_sweep_config(sweeper.master, words)
+        with open_dict(config):
+            del config["hydra"]
+        # Unresolved: a setting that follows a swept one is the same text in all runs.
+        shared: Any = identity(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    except (HydraException, OmegaConfBaseException):  # not whole without the swept ones
+        shared = sorted(word for word in words if not word.startswith(("resume=", "tracking", "trust")))
+    return digest([kind, sorted(keys), shared])
 
 
 def settle(sweeper: "GridSweeper", folder: Path) -> None:

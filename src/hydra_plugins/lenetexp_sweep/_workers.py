@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, env_override, run_job, setup_globals
+from joblib import cpu_count
 from omegaconf import open_dict
 
 from lenetexp.config import UserError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # Seconds that jobs have to end by themselves once they were asked to.
 GRACE = 10.0
+
+# Processes that may die before one gets a job going: the machine is out of memory, or there is no hope.
+TRIES = 3
 
 LEFT_BEHIND = "ignore:resource_tracker:UserWarning"
 
@@ -46,16 +50,29 @@ class Worker:
     def _start(self) -> None:
         # Spawned, not forked: a fork of a process with threads may hang, and CUDA does not survive it.
         spawn = multiprocessing.get_context("spawn")
-        with env_override(self.environment):
-            self.pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_prepare)
+        with env_override(self.environment), _deaf_to_ctrl_c():
+            self.pool = ProcessPoolExecutor(
+                1, mp_context=spawn, initializer=_prepare, initargs=(os.getpid(),)
+            )
             self.pid: Future[int] = self.pool.submit(os.getpid)
-        self.pool.submit(_warm_up)
+        with suppress(BrokenProcessPool):  # told when it is given a job
+            self.pool.submit(_warm_up)
 
     def give(self, launcher: "LocalLauncher", number: int, overrides: Overrides) -> None:
         """Lets the process run a job."""
         # cloudpickle, for the function lives in the script that the user started.
         context = (launcher.hydra_context, launcher.task_function, launcher.config, Singleton.get_state())
-        future = self.pool.submit(_execute, cloudpickle.dumps(context), number, list(overrides))
+        pickled = cloudpickle.dumps(context)
+        future: Future[JobReturn] = Future()
+        for _ in range(TRIES):
+            try:
+                future = self.pool.submit(_execute, pickled, number, list(overrides))
+                break
+            except BrokenProcessPool:  # it died while it had nothing to do
+                self.pool.shutdown(wait=False)
+                self._start()
+        else:
+            future.set_result(_failed(overrides, f"{TRIES} processes died before they began"))
         self.job = (number, overrides, future)
 
     def take(self) -> tuple[int, JobReturn]:
@@ -134,7 +151,7 @@ def run(
 def _places(launcher: "LocalLauncher") -> list[dict[str, str]]:
     """For each job that may run at a time, the environment that gives it its share of the machine."""
     gpus = _gpus() if launcher.config.device.get("name") in ("auto", "cuda") else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cpu_count()  # that this process may use, a container's share counted
     count = launcher.n_jobs or (len(gpus) * launcher.per_gpu if gpus else cores)
     threads = max(cores // count, 1)
     places = []
@@ -162,6 +179,19 @@ def _gpus() -> list[str]:
     return [str(i) for i, line in enumerate(x for x in listed.splitlines() if x.startswith("GPU "))]
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """What is started here does not hear Ctrl-C, not even while Python itself starts in it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _failed(overrides: Overrides, reason: str) -> JobReturn:
     result = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
     result.return_value = UserError(reason)
@@ -173,12 +203,12 @@ def _failed(overrides: Overrides, reason: str) -> JobReturn:
 _busy = threading.Event()
 
 
-def _prepare() -> None:
+def _prepare(parent: int) -> None:
     """Ctrl-C is for the parent, which passes it on; a process whose parent is gone ends, too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(AttributeError, OSError):
         os.setpgid(0, 0)
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
 def _watch(parent: int) -> None:

@@ -8,6 +8,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from lenetexp.config import UserError
+
 
 class LocalLauncher(Launcher):
     """Runs jobs in processes that are kept for the next job; one that dies takes only its own job along."""
@@ -19,7 +21,17 @@ class LocalLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Called once by Hydra, before any job is known."""
+        """Called once by Hydra, before any job is known.
+
+        Raises:
+            UserError: a setting is wrong.
+        """
+        if not (self.n_jobs is None or (isinstance(self.n_jobs, int) and self.n_jobs >= 1)):
+            raise UserError(
+                f"hydra.launcher.n_jobs={self.n_jobs}: must be a whole number, 1 or more, or null"
+            )
+        if not (isinstance(self.per_gpu, int) and self.per_gpu >= 1):
+            raise UserError(f"hydra.launcher.per_gpu={self.per_gpu}: must be a whole number above 0")
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def warm_up(self, at_most: int) -> None:
