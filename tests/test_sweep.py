@@ -27,8 +27,8 @@ from conftest import Started, run_script
 from hydra_plugins.lenetexp_sweep import _search, _workers
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import figures, journal, tracking
-from lenetexp.config import Tracking, UserError, swept_name
 from lenetexp.answer import Group, Row
+from lenetexp.config import Tracking, UserError, swept_name
 
 # A net of one's own that does after some training what its setting says.
 MINE = """

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import yaml
@@ -52,26 +52,30 @@ def start(main: Callable[[], None]) -> None:
     try:
         main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {sentence(error)}")
+        _leave(sentence(error))
     except yaml.YAMLError as error:
-        sys.exit(f"error: a config file is not YAML: {one_line(error)}")
+        _leave(f"a config file is not YAML: {one_line(error)}")
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
-        sys.exit("error: a group cannot be null; choose one of its options, e.g. optimizer=sgd")
+        _leave(f"{one_line(error)}; a group must be one of its options, e.g. optimizer=sgd")
     except AssertionError as error:
         if "Unexpected type for root" not in str(error):
             raise
-        sys.exit(
-            "error: a setting inside one that is null cannot be set; give the whole, e.g. key={inner:1}"
-        )
+        _leave("a setting inside one that is null cannot be set; give the whole, e.g. key={inner:1}")
     except OSError as error:
         if error.filename is None:
             raise
         key = "hydra.sweep.dir" if {"-m", "--multirun"} & {*sys.argv} else "hydra.run.dir"
-        sys.exit(f"error: {key}={error.filename}: cannot be made or written ({error.strerror})")
+        _leave(f"{key}={error.filename}: cannot be made or written ({error.strerror})")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _leave(said: str) -> NoReturn:
+    """Ends the command with one sentence on one line, whatever was typed into it."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
+    sys.exit(f"error: {shown}")
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
@@ -104,7 +108,7 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         if in_sweep:
             raise UserError(sentence(error)) from None
         # Leaving by an exception, Hydra would put its own line above the sentence.
-        sys.exit(f"error: {sentence(error)}")
+        _leave(sentence(error))
     finally:
         with suppress(OSError):
             folder.rmdir()

@@ -39,7 +39,9 @@ def _number(
         kinds = int if whole else (int, float)
         # A flag is an int to Python; a config that says lr: true is a mistake all the same.
         is_number = isinstance(value, kinds) and not isinstance(value, bool)
-        if is_number and isfinite(value) and holds(value):
+        # What torch and NumPy can hold: a float, or an int of 64 bits.
+        in_range = is_number and (abs(value) < 2**63 if isinstance(value, int) else isfinite(value))
+        if in_range and holds(value):
             return value
         raise ValueError(allowed)
 
