@@ -776,3 +776,27 @@ def test_a_moved_image_keeps_its_label() -> None:
         Split(images, torch.arange(250)), augment=Augment(shift=2, rotate=10, scale=0.1)
     )
     torch.testing.assert_close(moved[:, 0, 14, 14] * 255, labels.float(), rtol=0, atol=1e-3)
+
+
+def test_altered_and_swapped_mnist_is_recognised(mnist_root: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for name in MNIST_FILES:
+        (raw / name).symlink_to(mnist_root / "MNIST/raw" / name)
+    torchvision_dataset("MNIST", str(tmp_path))
+    train, test = raw / MNIST_FILES[0], raw / MNIST_FILES[2]
+    pixels = bytearray(train.read_bytes())
+    pixels[20_000_000] ^= 1
+    train.unlink()
+    train.write_bytes(pixels)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte is altered: its MD5 is [0-9a-f]{32}"):
+        torchvision_dataset("MNIST", str(tmp_path))
+    # Both files of the training set put where the test set's should be, and the other way round.
+    train.unlink()
+    for one, other in ((MNIST_FILES[0], MNIST_FILES[2]), (MNIST_FILES[1], MNIST_FILES[3])):
+        for name in (one, other):
+            (raw / name).unlink(missing_ok=True)
+        (raw / one).symlink_to(mnist_root / "MNIST/raw" / other)
+        (raw / other).symlink_to(mnist_root / "MNIST/raw" / one)
+    with pytest.raises(UserError, match=f"{train.name} is {test.name} under another name"):
+        torchvision_dataset("MNIST", str(tmp_path))

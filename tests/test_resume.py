@@ -4,12 +4,15 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -407,3 +410,85 @@ def test_a_server_that_goes_away_in_the_middle(
         assert {"checkpoints", "config.yaml", "figures", "reproduce"} <= set(names)
     finally:
         server.stop()
+
+
+# ---- disks ----
+
+
+Narrow = tuple[Path, Callable[[Started], Any], Callable[[], Any]]
+
+
+@pytest.fixture(params=["tmpfs", "limit"])
+def narrow(request: Any, tmp_path: Path) -> Iterator[Narrow]:
+    """A folder; what makes it full for a run that is going on; what makes room again."""
+    cwd = tmp_path / "disk"
+    cwd.mkdir()
+    if request.param == "limit":
+
+        def too_large(run: Started) -> None:
+            psutil.Process(run.pid).rlimit(psutil.RLIMIT_FSIZE, (2000, 2000))
+
+        yield cwd, too_large, lambda: None
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(cwd)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+
+    def fill(run: Started) -> None:
+        with suppress(OSError), (cwd / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    yield cwd, fill, (cwd / "filler").unlink
+    subprocess.run(["umount", "-l", str(cwd)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_room(
+    narrow: Narrow,
+    start: Callable[..., Started],
+    undisturbed: Path,
+) -> None:
+    cwd, fill, make_room = narrow
+    run = start(*SHORT, "epochs=3000", cwd=cwd)
+    wait_for_epochs(run, cwd, 3)
+    fill(run)
+    out, errors = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert errors.startswith("error: ") and len(errors.splitlines()) == 1
+    assert "cannot be written" in errors and ("No space left" in errors or "too large" in errors), errors
+    (folder,) = cwd.glob("outputs/runs/*")
+    before = len(checkpoint.load(folder / "checkpoints/last.pt")["history"])
+    checkpoint.load(folder / "checkpoints/best.pt")
+    assert before >= 2
+    make_room()
+    goes_on = start(*SHORT, "epochs=3000", "resume=true", cwd=cwd)
+    wait_for_epochs(goes_on, cwd, before + 3)
+    goes_on.send_signal(signal.SIGINT)
+    out, _ = goes_on.communicate(timeout=60)
+    assert f"after epoch {before} of run" in out
+    (run_in_mlflow,) = runs_of(store_of(cwd))
+    assert run_in_mlflow.info.status == "KILLED"
+    (whole,) = runs_of(store_of(undisturbed))
+    for key in SERIES:
+        got = history(store_of(cwd), run_in_mlflow, key)
+        assert [step for step, _ in got] == list(range(1, len(got) + 1))
+        assert got[:12] == history(store_of(undisturbed), whole, key)[: len(got)]
+
+
+# ---- a stranger's run ----
+
+
+def test_a_strangers_config_is_not_followed_out_of_what_is_trusted(tmp_path: Path) -> None:
+    """resume=ID alone takes the stored config; the record may come from anyone."""
+    assert run_script("run", "experiment=smoke", "epochs=1", cwd=tmp_path).returncode == 0
+    (folder,) = tmp_path.glob("outputs/runs/*")
+    (run,) = runs_of(store_of(tmp_path))
+    MlflowClient(store_of(tmp_path)).set_terminated(run.info.run_id, "KILLED")
+    trap, text = tmp_path / "trap", (folder / "config.yaml").read_text()
+    for target in (f"pathlib.Path.touch\n  self: {trap}", f"os.system\n  command: touch {trap}"):
+        hostile = text.replace("_target_: torch.optim.Adam", f"_target_: {target}")
+        assert hostile != text
+        (folder / "config.yaml").write_text(hostile)
+        done = run_script("run", f"resume={run.info.run_id}", cwd=tmp_path)
+        assert done.returncode == 1 and "names what is not trusted" in done.stderr, done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not trap.exists()

@@ -179,6 +179,23 @@ def test_compare_gives_the_same_table_from_mlflow_alone(again: Swept) -> None:
     assert "2 finished" in some.stdout and "optimizer.lr" in some.stdout and "raise" not in some.stdout
 
 
+def test_a_changed_space_or_setting_is_not_mixed_with_the_old(tmp_path: Path) -> None:
+    """What resume=true goes on with has the same settings, and a search the same choices."""
+    search = ["-m", "hydra/sweeper=optuna", "experiment=smoke", "epochs=1", "hydra.sweeper.n_trials=1"]
+    assert run_script("run", *search, "model.activation=relu,tanh", cwd=tmp_path).returncode == 0
+    wider = run_script("run", *search, "model.activation=relu,tanh,elu", "resume=true", cwd=tmp_path)
+    assert wider.returncode == 1
+    assert "model.activation was searched over relu, tanh before" in wider.stderr.splitlines()[-1]
+    again = run_script("run", *search, "model.activation=relu,tanh", "resume=true", cwd=tmp_path)
+    assert again.returncode == 0 and "1 of 1 trials are done already" in again.stdout
+    grid = ["-m", "experiment=smoke", "epochs=1", "model.activation=relu,relu"]
+    once = run_script("run", *grid, "resume=true", cwd=tmp_path)
+    assert once.returncode == 0 and "1 of 2 combinations come twice" in once.stdout
+    other = run_script("run", *grid, "device.precision=bf16", "resume=true", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    assert len(Store(tmp_path).parents) == 3, "the search, the grid, and the grid with another setting"
+
+
 @pytest.mark.slow
 def test_prediction_takes_a_run_and_never_the_sweep_itself(again: Swept) -> None:
     done = run_script("predict", "run=latest", "trust=[mine]", "count=3", cwd=again.cwd)
@@ -193,6 +210,8 @@ def test_prediction_takes_a_run_and_never_the_sweep_itself(again: Swept) -> None
         (["optimizer=sgd,adamm"], "optimizer=adamm: must be one of"),
         (["optimizer.lr=interval(0,1)"], "optimizer.lr=interval(0,1): must list its values"),
         (["sweep=lrr"], "sweep=lrr: must be one of"),
+        (["sweep=lr,seeds"], "sweep=lr,seeds: must have one value in a sweep"),
+        (["seed=1,2", "hydra.launcher.n_jobs=-1"], "hydra.launcher.n_jobs=-1: must be a whole number"),
         (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: must be given a space"),
         (
             ["hydra/sweeper=optuna", "optimizer.lr=interval(-1,1)"],
@@ -443,3 +462,62 @@ def test_a_search_killed_in_its_middle_goes_on_to_just_its_number(start: Any, tm
         for p in Store(tmp_path).parents
     )
     assert len(index["jobs"]) == 6
+
+
+@pytest.mark.slow
+def test_a_sweep_that_a_cluster_ends_goes_on_to_the_same_end(
+    start: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Eight runs on two workers, SIGTERM in the middle."""
+    eight = ["-m", "experiment=smoke", "epochs=25", "seed=range(8)", "hydra.launcher.n_jobs=2"]
+    sweep = start(*eight)
+    wait_for_runs(sweep, tmp_path, count=4, ended=3)
+    children, asked = family(sweep), time.monotonic()
+    sweep.send_signal(signal.SIGTERM)
+    while time.monotonic() - asked < 5:
+        paths = tmp_path.glob("outputs/sweeps/*/*/journal.jsonl")
+        if all(journal.end_of(journal.read(path)) is not None for path in paths):
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("after five seconds a run has not saved its state")
+    out, _ = sweep.communicate(timeout=30)
+    assert sweep.returncode == 143 and "resume=true" in out
+    assert gone(children, within=5)
+    store = Store(tmp_path)
+    killed = [run for run in store.children if run.info.status == "KILLED"]
+    assert 1 <= len(killed) <= 2 and not any(run.info.status == "RUNNING" for run in store.runs)
+    done = run_script("run", *eight, "resume=true", cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(store.children) == 8
+    for run in store.children:
+        assert run.info.status == "FINISHED" and store.epochs(run) == list(range(1, 26))
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    assert run_script("run", *eight, cwd=undisturbed, timeout=300).returncode == 0
+    assert values_of(store.children) == values_of(Store(undisturbed).children)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_that_ends_while_it_starts_leaves_no_process(start: Any, signum: int) -> None:
+    sweep = start(*LONG)
+    deadline = time.monotonic() + 60
+    while len(children := family(sweep)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    sweep.send_signal(signum)
+    sweep.wait(30)
+    assert len(children) >= 2 and gone(children, within=20)
+
+
+def test_a_worker_that_dies_with_nothing_to_do_is_replaced(start: Any, tmp_path: Path) -> None:
+    sweep = start("-m", "experiment=smoke", "epochs=1", "seed=1,2,3", "hydra.launcher.n_jobs=2")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        workers = [child for child in family(sweep) if "spawn_main" in " ".join(child.cmdline())]
+        if workers:
+            break
+        time.sleep(0.01)
+    time.sleep(0.5)
+    workers[0].kill()
+    out, errors = sweep.communicate(timeout=120)
+    assert (sweep.returncode, errors) == (0, ""), errors
+    assert "3 finished" in out

@@ -5,6 +5,7 @@ same: return a `Source`, and name it by `_target_` in a new YAML file.
 """
 
 import contextlib
+import hashlib
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,16 @@ def _idx_files(name: str, split: str | None) -> _Idx | None:
     return None
 
 
+# MD5 of the published files, unpacked: an altered one is recognised where it is as long as it should be.
+_PUBLISHED = {
+    ("MNIST", "train-images-idx3-ubyte"): "6bbc9ace898e44ae57da46a324031adb",
+    ("MNIST", "train-labels-idx1-ubyte"): "a25bea736e30d166cdddb491f175f624",
+    ("MNIST", "t10k-images-idx3-ubyte"): "2646ac647ad5339dbf082846283269ea",
+    ("MNIST", "t10k-labels-idx1-ubyte"): "27ae3e4e09519cfbb04c329615203637",
+}
+# Images in each of them. A smaller file in the same format may be a part that someone made: it is taken.
+_PUBLISHED_COUNTS = (60_000, 10_000)
+
 # What the datasets that are not IDX files want to find in root.
 _OTHER_FILES = {"USPS": ("usps.bz2", "usps.t.bz2"), "CIFAR10": ("cifar-10-batches-py",)}
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
@@ -149,6 +160,8 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
     if idx:
         for images, labels in (idx.train, idx.test):
             _check_idx_pair(folder_of_files / images, folder_of_files / labels)
+        for file in files:
+            _check_published(name, folder_of_files / file)
     try:
         train, test = (_open(name, folder, train, split) for train in (True, False))
     except (RuntimeError, ValueError, TypeError, OSError, EOFError, KeyError) as error:
@@ -219,6 +232,20 @@ def _check_idx_pair(images: Path, labels: Path) -> None:
             f"{images} holds {counts[0]} images, but {labels.name} {counts[1]} labels: "
             "the two must agree; one of them is from another set or damaged"
         )
+
+
+def _check_published(name: str, path: Path) -> None:
+    """That a file that is as long as the published one is that one."""
+    published = _PUBLISHED.get((name, path.name))
+    if published is None or _idx_shape(path)[0] not in _PUBLISHED_COUNTS:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if found == published:
+        return
+    others = [file for (_, file), md5 in _PUBLISHED.items() if md5 == found]
+    what = f"is {others[0]} under another name" if others else f"is altered: its MD5 is {found}"
+    raise UserError(f"{path} {what}, not {published}; delete it to download it again")
 
 
 def _idx_shape(path: Path) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The record of a run in MLflow, written and read: the only room that imports mlflow."""
 
 import getpass
+import logging
 import os
 import socket
 import sys
@@ -46,6 +47,9 @@ from mlflow.entities import (  # noqa: E402
     Run,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
+
+# It would print each of a database's failures with its SQL; they are told in a sentence here.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 # MLflow's own limits for one call and one value.
 PARAMS_A_CALL = 100
