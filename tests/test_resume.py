@@ -349,7 +349,7 @@ def test_killed_at_random_moments(
             assert run.poll() is None, run.communicate()
             time.sleep(0.02)
         # The events of one command span all its stages: files, epochs, checkpoints being written.
-        time.sleep(draw.uniform(0, 1.5 * epoch_seconds(book(cwds[0]))))
+        time.sleep(draw.uniform(0, 1.3 * epoch_seconds(book(cwds[0]))))
         assert run.poll() is None, f"finished before kill {len(epochs) + 1} of {kills}: {run.communicate()}"
         kill(run)
         epochs.append(sum(event["event"] == "epoch" for event in book(cwds[0])))

@@ -26,8 +26,12 @@ from lenetexp.journal import Journal
 from lenetexp.tracking import Store, Stored
 
 LAST = "checkpoints/last.pt"
-# What a run's folder needs, beside its journal, to be gone on with elsewhere.
-NEEDED = ("config.yaml", "dataset.json", "reproduce")
+# What is fetched of a run that goes on elsewhere. Files by their names, never a folder with whatever a
+# server says is in it.
+NEEDED = (
+    "config.yaml", "dataset.json", LAST,
+    "reproduce/command.txt", "reproduce/packages.txt", "reproduce/commit.txt", "reproduce/uncommitted.diff",
+)  # fmt: skip
 # Settings beside resume=RUN_ID that leave it to the run's own config what is trained.
 BESIDE = ("resume", "trust", "tracking", "tracking.uri", "tracking.experiment", "data_dir")
 
@@ -323,7 +327,7 @@ def _last(folder: Path) -> dict[str, Any] | None:
 def _fetch(stored: Stored, folder: Path) -> None:
     """Brings a run from the store into `folder`, with a journal of what the store has of it."""
     have = stored.listed()
-    for path in (*NEEDED, LAST):
+    for path in NEEDED:
         if path in have:
             stored.download(folder, path)
     events = Journal(folder)

@@ -488,14 +488,14 @@ class Stored:
         return {m.step: m.timestamp for m in self.store.client.get_metric_history(self.run_id, key)}
 
     def listed(self) -> list[str]:
-        """Its artifacts' paths: those at the top, and of its checkpoints.
+        """Its artifacts' paths: those at the top, of its checkpoints, and of what it can be repeated by.
 
         Raises:
             UserError: the store does not say.
         """
         try:
-            listed = self.store.client.list_artifacts
-            return [entry.path for where in (None, "checkpoints") for entry in listed(self.run_id, where)]
+            listed, places = self.store.client.list_artifacts, (None, "checkpoints", "reproduce")
+            return [entry.path for where in places for entry in listed(self.run_id, where)]
         except Exception as error:  # each kind of artifact store has exceptions of its own
             raise UserError(
                 f"run={self.run_id}: its artifacts cannot be listed ({_reason(error)})"
