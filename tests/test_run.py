@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,29 +214,6 @@ def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     assert "epoch 1" in run.data.tags["lenetexp.reason"]
     assert "diverged" in finished.done.stdout and "optimizer.lr" in finished.done.stdout
-
-
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_run_as_killed(tmp_path: Path, signum: int, code: int) -> None:
-    process = subprocess.Popen(
-        [sys.executable, str(PROJECT / "scripts/run.py"), "epochs=100000"],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.split()[:1] == ["2"]:
-            break
-    process.send_signal(signum)
-    asked = time.monotonic()
-    _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (code, "")
-    assert time.monotonic() - asked < 10
-    store = Finished(
-        subprocess.CompletedProcess([], 0), tmp_path, f"sqlite:///{tmp_path}/outputs/mlflow.db"
-    )
-    (run,) = store.runs
-    assert run.info.status == "KILLED"
-    assert store.client.list_artifacts(run.info.run_id)[0].path == "checkpoints"
 
 
 OWN = '''

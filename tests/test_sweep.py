@@ -179,6 +179,7 @@ def test_compare_gives_the_same_table_from_mlflow_alone(again: Swept) -> None:
     assert "2 finished" in some.stdout and "optimizer.lr" in some.stdout and "raise" not in some.stdout
 
 
+@pytest.mark.slow
 def test_a_changed_space_or_setting_is_not_mixed_with_the_old(tmp_path: Path) -> None:
     """What resume=true goes on with has the same settings, and a search the same choices."""
     search = ["-m", "hydra/sweeper=optuna", "experiment=smoke", "epochs=1", "hydra.sweeper.n_trials=1"]
@@ -508,6 +509,7 @@ def test_a_sweep_that_ends_while_it_starts_leaves_no_process(start: Any, signum:
     assert len(children) >= 2 and gone(children, within=20)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_with_nothing_to_do_is_replaced(start: Any, tmp_path: Path) -> None:
     sweep = start("-m", "experiment=smoke", "epochs=1", "seed=1,2,3", "hydra.launcher.n_jobs=2")
     deadline = time.monotonic() + 60

@@ -1,11 +1,9 @@
 """One dictionary in one file: written aside, flushed and renamed; read back with weights only."""
 
 import os
-import pickle
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 
@@ -26,12 +24,23 @@ def save(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        _flush_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch's own writer turns the first into the second
         reason = error.strerror if isinstance(error, OSError) else one_line(error)[:120]
         raise UserError(f"{path} cannot be written ({reason}); the one before is whole") from error
     finally:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Brings a new name to the disk, where the system lets folders be flushed: not on Windows."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -44,15 +53,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint") from None
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        BadZipFile,
-        ValueError,
-        KeyError,
-        OSError,
-    ) as error:
+    except Exception as error:  # a damaged pickle raises whatever its next byte leads to
         raise UserError(
             f"{path} is damaged or not a checkpoint of weights alone ({one_line(error)[:120]})"
         ) from None
