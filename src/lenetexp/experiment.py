@@ -5,7 +5,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, nan
@@ -38,6 +38,20 @@ from lenetexp.report import Progress, lines, parameters, shown
 from lenetexp.train import Batches, Diverged, Epoch, Training, fit
 
 BEST = "checkpoints/best.pt"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """One run with all that it needs, before it begins."""
+
+    settings: RunConfig
+    config: dict[str, Any]  # as it is recorded
+    folder: Path
+    where: torch.device
+    images: Data
+    training: Training
+    forward: Callable[[Tensor], Tensor]
+    found: resume.Found | None  # what it goes on with
 
 
 @dataclass
@@ -77,24 +91,28 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     training = _build(settings, images, where)
     forward = _forward(training.model, settings, where)
     store = None if settings.tracking.offline else tracking.open_store(settings.tracking)
-    # What is recorded is what was composed, but for a password in the store's address.
-    shown_uri = without_password(settings.tracking.uri)
-    config = {key: value for key, value in config.items() if key not in HOW_IT_IS_GIVEN}
-    config = {**config, "tracking": {**config["tracking"], "uri": shown_uri}}
-    facts = {**images.facts(), "root": _root(settings)}
     if found is not None:
-        folder = _take_up(training, found, facts, folder)
-    with noted() as stop_if_asked:
-        outbox = _open(settings, config, images, training, where, store, facts, folder, found)
-        with _recorded(outbox, training, settings, folder):
+        folder = resume.place(found, folder)
+    ready = Ready(settings, _for_the_record(config), folder, where, images, training, forward, found)
+    with noted() as stop_if_asked, closing(Journal(folder)) as events:
+        if found is not None:
+            _take_up(ready, found)
+        outbox = _open(ready, events, store)
+        with _recorded(outbox, ready):
             for record in training.history:  # of the earlier command, should the journal lack any
                 outbox.epoch(record.epoch, _metrics(record))
-            outcome = _train(training, forward, images, settings, outbox, folder, stop_if_asked)
+            outcome = _train(ready, outbox, stop_if_asked)
             stop_if_asked()
-            test = _judge(training, images, outbox, folder)
+            test = _judge(ready, outbox)
             stop_if_asked()
-    print(_end(training, test, outcome, outbox, folder, time.perf_counter() - began))
+    print(_end(ready, test, outcome, outbox, time.perf_counter() - began))
     return training.best.val_accuracy if training.best else nan
+
+
+def _for_the_record(config: dict[str, Any]) -> dict[str, Any]:
+    """What was composed, but for a password in the store's address and for how the run was given."""
+    kept = {key: value for key, value in config.items() if key not in HOW_IT_IS_GIVEN}
+    return {**kept, "tracking": {**kept["tracking"], "uri": without_password(kept["tracking"]["uri"])}}
 
 
 def _finished(former: resume.Former) -> float:
@@ -107,21 +125,22 @@ def _finished(former: resume.Former) -> float:
     return best
 
 
-def _take_up(training: Training, found: resume.Found, facts: dict[str, Any], folder: Path) -> Path:
-    """Puts the interrupted run's state into `training`; the folder in which it goes on.
+def _take_up(ready: Ready, found: resume.Found) -> None:
+    """Puts the interrupted run's state into the net that is ready.
 
     Raises:
         UserError: the state or the images are not those of this run.
     """
-    folder, state = resume.take_up(found, folder)
-    then = provenance.dataset_of(folder)
-    if then is not None and then["digest"] != facts["digest"]:
+    training, folder = ready.training, ready.folder
+    then, now = provenance.dataset_of(folder), ready.images.digest
+    if then is not None and then["digest"] != now:
         raise UserError(
             f"resume: these are not the images that run {found.former.name} was trained on "
-            f"(digest {facts['digest'][:12]}, not {str(then['digest'])[:12]}); give it those"
+            f"(digest {now[:12]}, not {str(then['digest'])[:12]}); give it those"
         )
+    state = resume.last_state(found, folder)
     if state is None:
-        return folder
+        return
     try:
         training.load_state_dict(state)
         if training.best_weights is not None:
@@ -134,47 +153,37 @@ def _take_up(training: Training, found: resume.Found, facts: dict[str, Any], fol
         ) from None
     if training.best_weights is not None:
         checkpoint.save(folder / BEST, training.best_weights)
-    return folder
 
 
-def _open(
-    settings: RunConfig,
-    config: dict[str, Any],
-    images: Data,
-    training: Training,
-    where: torch.device,
-    store: tracking.Store | None,
-    facts: dict[str, Any],
-    folder: Path,
-    found: resume.Found | None,
-) -> Outbox:
-    """Opens the run's journal and its way to MLflow; says what is about to run.
+def _open(ready: Ready, events: Journal, store: tracking.Store | None) -> Outbox:
+    """Says what is about to run, and opens the way to its record.
 
     Raises:
-        UserError: the store does not take it, or another process has the run in hand.
+        UserError: the store does not take it.
     """
-    head = _head(settings, images, training, where, folder, found)
+    settings, images, folder = ready.settings, ready.images, ready.folder
+    head = _head(ready)
     print(head, flush=True)
-    events = Journal(folder)
     whose = {
         **tracking.who_records(),
         "lenetexp.folder": str(folder.resolve()),
-        "lenetexp.device": device.describe(where),
+        "lenetexp.device": device.describe(ready.where),
     }
     if events.events:
         provenance.note_command(folder)
         events.write("resumed", tags=whose, epochs=settings.epochs)
         return open_outbox(store, events)
-    commit = provenance.write(folder, config, facts)
+    facts = {**images.facts(), "root": _root(settings)}
+    commit = provenance.write(folder, ready.config, facts)
     # A swept group, as optimizer=sgd,adam, is no leaf of the config; the runs' table shows it, too.
     swept = settings.job.values if settings.job else {}
     tags = {
         **whose,
         **({tracking.PARENT: settings.job.parent} if settings.job else {}),
         **{f"swept.{key}": value for key, value in swept.items()},
-        **({"lenetexp.continues": found.former.name} if found is not None else {}),
+        **({"lenetexp.continues": ready.found.former.name} if ready.found is not None else {}),
         "lenetexp.journal": secrets.token_hex(16),
-        "lenetexp.config_hash": config_hash(config),
+        "lenetexp.config_hash": config_hash(ready.config),
         "mlflow.note.content": f"```\n{head}\n```",  # the UI's description
         **({"mlflow.source.git.commit": commit} if commit else {}),
     }
@@ -188,7 +197,7 @@ def _open(
         "start",
         name=swept_name(swept) or folder.name,
         tags=tags,
-        params={**swept, **dict(leaves(config))},
+        params={**swept, **dict(leaves(ready.config))},
         dataset=dataset,
         epochs=settings.epochs,
         swept=swept,
@@ -199,18 +208,17 @@ def _open(
 
 
 @contextmanager
-def _recorded(outbox: Outbox, training: Training, settings: RunConfig, folder: Path) -> Iterator[None]:
+def _recorded(outbox: Outbox, ready: Ready) -> Iterator[None]:
     """Files the folder and closes the record, however the body ends."""
+    settings, folder = ready.settings, ready.folder
     try:
         yield
     except (Interrupted, KeyboardInterrupt) as stop:
         # A second signal leaves at once.
         outbox.end("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interrupted) else 0.0)
-        print(
-            f"Stopped; {shown(folder)} keeps {training.epoch} of {settings.epochs} epochs.\n"
-            f"To go on: {provenance.command_to_resume(outbox.journal.run_id)}",
-            flush=True,
-        )
+        print(f"Stopped; {shown(folder)} keeps {ready.training.epoch} of {settings.epochs} epochs.")
+        if settings.job is None:
+            print(f"To go on: {provenance.command_to_resume(outbox.journal.run_id)}", flush=True)
         raise
     except Exception as error:
         outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
@@ -267,16 +275,9 @@ def _forward(model: nn.Module, settings: RunConfig, where: torch.device) -> Call
     return lower_precision
 
 
-def _train(
-    training: Training,
-    forward: Callable[[Tensor], Tensor],
-    images: Data,
-    settings: RunConfig,
-    outbox: Outbox,
-    folder: Path,
-    stop_if_asked: Callable[[], None],
-) -> Outcome:
+def _train(ready: Ready, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Outcome:
     """Runs the loop; logs, saves and shows every epoch."""
+    settings, images, training, folder = ready.settings, ready.images, ready.training, ready.folder
     outcome = Outcome()
     began = time.perf_counter()
     steps = ceil(len(images.train) / settings.batch_size)
@@ -291,7 +292,7 @@ def _train(
         for record in fit(
             training,
             images,
-            forward,
+            ready.forward,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             seed=settings.seed,
@@ -330,8 +331,9 @@ def _metrics(record: Epoch) -> dict[str, float]:
     }
 
 
-def _judge(training: Training, images: Data, outbox: Outbox, folder: Path) -> Scores | None:
+def _judge(ready: Ready, outbox: Outbox) -> Scores | None:
     """Scores the best weights on the test images, draws the pictures, files the net."""
+    images, training, folder = ready.images, ready.training, ready.folder
     best = training.best
     if best is None or training.best_weights is None:
         return None
@@ -415,15 +417,9 @@ def _images_per_second(history: list[Epoch]) -> float:
     return len(history) / sum(1 / record.images_per_second for record in history)
 
 
-def _head(
-    settings: RunConfig,
-    images: Data,
-    training: Training,
-    where: torch.device,
-    folder: Path,
-    found: resume.Found | None,
-) -> str:
+def _head(ready: Ready) -> str:
     """What is about to run, in a few lines."""
+    settings, images, training, found = ready.settings, ready.images, ready.training, ready.found
     channels, height, width = images.image_shape
     net = ", ".join(f"{k}={v}" for k, v in settings.model.call().items() if k != "_target_")
     chosen_on = "the test images" if settings.dataset.validation == "test" else "validation images"
@@ -453,22 +449,16 @@ def _head(
             ),
             ("recipe", ", ".join(recipe)),
             ("best", f"weights chosen by accuracy on {chosen_on}"),
-            ("device", f"{device.describe(where)}, {precision}"),
-            ("folder", shown(folder)),
+            ("device", f"{device.describe(ready.where)}, {precision}"),
+            ("folder", shown(ready.folder)),
             *([("goes on", f"after epoch {training.epoch} of run {found.former.name}")] if found else []),
         ]
     )
 
 
-def _end(
-    training: Training,
-    test: Scores | None,
-    outcome: Outcome,
-    outbox: Outbox,
-    folder: Path,
-    seconds: float,
-) -> str:
+def _end(ready: Ready, test: Scores | None, outcome: Outcome, outbox: Outbox, seconds: float) -> str:
     """How it went, where everything is, and what to do next."""
+    training, folder = ready.training, ready.folder
     best = training.best
     rows = []
     if outcome.diverged:

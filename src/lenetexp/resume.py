@@ -83,7 +83,7 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> Found | N
         former = _by_id(store, settings.resume, folder)
         _not_in_hand(former)
         if all(_key(word) in BESIDE for word in settings.given):
-            settings, config = _as_it_was(former, settings, config)
+            return Found(former, *_as_it_was(former, settings, config))
         return _same(former, settings, config)
     formers = _of_store(store) if store is not None else _beside(folder)
     wanted = config_hash(config)
@@ -100,7 +100,8 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> Found | N
         if not former.interrupted and _is_shorter(differences(former.settings, config)):
             return _same(former, settings, config)
     for former in formers:
-        if former.status == "KILLED" or (former.status == "RUNNING" and not former.alive):
+        here = former.host == socket.gethostname()
+        if former.status == "KILLED" or (former.status == "RUNNING" and here and not former.alive):
             return _same(former, settings, config)
     print("Nothing to go on with: no interrupted run of this config. A new one begins.", flush=True)
     return None
@@ -298,30 +299,37 @@ def _as_it_was(
     return checked, now
 
 
-def take_up(found: Found, folder: Path) -> tuple[Path, dict[str, Any] | None]:
-    """The folder in which the run goes on, and its last checkpoint; None where it had none yet.
-
-    Args:
-        found: what to do.
-        folder: a new one, for what is not on this machine.
+def place(found: Found, folder: Path) -> Path:
+    """The folder in which the run goes on: its own where that is on this machine, else `folder`.
 
     Raises:
-        UserError: the checkpoint is damaged, or the store does not hand it out.
+        UserError: the store does not hand out what is needed there.
     """
     former = found.former
-    if former.folder is not None:
-        return (folder if found.longer else former.folder), _last(former.folder)
-    assert former.stored is not None
     if found.longer:
-        with tracking.scratch() as scratch:
-            former.stored.download(scratch, LAST)
-            return folder, _last(scratch)
+        return folder
+    if former.folder is not None:
+        return former.folder
+    assert former.stored is not None
     _fetch(former.stored, folder)
-    return folder, _last(folder)
+    return folder
 
 
-def _last(folder: Path) -> dict[str, Any] | None:
-    return checkpoint.load(folder / LAST) if (folder / LAST).exists() else None
+def last_state(found: Found, folder: Path) -> dict[str, Any] | None:
+    """The checkpoint to go on from, of a run whose `place` is `folder`; None where it had none yet.
+
+    Raises:
+        UserError: it is damaged, or the store does not hand it out.
+    """
+    former = found.former
+    if not found.longer:
+        return checkpoint.load(folder / LAST) if (folder / LAST).exists() else None
+    if former.folder is not None:
+        return checkpoint.load(former.folder / LAST)
+    assert former.stored is not None
+    with tracking.scratch() as scratch:
+        former.stored.download(scratch, LAST)
+        return checkpoint.load(scratch / LAST)
 
 
 def _fetch(stored: Stored, folder: Path) -> None:
