@@ -127,7 +127,7 @@ class SweepProgress:
     def __init__(self, folder: Path, jobs: int, epochs: int) -> None:
         self.folder, self.jobs, self.epochs = folder, jobs, epochs
         self.told: dict[Path, int] = {}  # journals of jobs that have ended, with their epochs
-        self.best = 0.0
+        self.best, self.failed = 0.0, 0
 
     def __enter__(self) -> "SweepProgress":
         self.before = {path: path.stat().st_size for path in self.folder.glob(f"*/{journal.NAME}")}
@@ -179,6 +179,7 @@ class SweepProgress:
             running += end is None
             if end is not None:
                 self.told[path] = starts[-1]["epochs"]
+                self.failed += end["status"] != "FINISHED"
                 named = swept_name(starts[0]["swept"])
                 status = journal.ending_of(events) or end["status"].lower()
                 seconds = (end["time"] - starts[-1]["time"]) / 1000
@@ -188,7 +189,9 @@ class SweepProgress:
                 )
         left = self.jobs - len(self.told) - running
         self.bar.set_description_str(
-            f"{len(self.told)} done, {running} running, {left} left, best {self.best:.2%}", refresh=False
+            f"{len(self.told) - self.failed} done, {self.failed} failed, {running} running, {left} left, "
+            f"best {self.best:.2%}",
+            refresh=False,
         )
         self.bar.n = epochs
         self.bar.refresh()
