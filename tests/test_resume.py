@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -375,36 +376,40 @@ def first_10_000(folder: Path) -> None:
 def test_killed_at_random_moments(
     name: str, start: Callable[..., Started], tmp_path: Path, kills: int, request: Any
 ) -> None:
-    """As many kills as --kills says; the moments are drawn from the time that an epoch or two takes."""
+    """As many kills as --kills says, spread over the run, at random moments of its epochs."""
     cwds = [tmp_path / "killed", tmp_path / "whole"]
     for cwd in cwds:
         cwd.mkdir()
         if "dataset.root=mnist" in RECIPES[name]:
             request.getfixturevalue("mnist_root")
             first_10_000(cwd / "mnist")
-    words, draw, epochs = [*RECIPES[name], "device.threads=1"], random.Random(name), []
-    for _ in range(kills):
+    words, draw, epochs = [*RECIPES[name], "device.threads=1"], random.Random(name), [0]
+    total = int(next((w for w in words if w.startswith("epochs=")), "epochs=10").removeprefix("epochs="))
+    for left in range(kills, 0, -1):
         before = len(book(cwds[0]))
         run = start(*words, "resume=true", cwd=cwds[0])
         while len(book(cwds[0])) <= before:
             assert run.poll() is None, run.communicate()
-            time.sleep(0.02)
-        # The events of one command span all its stages: files, epochs, checkpoints being written.
-        time.sleep(draw.uniform(0, 1.3 * epoch_seconds(book(cwds[0]))))
-        assert run.poll() is None, f"finished before kill {len(epochs) + 1} of {kills}: {run.communicate()}"
+            time.sleep(0.01)
+        # Some epochs further, where there are enough, and then at any moment of the next one.
+        room = (total - epochs[-1] - 2) / left
+        further = draw.randint(0, 2) if room > 2 else int(draw.random() < room)
+        wait_for_epochs(run, cwds[0], epochs[-1] + further)
+        time.sleep(draw.uniform(0, epoch_seconds(book(cwds[0]))))
+        assert run.poll() is None, f"it finished before it was killed {kills} times: {run.communicate()}"
         kill(run)
         epochs.append(sum(event["event"] == "epoch" for event in book(cwds[0])))
     done = run_script("run", *words, "resume=true", cwd=cwds[0], timeout=280)
     assert done.returncode == 0, done.stderr
     assert run_script("run", *words, cwd=cwds[1], timeout=280).returncode == 0
     compare(*cwds)
-    print(f"| {name} | {kills} | after epochs {', '.join(map(str, epochs))} | equal |")
+    print(f"| {name} | {kills} | after epochs {', '.join(map(str, epochs[1:]))} | equal |")
 
 
 def epoch_seconds(events: list[journal.Event]) -> float:
     times = [event["time"] for event in events if event["event"] == "epoch"]
     gaps = [b - a for a, b in pairwise(times)]
-    return min(gaps) / 1000 if gaps else 0.5
+    return statistics.median(gaps) / 1000 if gaps else 0.3
 
 
 # ---- the tracker goes away ----

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from lenetexp import journal, process
-from lenetexp.config import swept_name
+from lenetexp.config import UserError, swept_name
 
 if TYPE_CHECKING:  # a sweep's parent has no need of torch
     from torch import Tensor, nn
@@ -163,7 +163,10 @@ class SweepProgress:
                 continue
             if self.before.get(path) == path.stat().st_size:
                 continue  # of an earlier command
-            events = journal.read(path)
+            try:
+                events = journal.read(path)
+            except UserError:  # damaged: the view must not end for it
+                continue
             starts = [event for event in events if event["event"] in ("start", "resumed")]
             if not starts:
                 continue
