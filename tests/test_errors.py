@@ -223,3 +223,16 @@ def test_what_is_looked_up_answers_without_anything_heavy(
     assert "hydra" in packages, "the list of imports is there"
     assert not packages & {"torch", "torchvision", "mlflow", "matplotlib", "sklearn"}
     assert not list(tmp_path.iterdir()), "and leaves nothing behind"
+
+
+def test_who_reads_no_further_gets_no_traceback(tmp_path: Path) -> None:
+    """As in … | head."""
+    run = subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts/run.py"), "experiment=smoke", "epochs=1000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout is not None and run.stderr is not None
+    run.stdout.readline()
+    run.stdout.close()
+    assert run.wait(60) == 141
+    assert run.stderr.read() == ""

@@ -63,6 +63,8 @@ def start(main: Callable[[], None]) -> None:
         if "Unexpected type for root" not in str(error):
             raise
         _leave("a setting inside one that is null cannot be set; give the whole, e.g. key={inner:1}")
+    except BrokenPipeError:
+        _leave_quietly()
     except OSError as error:
         if error.filename is None:
             raise
@@ -76,6 +78,12 @@ def _leave(said: str) -> NoReturn:
     """Ends the command with one sentence on one line, whatever was typed into it."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
     sys.exit(f"error: {shown}")
+
+
+def _leave_quietly() -> NoReturn:
+    """Who read the output wants no more of it, as in … | head: ends as a program that SIGPIPE ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
@@ -104,6 +112,8 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
             must_be_empty(folder)
         with _log(folder) if in_sweep else nullcontext():
             return get_method(function)(settings, values, folder)
+    except BrokenPipeError:
+        _leave_quietly()
     except (UserError, OmegaConfBaseException, OSError) as error:
         if in_sweep:
             raise UserError(sentence(error)) from None
