@@ -123,8 +123,8 @@ _PUBLISHED = {
     ("MNIST", "t10k-images-idx3-ubyte"): "2646ac647ad5339dbf082846283269ea",
     ("MNIST", "t10k-labels-idx1-ubyte"): "27ae3e4e09519cfbb04c329615203637",
 }
-# Images in each of them. A smaller file in the same format may be a part that someone made: it is taken.
-_PUBLISHED_COUNTS = (60_000, 10_000)
+# Images in each of them. A file of another length in the same format may be a part that someone made.
+_PUBLISHED_COUNTS = {"train": 60_000, "t10k": 10_000}
 
 # What the datasets that are not IDX files want to find in root.
 _OTHER_FILES = {"USPS": ("usps.bz2", "usps.t.bz2"), "CIFAR10": ("cifar-10-batches-py",)}
@@ -235,15 +235,16 @@ def _check_idx_pair(images: Path, labels: Path) -> None:
 
 
 def _check_published(name: str, path: Path) -> None:
-    """That a file that is as long as the published one is that one."""
-    published = _PUBLISHED.get((name, path.name))
-    if published is None or _idx_shape(path)[0] not in _PUBLISHED_COUNTS:
+    """That a file that is as long as the published one is that one, and that none is under another's name."""
+    published, count = _PUBLISHED.get((name, path.name)), _idx_shape(path)[0]
+    if published is None or count not in _PUBLISHED_COUNTS.values():
         return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
-    if found == published:
+    others = [file for (_, file), md5 in _PUBLISHED.items() if md5 == found != published]
+    is_a_part = count != _PUBLISHED_COUNTS[path.name.partition("-")[0]]
+    if found == published or (is_a_part and not others):
         return
-    others = [file for (_, file), md5 in _PUBLISHED.items() if md5 == found]
     what = f"is {others[0]} under another name" if others else f"is altered: its MD5 is {found}"
     raise UserError(f"{path} {what}, not {published}; delete it to download it again")
 
