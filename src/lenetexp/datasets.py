@@ -235,7 +235,7 @@ def _check_idx_pair(images: Path, labels: Path) -> None:
 
 
 def _check_published(name: str, path: Path) -> None:
-    """That a file that is as long as the published one is that one, and that none is under another's name."""
+    """That a file as long as the published one is that one, and none under another's name."""
     published, count = _PUBLISHED.get((name, path.name)), _idx_shape(path)[0]
     if published is None or count not in _PUBLISHED_COUNTS.values():
         return
