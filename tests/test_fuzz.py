@@ -169,7 +169,7 @@ def a_photo(folder: Path) -> Path:
 
 def a_journal(folder: Path) -> Path:
     book = journal.Journal(folder)
-    book.write("start", run_id="a", tags={"é": "1"})
+    book.write("start", run_id="a", tags={"é": "1"}, epochs=1)
     book.write("epoch", epoch=1, **{"val/loss": float("nan")})
     book.close()
     return book.path

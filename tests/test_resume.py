@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -19,6 +20,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 
 from conftest import MNIST, Server, Started, run_script
 from lenetexp import checkpoint, config, experiment, journal, train
@@ -257,7 +259,8 @@ def test_from_the_server_alone_and_by_the_id_alone(
     wait_for_epochs(goes_on, tmp_path, 8)
     goes_on.send_signal(signal.SIGINT)
     out, _ = goes_on.communicate(timeout=30)
-    assert f"of run {left.info.run_id}" in out
+    went_on = re.search(rf"after epoch (\d+) of run {left.info.run_id}", out)
+    assert went_on is not None and int(went_on[1]) >= 1, "from the server's checkpoint, not from the start"
     (after,) = client.search_runs([there])
     assert after.info.run_id == left.info.run_id and after.info.status == "KILLED"
     got = {key: history(server.uri, after, key) for key in SERIES}
@@ -330,7 +333,7 @@ def test_two_processes_do_not_go_on_with_one_run(tmp_path: Path) -> None:
 
 def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
     first = journal.Journal(tmp_path)
-    first.write("start", run_id="a")
+    first.write("start", run_id="a", tags={}, epochs=1)
     first.close()
     with first.path.open("a") as file:
         file.write('{"event": "epo')
@@ -530,10 +533,72 @@ def test_a_strangers_config_is_not_followed_out_of_what_is_trusted(here: Here, t
     (run,) = here.runs
     config_file = Path(run.data.tags["lenetexp.folder"]) / "config.yaml"
     trap, text = tmp_path / "trap", config_file.read_text()
-    for target in (f"pathlib.Path.touch\n  self: {trap}", f"os.system\n  command: touch {trap}"):
-        hostile = text.replace("_target_: torch.optim.Adam", f"_target_: {target}")
-        assert hostile != text
-        config_file.write_text(hostile)
-        with pytest.raises(UserError, match="names what is not trusted"):
+    target, popen = "_target_: torch.optim.Adam", f"_target_: psutil.Popen, _args_: [[touch, {trap}]]"
+    for hostile, told in (
+        (f"_target_: pathlib.Path.touch\n  self: {trap}", "names what is not trusted"),
+        (f"_target_: os.system\n  command: touch {trap}", "names what is not trusted"),
+        (f"{target}\n  x: {{{popen}}}", "names what is not trusted"),
+        (f"{target}\n  x: !!omap [a: {{{popen}}}]", "its config is damaged"),
+        (f"{target}\n  x: &a [*a]", "its config is damaged"),
+        (f"{target}\n  x: {'[' * 3000}", "its config is damaged"),
+    ):
+        assert target in text
+        config_file.write_text(text.replace(target, hostile))
+        with pytest.raises(UserError, match=told):
             here.train(f"resume={run.info.run_id}", recipe=())
         assert not trap.exists()
+
+
+def test_a_strangers_checkpoint_is_not_taken_for_what_it_is_not(here: Here) -> None:
+    """torch itself takes these, and one of them would make a fused optimizer write where it must not."""
+    here.train("epochs=9", stop_after=1)
+    (run,) = here.runs
+    last = Path(run.data.tags["lenetexp.folder"]) / "checkpoints/last.pt"
+    changes: list[Callable[[dict[str, Any]], object]] = [
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+        lambda state: state["optimizer"]["param_groups"][0].pop("lr"),
+        lambda state: state["optimizer"]["param_groups"][0].update(lr="0.1"),
+        lambda state: state["scheduler"].update(last_epoch="boo"),
+        lambda state: state["history"][0].update(val_accuracy="x"),
+        lambda state: state["history"][0].update(epoch=4),
+        lambda state: state.pop("history"),
+        lambda state: state["best_weights"].pop("c1.weight"),
+    ]
+    whole = last.read_bytes()
+    for change in changes:
+        last.write_bytes(whole)
+        state = checkpoint.load(last)
+        change(state)
+        checkpoint.save(last, state)
+        with pytest.raises(UserError, match="is not of this net and recipe"):
+            here.train("epochs=9", f"resume={run.info.run_id}")
+    last.write_bytes(whole)
+    here.train("epochs=9", "resume=true")
+    assert here.runs[0].info.status == "FINISHED"
+
+
+def test_a_run_that_goes_on_touches_no_other_runs_folder(here: Here, tmp_path: Path) -> None:
+    here.train("epochs=1")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    values = composed("experiment=smoke", "epochs=2", "resume=true", f"tracking.uri={here.uri}")
+    with pytest.raises(UserError, match="must be a new or an empty folder"):
+        experiment.run(config.check(RunConfig, values), values, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_other_images_are_not_gone_on_with(here: Here, tmp_path: Path) -> None:
+    for i in range(8):
+        file = tmp_path / "pictures" / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), (20, 220)[i % 2] + i).save(file)
+    mine = ["dataset=image_folder", "dataset.root=pictures", "epochs=1"]
+    here.train(*mine)
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    moved = ["dataset=image_folder", "dataset.root=moved"]
+    here.train(*moved, "epochs=2", f"resume={here.runs[0].info.run_id}")
+    assert here.runs[0].data.tags["lenetexp.continues"] == here.runs[1].info.run_id
+    Image.new("L", (28, 28), 99).save(tmp_path / "moved/dark/0.png")
+    experiment._images.cache_clear()  # as in a command of its own
+    with pytest.raises(UserError, match="these are not the images"):
+        here.train(*moved, "epochs=3", f"resume={here.runs[0].info.run_id}")

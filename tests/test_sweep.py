@@ -289,7 +289,7 @@ def test_an_interval_over_seeds_is_students() -> None:
 
 def test_a_torn_last_line_of_a_journal_is_not_read(tmp_path: Path) -> None:
     book = journal.Journal(tmp_path)
-    book.write("start", epochs=2)
+    book.write("start", epochs=2, tags={})
     book.write("epoch", epoch=1)
     with book.path.open("a") as file:
         file.write('{"event": "epo')

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp import tracking
-from lenetexp.config import CompareConfig, UserError, short, swept_name
+from lenetexp.config import CompareConfig, UserError, one_line, short, swept_name
 from lenetexp.report import lines, shown, table
 from lenetexp.tracking import Recorder, Store, Stored
 
@@ -65,7 +65,13 @@ def read_index(store: Store, parent: str) -> dict[str, Any]:
     Raises:
         UserError: it was killed before it wrote that down.
     """
-    index: dict[str, Any] = json.loads(tracking.read_text(store, parent, INDEX))
+    try:
+        index: dict[str, Any] = json.loads(tracking.read_text(store, parent, INDEX))
+        for entry in index["jobs"].values():
+            entry["swept"].items(), entry["run_id"], entry["reason"]
+        list(index["keys"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"sweep={parent}: its {INDEX} is damaged ({one_line(error)[:80]})") from None
     return index
 
 

@@ -401,7 +401,7 @@ def _as_whole(value: Any) -> Any:
 
 def without_password(text: str) -> str:
     """`text` with *** for every password in a store's address."""
-    return re.sub(r"(://[^/@\s:]*:)(?!\d+(?:/|$))\S+(?=@)|(\bpassword=)[^&\s'\")]+", r"\1\2***", text)
+    return re.sub(r"(://[^/\s:]*:)(?!\d+(?:/|$))\S+(?=@)|(\bpassword=)[^&\s'\")]+", r"\1\2***", text)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

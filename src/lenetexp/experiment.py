@@ -132,11 +132,11 @@ def _take_up(ready: Ready, found: resume.Found) -> None:
         UserError: the state or the images are not those of this run.
     """
     training, folder = ready.training, ready.folder
-    then, now = provenance.dataset_of(folder), ready.images.digest
-    if then is not None and then["digest"] != now:
+    then, now = resume.recorded_digest(found, folder), ready.images.digest
+    if then is not None and then != now:
         raise UserError(
             f"resume: these are not the images that run {found.former.name} was trained on "
-            f"(digest {now[:12]}, not {str(then['digest'])[:12]}); give it those"
+            f"(digest {now[:12]}, not {then[:12]}); give it those"
         )
     state = resume.last_state(found, folder)
     if state is None:
@@ -169,11 +169,13 @@ def _open(ready: Ready, events: Journal, store: tracking.Store | None) -> Outbox
         "lenetexp.folder": str(folder.resolve()),
         "lenetexp.device": device.describe(ready.where),
     }
+    facts = {**images.facts(), "root": _root(settings)}
     if events.events:
+        if provenance.dataset_of(folder) is None:  # it was killed before it wrote anything of that
+            provenance.write(folder, ready.config, facts)
         provenance.note_command(folder)
         events.write("resumed", tags=whose, epochs=settings.epochs)
         return open_outbox(store, events)
-    facts = {**images.facts(), "root": _root(settings)}
     commit = provenance.write(folder, ready.config, facts)
     # A swept group, as optimizer=sgd,adam, is no leaf of the config; the runs' table shows it, too.
     swept = settings.job.values if settings.job else {}
@@ -224,7 +226,12 @@ def _recorded(outbox: Outbox, ready: Ready) -> Iterator[None]:
         outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
         raise
     # Only now: a finished run is one whose record is whole.
-    if not outbox.end("FINISHED") and not settings.tracking.offline:
+    try:
+        sent = outbox.end("FINISHED")
+    except UserError as error:  # a disk that is full just now
+        outbox.end("FAILED", str(error))
+        raise
+    if not sent and not settings.tracking.offline:
         later = f"python scripts/sync.py folder={shown(folder)}"
         print(f"note: MLflow has not everything yet; when it answers: {later}")
     if outbox.refused:

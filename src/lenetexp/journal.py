@@ -100,6 +100,16 @@ def read(path: Path) -> list[Event]:
     return _parsed(_whole_lines(path), path)
 
 
+_NEEDS: dict[str, dict[str, type]] = {
+    "start": {"tags": dict, "epochs": int},
+    "resumed": {"tags": dict, "epochs": int},
+    "epoch": {"epoch": int},
+    "result": {"values": dict},
+    "tag": {"key": str, "value": str},
+    "end": {"status": str},
+}
+
+
 def end_of(events: list[Event]) -> Event | None:
     """How a run ended; None for one that did not, or that was taken up again."""
     last = [event for event in events if event["event"] in ("start", "resumed", "end")]
@@ -123,9 +133,11 @@ def _whole_lines(path: Path) -> bytes:
 def _parsed(lines: bytes, path: Path) -> list[Event]:
     try:
         events = [json.loads(line) for line in lines.splitlines()]
-        if not all(isinstance(event, dict) and isinstance(event["time"], int) for event in events):
-            raise ValueError("a line is no event")
-        return [event for event in events if event["event"]]
+        for event in events:
+            for key, kind in {"event": str, "time": int, **_NEEDS.get(event["event"], {})}.items():
+                if not isinstance(event[key], kind):
+                    raise ValueError(f"{key} of a line is of a wrong kind")
+        return events
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)[:80]}); it cannot be gone on with") from None
 

@@ -4,12 +4,13 @@ import queue
 import socket
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lenetexp import journal, process, tracking
-from lenetexp.config import SyncConfig, UserError
+from lenetexp.config import SyncConfig, UserError, one_line
 from lenetexp.journal import Event, Journal
 from lenetexp.report import Progress, shown
 from lenetexp.tracking import Recorder, Refused, Store
@@ -26,6 +27,7 @@ CHECKPOINT_EVERY = 10.0
 UNSENT = "lenetexp.unsent"  # a tag: why a run's record is not whole
 # Of a run's folder: what has another place in MLflow.
 NOT_FILES = (journal.NAME, journal.STOP, tracking.MODEL)
+DRAFT = ("config.yaml", "dataset.json", "reproduce")
 NOT_METRICS = ("event", "time", "epoch")
 
 
@@ -47,7 +49,7 @@ class Outbox:
         self._closing = threading.Event()
         self._sent = 0
         self._all_sent = False
-        self._told = False
+        self._told = self._draft_is_due = False
         self._uploaded = 0.0
         for event in events.unsent:
             self._todo.put(event)
@@ -113,9 +115,9 @@ class Outbox:
             moved, seen = time.monotonic(), self._sent
             while self._thread.is_alive() and time.monotonic() - moved < patience:
                 self._thread.join(0.1)
-                if self._sent != seen:
+                if self._sent != seen and patience > LITTLE_PATIENCE:
                     moved, seen = time.monotonic(), self._sent
-        if self._all_sent:
+        if self._all_sent and not self.refused:
             with suppress(UserError):
                 self.journal.write("sent")
         self.journal.close()
@@ -137,14 +139,15 @@ class Outbox:
                 self._sent += 1
                 return True
             except Refused as refusal:
+                if not self.refused:
+                    Progress.write(f"note: {refusal}")
                 self.refused = str(refusal)
-                Progress.write(f"note: {refusal}")
                 return True
-            except UserError as error:
+            except Exception as error:  # a folder that someone took away, for one
+                reason = str(error) if isinstance(error, UserError) else one_line(error)
                 if not self._told:
                     self._told = True
-                    Progress.write(f"note: {error}; what is missing there is kept and sent later")
-                reason = str(error)
+                    Progress.write(f"note: {reason}; what is missing there is kept and sent later")
             if self._closing.is_set():
                 tries += 1
                 if tries == LAST_TRIES:
@@ -161,8 +164,17 @@ class Outbox:
             recorder.tag(UNSENT, reason)
             recorder.end("FAILED")
 
-    def _upload(self, recorder: Recorder, folder: Path) -> None:
+    def _send_draft(self, recorder: Recorder, folder: Path) -> None:
+        """What another machine needs to go on: tried again with every epoch; all comes at the end."""
+        if self._draft_is_due:
+            with suppress(UserError):
+                self._upload(recorder, folder, DRAFT)
+                self._draft_is_due = False
+
+    def _upload(self, recorder: Recorder, folder: Path, only: Collection[str] = ()) -> None:
         for place in sorted(folder.iterdir()):
+            if only and place.name not in only:
+                continue
             if place.name not in NOT_FILES and not place.name.startswith("."):
                 recorder.artifacts(place, place.name if place.is_dir() else None)
 
@@ -176,6 +188,7 @@ class Outbox:
             case "epoch":
                 metrics = {key: value for key, value in event.items() if key not in NOT_METRICS}
                 recorder.metrics(metrics, event["epoch"], event["time"])
+                self._send_draft(recorder, folder)
                 last = folder / "checkpoints/last.pt"
                 if time.monotonic() - self._uploaded > CHECKPOINT_EVERY and last.exists():
                     self._uploaded = time.monotonic()
@@ -187,9 +200,9 @@ class Outbox:
                 recorder.tag(event["key"], event["value"])
             case "model":
                 recorder.model(folder / tracking.MODEL)
-            case "draft":  # all files come again at the end
-                with suppress(UserError):
-                    self._upload(recorder, folder)
+            case "draft":
+                self._draft_is_due = True
+                self._send_draft(recorder, folder)
             case "files":
                 self._upload(recorder, folder)
             case "end" if self.refused:  # a finished run is one whose record is whole

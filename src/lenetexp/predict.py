@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
@@ -19,7 +18,7 @@ from lenetexp.datasets import read_image
 from lenetexp.evaluate import Scores, logits
 from lenetexp.figures import Figure
 from lenetexp.report import shown
-from lenetexp.trust import refuse_strangers
+from lenetexp.trust import read_config, refuse_strangers
 
 
 class _Recorded(Settings):
@@ -83,14 +82,13 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
             folder, "config.yaml", "dataset.json", "checkpoints/best.pt"
         )
         try:
-            # Plain YAML: an interpolation in a stranger's config is a text, never looked up.
-            recorded = check(_Recorded, yaml.safe_load(config_file.read_text()))
+            recorded = check(_Recorded, read_config(config_file.read_text(), f"run={stored.run_id}"))
             facts = json.loads(facts_file.read_text())
             classes = tuple(map(str, facts["classes"]))
             channels, height, width = map(int, facts["image_shape"])
         except UserError:
             raise
-        except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})"
             ) from None

@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lenetexp import checkpoint, datasets, journal, optim, process, tracking, trust
+from lenetexp import checkpoint, datasets, journal, optim, process, provenance, tracking, trust
+from lenetexp.cli import must_be_empty
 from lenetexp.config import (
     HOW_IT_IS_GIVEN,
     RunConfig,
@@ -33,7 +35,9 @@ NEEDED = (
     "reproduce/command.txt", "reproduce/packages.txt", "reproduce/commit.txt", "reproduce/uncommitted.diff",
 )  # fmt: skip
 # Settings beside resume=RUN_ID that leave it to the run's own config what is trained.
-BESIDE = ("resume", "trust", "tracking", "tracking.uri", "tracking.experiment", "data_dir")
+BESIDE = (
+    "resume", "trust", "tracking", "tracking.uri", "tracking.experiment", "tracking.offline", "data_dir",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,30 @@ class Former:
     host: str
     settings: Mapping[str, Any]  # every leaf of its config by its dotted name
     config_hash: str
-    folder: Path | None  # where on this machine it lies
     results: Mapping[str, float]  # what was logged at its end
     stored: Stored | None = None
+    recorded_in: Path | None = None  # where a run that was recorded offline lies
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where on this machine it lies; None where it does not.
+
+        Raises:
+            UserError: its journal is damaged.
+        """
+        if self.stored is None:
+            return self.recorded_in
+        tags = self.stored.tags
+        place = Path(tags.get("lenetexp.folder", ""))
+        if self.host != socket.gethostname() or not (place / journal.NAME).is_file():
+            return None
+        # Another machine's folder may have the same name. A run that was killed before its id was written
+        # down is known by its journal's own.
+        for event in journal.read(place / journal.NAME):
+            key = event["tags"].get("lenetexp.journal") if event["event"] == "start" else None
+            if event.get("run_id") == self.run_id or (key and key == tags.get("lenetexp.journal")):
+                return place
+        return None
 
     @property
     def interrupted(self) -> bool:
@@ -116,6 +141,9 @@ def _same(former: Former, settings: RunConfig, config: dict[str, Any]) -> Found:
     if former.config_hash == config_hash(config):
         return Found(former, settings, config)
     differing = differences(former.settings, config)
+    # Pictures may have moved: whether they are the same is told by their digest.
+    if differing.pop("dataset.root", None) is not None and not differing:
+        return Found(former, settings, config)
     said = ", ".join(f"{key} ({then} there, {now} here)" for key, (then, now) in differing.items())
     given = "true" if settings.resume is True else former.name
     if not former.interrupted and _is_shorter(differing):
@@ -145,8 +173,7 @@ def differences(then: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
     """Keys of the training that differ, with the values then and now, as texts."""
     now = {key: _said(value) for key, value in identity(config).items()}
     # MLflow keeps texts: a list is read back, to be compared item by item.
-    read = {key: yaml.safe_load(v) if str(v).startswith("[") else v for key, v in then.items()}
-    before = {key: _said(value) for key, value in identity(read).items()}
+    before = {key: _said(_as_list(value)) for key, value in identity(then).items()}
     keys = dict.fromkeys([*now, *before])
     # A sweep's run has its swept groups among its params: optimizer=sgd beside optimizer.lr.
     groups = {key for key in before if any(other.startswith(f"{key}.") for other in now)}
@@ -157,9 +184,18 @@ def differences(then: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str,
     }
 
 
+def _as_list(value: Any) -> Any:
+    if not (isinstance(value, str) and value.startswith("[")):
+        return value
+    try:
+        return [_said(item) for item in yaml.safe_load(value)]
+    except (yaml.YAMLError, RecursionError, TypeError):
+        return value
+
+
 def _said(value: Any) -> str:
     """1.0, "1.0" and 1 as one text."""
-    text = str(value)
+    text = str([_said(item) for item in value] if isinstance(value, list) else value)
     try:
         return f"{float(text):g}" if float(text).is_integer() else repr(float(text))
     except (ValueError, OverflowError):
@@ -181,7 +217,12 @@ def _store(settings: RunConfig) -> Store | None:
 
 def _by_id(store: Store | None, which: str, folder: Path) -> Former:
     if store is None:
-        found = [former for former in _beside(folder) if which in (former.run_id, former.name)]
+        place = Path(which).expanduser().resolve()
+        found = [
+            former
+            for former in _beside(folder)
+            if which == former.run_id or place == Path(former.name).resolve()
+        ]
         if not found:
             raise UserError(f"resume={which}: there is no such run beside {folder}")
         return found[0]
@@ -196,6 +237,8 @@ def _by_id(store: Store | None, which: str, folder: Path) -> Former:
         raise UserError(
             f"resume={which}: is a sweep; one goes on with it by its own command and resume=true"
         )
+    if stored.run.info.lifecycle_stage == "deleted":
+        raise UserError(f"resume={which}: was deleted; mlflow runs restore --run-id {which} brings it back")
     if not stored.config_hash:
         raise UserError(f"resume={which}: is not a run of lenetexp's")
     return _former(stored)
@@ -213,22 +256,14 @@ def _of_store(store: Store) -> list[Former]:
 
 
 def _former(stored: Stored) -> Former:
-    host = stored.tags.get("lenetexp.host", "")
-    folder = Path(stored.tags.get("lenetexp.folder", ""))
-    here = host == socket.gethostname() and (folder / journal.NAME).is_file()
-    # Another machine's folder may have the same name.
-    mine = here and any(
-        event.get("run_id") == stored.run_id for event in journal.read(folder / journal.NAME)
-    )
     return Former(
         name=stored.run_id,
         run_id=stored.run_id,
         status=stored.status,
         alive=stored.runs_here,
-        host=host,
+        host=stored.tags.get("lenetexp.host", ""),
         settings=stored.run.data.params,
         config_hash=stored.config_hash,
-        folder=folder if mine else None,
         results=stored.metrics,
         stored=stored,
     )
@@ -238,7 +273,11 @@ def _beside(folder: Path) -> list[Former]:
     """Runs whose folders lie beside `folder`, the newest first, from their journals alone."""
     found = []
     for path in folder.parent.glob(f"*/{journal.NAME}"):
-        events = journal.read(path)
+        try:
+            events = journal.read(path)
+        except UserError as error:
+            print(f"note: {error}")
+            continue
         starts = [event for event in events if event["event"] in ("start", "resumed")]
         if not starts or events[0]["event"] != "start":
             continue
@@ -252,7 +291,7 @@ def _beside(folder: Path) -> list[Former]:
             host=tags["lenetexp.host"],
             settings=events[0]["params"],
             config_hash=tags["lenetexp.config_hash"],
-            folder=path.parent,
+            recorded_in=path.parent,
             results=next((event["values"] for event in events if event["event"] == "result"), {}),
         )
         found.append((events[0]["time"], former))
@@ -274,12 +313,11 @@ def _as_it_was(
             former.stored.download(scratch, "config.yaml", "dataset.json")
             place = scratch
         try:
-            # Plain YAML: an interpolation in a stranger's config is a text, never looked up.
-            then = yaml.safe_load((place / "config.yaml").read_text())
+            then = trust.read_config((place / "config.yaml").read_text(), f"resume={former.name}")
             root = json.loads((place / "dataset.json").read_text())["root"]
-            if not isinstance(then, dict) or not isinstance(then.get("dataset"), dict):
-                raise ValueError("config.yaml holds no settings")
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            if not isinstance(then.get("dataset"), dict):
+                raise ValueError("config.yaml names no dataset")
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"resume={former.name}: its record is damaged ({one_line(error)[:120]})"
             ) from None
@@ -306,13 +344,34 @@ def place(found: Found, folder: Path) -> Path:
         UserError: the store does not hand out what is needed there.
     """
     former = found.former
+    if not found.longer and former.folder is not None:
+        return former.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    must_be_empty(folder)
     if found.longer:
         return folder
-    if former.folder is not None:
-        return former.folder
     assert former.stored is not None
     _fetch(former.stored, folder)
     return folder
+
+
+def recorded_digest(found: Found, folder: Path) -> str | None:
+    """The digest of the images that the run was trained on; None where it did not come to that.
+
+    Raises:
+        UserError: its record is damaged.
+    """
+    former = found.former
+    if not found.longer:
+        facts = provenance.dataset_of(folder)
+    elif former.folder is not None:
+        facts = provenance.dataset_of(former.folder)
+    else:
+        assert former.stored is not None
+        with tracking.scratch() as scratch:
+            former.stored.download(scratch, "dataset.json")
+            facts = provenance.dataset_of(scratch)
+    return None if facts is None else str(facts["digest"])
 
 
 def last_state(found: Found, folder: Path) -> dict[str, Any] | None:
@@ -349,6 +408,7 @@ def _fetch(stored: Stored, folder: Path) -> None:
             tags=tags,
             params=stored.run.data.params,
             swept={key.removeprefix("swept."): tags[key] for key in tags if key.startswith("swept.")},
+            epochs=0,  # what the command that goes on says
         )
         times, series = (
             stored.times("val/loss"),

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shlex
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from lenetexp import tracking
 from lenetexp.answer import INDEX, answer, read_index, rows_of
 from lenetexp.config import Job, RunConfig, UserError
 from lenetexp.interrupt import Interrupted, noted
+from lenetexp.provenance import command_to_resume
 from lenetexp.report import SweepProgress
 from lenetexp.tracking import Recorder, Store
 
@@ -180,8 +179,7 @@ def recorded(
             finally:
                 recorder.end("FAILED" if failed and status == "FINISHED" else status)
             if status == "KILLED":
-                again = shlex.join(["python", *[w for w in sys.argv if not w.startswith("resume=")]])
-                print(f"Stopped. To go on: {again} resume=true", flush=True)
+                print(f"Stopped. To go on: {command_to_resume(None)}", flush=True)
     if failed:
         raise UserError(f"{failed} of {len(sweep.asked)} runs failed; resume=true runs only those again")
 

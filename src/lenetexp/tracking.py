@@ -46,7 +46,7 @@ from mlflow.entities import (  # noqa: E402
     Param,
     Run,
 )
-from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.exceptions import MlflowException, RestException  # noqa: E402
 
 # It would print each of a database's failures with its SQL; they are told in a sentence here.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -177,11 +177,11 @@ class Refused(UserError):
 
 
 def _for_good(error: Exception) -> bool:
-    """Whether it is the asker's fault, rights and haste left aside: they may change."""
-    if not isinstance(error, MlflowException):
-        return False
-    code: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-    return 400 <= code < 500 and code not in (401, 403, 408, 429)
+    """Whether MLflow itself, and no proxy before it, says that what was sent cannot be taken."""
+    return isinstance(error, RestException) and error.error_code in (
+        "INVALID_PARAMETER_VALUE",
+        "RESOURCE_DOES_NOT_EXIST",
+    )
 
 
 @dataclass(frozen=True)
@@ -516,7 +516,10 @@ class Stored:
                     f"run={self.run_id}: has no artifact {path} ({_reason(error)}); "
                     "a run that ended before its first epoch has none"
                 ) from error
-            found.append(Path(local))
+            # MLflow leaves a file's folders out.
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found.append(Path(local).replace(target))
         return found
 
 

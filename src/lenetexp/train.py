@@ -1,7 +1,7 @@
 """The training loop, written out. Knows nothing of Hydra or MLflow: yields one record an epoch."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -89,10 +89,20 @@ class Training:
             Exception: of many kinds, where it is the state of something else.
         """
         self.model.load_state_dict(state["model"])
+        # torch takes any state here and fails only later, in a step: a fused one by touching memory that is
+        # not its own.
+        groups = [{**group, "params": []} for group in state["optimizer"]["param_groups"]]
+        _check_alike([{**group, "params": []} for group in self.optimizer.param_groups], groups)
         self.optimizer.load_state_dict(state["optimizer"])
+        fused = any(group.get("fused") for group in self.optimizer.param_groups)
+        for parameter, kept in self.optimizer.state.items() if fused else ():
+            for tensor in kept.values():
+                if isinstance(tensor, Tensor) and tensor.shape not in ((), parameter.shape):
+                    raise ValueError(f"the optimizer's state has the shape {tuple(tensor.shape)}")
+        _check_alike(self.schedule.scheduler.state_dict(), state["scheduler"])
         self.schedule.scheduler.load_state_dict(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
-        self.history = [Epoch(**record) for record in state["history"]]
+        self.history = [_epoch(record, i) for i, record in enumerate(state["history"], start=1)]
         self.best_weights = state["best_weights"]
 
 
@@ -174,6 +184,35 @@ def fit(
         )  # fmt: skip
         training.history.append(record)
         yield record
+
+
+def _check_alike(now: Any, then: Any) -> None:
+    """That plain values are of the same kinds in the same places; None may stand for any, or any for None.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if now is None or then is None:
+        return
+    number = isinstance(now, (int, float)) and isinstance(then, (int, float))
+    if not number and type(now) is not type(then):
+        raise ValueError(f"a {type(then).__name__} stands where a {type(now).__name__} should")
+    if isinstance(now, Mapping):
+        if set(now) != set(then):
+            raise ValueError(f"{', '.join(map(str, set(now) ^ set(then)))} should not, or should be there")
+        for key, value in now.items():
+            _check_alike(value, then[key])
+    elif isinstance(now, (list, tuple)):
+        for one, other in zip(now, then, strict=True):
+            _check_alike(one, other)
+
+
+def _epoch(record: Mapping[str, Any], number: int) -> Epoch:
+    example = Epoch(number, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False)
+    _check_alike(vars(example), dict(record))
+    if record["epoch"] != number:
+        raise ValueError(f"epoch {record['epoch']} stands where {number} should")
+    return Epoch(**record)
 
 
 def _plain(model: nn.Module) -> dict[str, Tensor]:

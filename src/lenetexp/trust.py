@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
 from hydra.utils import get_object
 from torch import nn
 
@@ -10,6 +11,44 @@ from lenetexp.config import UserError, one_line
 
 # Whose classes a stored config may name.
 TRUSTED = ("lenetexp", "torch", "torchvision")
+
+
+# Settings that are nested deeper are no one's.
+DEEPEST = 20
+
+
+def read_config(text: str, whose: str) -> dict[str, Any]:
+    """A stored config as plain dicts, lists, texts and numbers. An interpolation in it is a text.
+
+    YAML knows more kinds (sets, pairs, bytes, dates, a list that holds itself): none of them is a setting,
+    and what looks through the settings would not see what they hold.
+
+    Raises:
+        UserError: it is not YAML, or holds anything else.
+    """
+    try:
+        values = yaml.safe_load(text)
+        _check_plain(values)
+        if not isinstance(values, dict):
+            raise ValueError("there are no settings in it")
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{whose}: its config is damaged ({one_line(error)[:120]})") from None
+    return values
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise ValueError("it is nested too deep")
+    if type(value) is dict:
+        if not all(type(key) is str for key in value):
+            raise ValueError("a key is no text")
+        for item in value.values():
+            _check_plain(item, depth + 1)
+    elif type(value) is list:
+        for item in value:
+            _check_plain(item, depth + 1)
+    elif value is not None and type(value) not in (str, int, float, bool):
+        raise ValueError(f"a {type(value).__name__} is no setting")
 
 
 def refuse_strangers(
@@ -34,6 +73,7 @@ def refuse_strangers(
     Raises:
         UserError: one is not.
     """
+    _check_plain(value)
     if isinstance(value, str) and "${" in value:
         raise UserError(f"{key}={value}: a stored config must not hold interpolations")
     if isinstance(value, list):
