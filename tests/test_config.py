@@ -325,6 +325,7 @@ def test_what_every_class_has_is_checked_in_ones_own_too(group: str) -> None:
         "http://me:{}@host:5000",
         "postgresql://me:{}@host/mlflow",
         "postgresql://me:{}@word@host/mlflow",
+        "http://me@corp:{}@host:5000",
         "http://host:5000?password={}",
         "postgresql://host/mlflow?user=me&password={}&sslmode=require",
         pytest.param(
