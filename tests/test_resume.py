@@ -27,6 +27,7 @@ from lenetexp import checkpoint, config, experiment, journal, train
 from lenetexp.config import RunConfig, UserError
 from lenetexp.interrupt import Interrupted
 from lenetexp.report import Progress
+from lenetexp.tracking import Recorder
 from lenetexp.train import Training
 from test_config import OPTIONS, composed
 from test_train import make_data
@@ -321,6 +322,8 @@ def test_offline_first_and_sent_later(
     path.write_text("".join(line for line in lines if '"sent"' not in line and '"created"' not in line))
     assert run_script("sync", cwd=tmp_path).returncode == 0, "as if killed before it noted what it sent"
     compare(tmp_path, undisturbed)
+    other = run_script("sync", "tracking.uri=sqlite:///other.db", cwd=tmp_path)
+    assert "is in sqlite:///outputs/mlflow.db" in other.stdout and " 0 sent to" in other.stdout
 
 
 def test_two_processes_do_not_go_on_with_one_run(tmp_path: Path) -> None:
@@ -522,6 +525,24 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_room(
         got = history(store_of(cwd), run_in_mlflow, key)
         assert [step for step, _ in got] == list(range(1, len(got) + 1))
         assert got[:12] == history(store_of(undisturbed), whole, key)[: len(got)]
+
+
+def test_a_signal_is_heard_while_a_finished_run_waits_for_its_server(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server hangs at the very end; a cluster wants its machine back."""
+    asked: list[float] = []
+
+    def hang(*_: object) -> None:
+        time.sleep(0.5)
+        asked.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(25)
+
+    here.monkeypatch.setattr(Recorder, "end", hang)
+    here.train("epochs=1")
+    assert time.monotonic() - asked[0] < 5
+    assert "python scripts/sync.py folder=outputs/runs/0" in capsys.readouterr().out
 
 
 # ---- a stranger's run ----

@@ -98,7 +98,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         if found is not None:
             _take_up(ready, found)
         outbox = _open(ready, events, store)
-        with _recorded(outbox, ready):
+        with _recorded(outbox, ready, stop_if_asked):
             for record in training.history:  # of the earlier command, should the journal lack any
                 outbox.epoch(record.epoch, _metrics(record))
             outcome = _train(ready, outbox, stop_if_asked)
@@ -210,7 +210,7 @@ def _open(ready: Ready, events: Journal, store: tracking.Store | None) -> Outbox
 
 
 @contextmanager
-def _recorded(outbox: Outbox, ready: Ready) -> Iterator[None]:
+def _recorded(outbox: Outbox, ready: Ready, stop_if_asked: Callable[[], None]) -> Iterator[None]:
     """Files the folder and closes the record, however the body ends."""
     settings, folder = ready.settings, ready.folder
     try:
@@ -226,14 +226,18 @@ def _recorded(outbox: Outbox, ready: Ready) -> Iterator[None]:
         outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
         raise
     # Only now: a finished run is one whose record is whole.
+    command = f"python scripts/sync.py folder={shown(folder)}"
+    later = f"note: MLflow has not everything yet; when it answers: {command}"
     try:
-        sent = outbox.end("FINISHED")
+        sent = outbox.end("FINISHED", stop_if_asked=stop_if_asked)
+    except Interrupted:
+        print(later, flush=True)
+        raise
     except UserError as error:  # a disk that is full just now
         outbox.end("FAILED", str(error))
         raise
     if not sent and not settings.tracking.offline:
-        later = f"python scripts/sync.py folder={shown(folder)}"
-        print(f"note: MLflow has not everything yet; when it answers: {later}")
+        print(later)
     if outbox.refused:
         raise UserError(outbox.refused)
 

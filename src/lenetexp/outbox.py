@@ -4,7 +4,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,19 +80,27 @@ class Outbox:
         if not self.journal.of("result"):
             self.write("result", values=values)
 
-    def end(self, status: str, reason: str = "", patience: float = PATIENCE) -> bool:
+    def end(
+        self,
+        status: str,
+        reason: str = "",
+        patience: float = PATIENCE,
+        stop_if_asked: Callable[[], None] = lambda: None,
+    ) -> bool:
         """Files the folder, closes the run, and waits for all to be sent.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             reason: why, in one line.
             patience: seconds to wait while nothing moves.
+            stop_if_asked: raises where the waiting has to end.
 
         Returns:
             whether MLflow has everything.
 
         Raises:
             UserError: a finished run's journal cannot be written.
+            Interrupted: by `stop_if_asked`.
         """
         last = [("files", {}), ("end", {"status": status})]
         if reason:
@@ -105,9 +113,9 @@ class Outbox:
                     raise
                 # A full disk may be why it ended: a store elsewhere is told all the same.
                 self._todo.put({"event": event, "time": int(time.time() * 1000), **values})
-        return self.close(patience)
+        return self.close(patience, stop_if_asked)
 
-    def close(self, patience: float = PATIENCE) -> bool:
+    def close(self, patience: float = PATIENCE, stop_if_asked: Callable[[], None] = lambda: None) -> bool:
         """Waits for what is on its way, as long as something moves within `patience` seconds."""
         self._closing.set()
         self._todo.put(None)
@@ -115,11 +123,12 @@ class Outbox:
             moved, seen = time.monotonic(), self._sent
             while self._thread.is_alive() and time.monotonic() - moved < patience:
                 self._thread.join(0.1)
+                stop_if_asked()
                 if self._sent != seen and patience > LITTLE_PATIENCE:
                     moved, seen = time.monotonic(), self._sent
         if self._all_sent and not self.refused:
             with suppress(UserError):
-                self.journal.write("sent")
+                self.journal.write("sent", store=self.recorder.store.shown if self.recorder else None)
         self.journal.close()
         return self._all_sent
 
@@ -228,7 +237,7 @@ def open_outbox(store: Store | None, events: Journal) -> Outbox:
     recorder = Recorder(store, before[0].run_id) if before else tracking.start_run(store, start)
     events.write("created", run_id=recorder.run_id)
     if not before and len(events.events) == 2:  # with what it was created, all is said
-        events.write("sent")
+        events.write("sent", store=store.shown)
     return Outbox(events, recorder)
 
 
@@ -253,9 +262,7 @@ def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
         sent += said.startswith("sent")
         if said:
             print(f"  {shown(path.parent)}  {said}", flush=True)
-    print(
-        f"{len(paths)} runs, {sent} sent now, {failed} not sent, the others were in {store.shown} already"
-    )
+    print(f"{len(paths)} runs, {sent} sent to {store.shown} now, {failed} not sent")
     if failed:
         raise UserError(f"{failed} of {len(paths)} runs could not be sent")
 
@@ -268,8 +275,11 @@ def _sync(store: Store, folder: Path) -> str:
     """
     written = journal.read(folder / journal.NAME)
     starts = [event for event in written if event["event"] in ("start", "resumed")]
-    if not starts or written[-1]["event"] == "sent":
+    if not starts:
         return ""
+    if written[-1]["event"] == "sent":
+        where = written[-1].get("store")
+        return f"is in {where}" if where not in (None, store.shown) else ""
     host = starts[-1]["tags"]["lenetexp.host"]
     here = host == socket.gethostname()
     if journal.end_of(written) is None and not here:
