@@ -26,6 +26,7 @@ from conftest import MNIST, Server, Started, run_script
 from lenetexp import checkpoint, config, experiment, journal, train
 from lenetexp.config import RunConfig, UserError
 from lenetexp.interrupt import Interrupted
+from lenetexp.journal import Journal
 from lenetexp.report import Progress
 from lenetexp.tracking import Recorder
 from lenetexp.train import Training
@@ -525,6 +526,22 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_room(
         got = history(store_of(cwd), run_in_mlflow, key)
         assert [step for step, _ in got] == list(range(1, len(got) + 1))
         assert got[:12] == history(store_of(undisturbed), whole, key)[: len(got)]
+
+
+@pytest.mark.parametrize("at", ["created", "draft", "epoch", "result", "files", "end"])
+def test_a_disk_that_is_full_at_any_line_leaves_no_run_running(here: Here, at: str) -> None:
+    """The store lies elsewhere and can be told."""
+    add = Journal.add
+
+    def full(self: Journal, entry: journal.Event) -> None:
+        if entry["event"] == at:
+            raise UserError("journal.jsonl cannot be written (No space left on device)")
+        add(self, entry)
+
+    here.monkeypatch.setattr(Journal, "add", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        here.train("epochs=1")
+    assert [run.info.status for run in here.runs] == ["FAILED"]
 
 
 def test_a_signal_is_heard_while_a_finished_run_waits_for_its_server(

@@ -99,6 +99,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
             _take_up(ready, found)
         outbox = _open(ready, events, store)
         with _recorded(outbox, ready, stop_if_asked):
+            outbox.write("draft")
             for record in training.history:  # of the earlier command, should the journal lack any
                 outbox.epoch(record.epoch, _metrics(record))
             outcome = _train(ready, outbox, stop_if_asked)
@@ -204,9 +205,7 @@ def _open(ready: Ready, events: Journal, store: tracking.Store | None) -> Outbox
         epochs=settings.epochs,
         swept=swept,
     )
-    outbox = open_outbox(store, events)
-    outbox.write("draft")
-    return outbox
+    return open_outbox(store, events)
 
 
 @contextmanager

@@ -235,7 +235,11 @@ def open_outbox(store: Store | None, events: Journal) -> Outbox:
     key = start["tags"]["lenetexp.journal"]
     before = tracking.search(store, f"tags.`lenetexp.journal` = '{key}'", at_most=1)
     recorder = Recorder(store, before[0].run_id) if before else tracking.start_run(store, start)
-    events.write("created", run_id=recorder.run_id)
+    try:
+        events.write("created", run_id=recorder.run_id)
+    except UserError:  # a full disk
+        recorder.end("FAILED")
+        raise
     if not before and len(events.events) == 2:  # with what it was created, all is said
         events.write("sent", store=store.shown)
     return Outbox(events, recorder)
