@@ -14,4 +14,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    # A folder of conf/ has that name, too: Hydra would take sweep=… for a choice from it.
+    cli.start(main, renamed={"sweep": "which"})

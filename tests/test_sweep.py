@@ -171,8 +171,12 @@ def test_resume_runs_only_what_is_not_finished(again: Swept) -> None:
 
 
 def test_compare_gives_the_same_table_from_mlflow_alone(again: Swept) -> None:
-    compared = run_script("compare", cwd=again.cwd)
-    assert compared.returncode == 0, compared.stderr
+    (parent,) = again.parents
+    by_id = run_script("compare", f"sweep={parent.info.run_id}", cwd=again.cwd)
+    compared = run_script("compare", "sweep=latest", cwd=again.cwd)
+    assert (compared.returncode, by_id.returncode) == (0, 0), compared.stderr + by_id.stderr
+    unknown = run_script("compare", "sweep=4d1f", cwd=again.cwd)
+    assert unknown.returncode == 1 and "sweep=4d1f: there is no such sweep" in unknown.stderr
     table = sorted(again.cwd.glob("outputs/sweeps/*/table.txt"))[-1].read_text()
     assert table.count("\n") == 9 and table in compared.stdout
     some = run_script("compare", "runs='tags.`swept.model.how` = \"ok\"'", cwd=again.cwd)

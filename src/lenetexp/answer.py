@@ -289,7 +289,7 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
     """
     store = tracking.open_store(settings.tracking, create=False)
     if settings.runs is None:
-        parent = tracking.find_sweep(store, settings.sweep)
+        parent = tracking.find_sweep(store, settings.which)
         rows, keys = rows_of(store, parent.run_id), read_index(store, parent.run_id)["keys"]
     else:
         found = [r for r in tracking.search(store, settings.runs) if "lenetexp.sweep" not in r.tags]

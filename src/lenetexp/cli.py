@@ -9,9 +9,10 @@ import secrets
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -39,11 +40,19 @@ OmegaConf.register_new_resolver(
 )
 
 
-def start(main: Callable[[], None]) -> None:
+def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyType({})) -> None:
     """Runs a function that `hydra.main` decorates; what a user can put right is told in one sentence.
 
     A module in the working directory can be named by a `_target_`.
+
+    Args:
+        main: the function.
+        renamed: keys as they are typed, and as the config has them.
     """
+    for i, word in enumerate(sys.argv):
+        key, sign, value = word.partition("=")
+        if sign and key in renamed:
+            sys.argv[i] = f"{renamed[key]}={value}"
     sys.path.append(str(Path.cwd()))
     # conf/hydra/launcher/ray.yaml has the name of the plugin's own choice, and is checked against that.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/ray' is validated against ConfigStore")

@@ -305,7 +305,7 @@ class CompareConfig(Settings):
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    sweep: Text
+    which: Text
     runs: Text | None
     tracking: Tracking
 
