@@ -128,6 +128,11 @@ class Group:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else nan
 
     @property
+    def diverged(self) -> bool:
+        """Whether a run of it did."""
+        return any(row.status == "diverged" for row in self.rows)
+
+    @property
     def half_width(self) -> float:
         """Half of the 95 % interval of the mean by Student's t; NaN for fewer than two runs."""
         from scipy.stats import t
@@ -271,13 +276,12 @@ def _pictures(rows: Sequence[Row], keys: Sequence[str]) -> Mapping[str, Any]:
         )
     }
     if others:
-        points = [(group.swept, group.mean, group.half_width) for group in groups]
+        points = [figures.Point(g.swept, g.mean, g.half_width, g.diverged) for g in groups]
         drawn["accuracy"] = figures.accuracy_against(
             others, points, title=f"best validation accuracy over {title}"
         )
     if len(others) == 2 and 2 * len(groups) >= prod(len({g.swept[key] for g in groups}) for key in others):
-        cells = {(g.swept[others[0]], g.swept[others[1]]): g.mean for g in groups}
-        drawn["heat_map"] = figures.heat_map(others, cells, title=f"best validation accuracy over {title}")
+        drawn["heat_map"] = figures.heat_map(others, points, title=f"best validation accuracy over {title}")
     return drawn
 
 

@@ -1,8 +1,9 @@
 """The pictures: the only room that imports matplotlib. Takes numbers, returns figures."""
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from matplotlib.figure import Figure as Figure  # what other rooms call it too
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
+
+# It would say on a first import that it looks for fonts.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 TRAIN, VAL, WRONG, INK = "#8a8f98", "#1f6fb4", "#c8372d", "#22262b"
 FAINT = "#d5d8dc"
@@ -27,6 +31,16 @@ CLASSES_WITH_COUNTS = 30  # with more classes, the counts in a confusion matrix 
 Array = NDArray[np.float64]
 Images = NDArray[np.uint8]  # N×C×H×W
 Curve = Sequence[tuple[int, float]]  # epoch, accuracy
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one combination of a sweep's values came to."""
+
+    at: Mapping[str, str]  # the values by their keys
+    accuracy: float  # NaN where there is none
+    half_width: float = nan  # of its 95 % interval; NaN where it is not known
+    diverged: bool = False  # the run, or one of its seeds
 
 
 def save(figures: Mapping[str, Figure], folder: Path) -> None:
@@ -218,19 +232,15 @@ def sweep_curves(runs: Sequence[tuple[str, Sequence[Curve]]], title: str) -> Fig
     return figure
 
 
-def accuracy_against(
-    keys: Sequence[str], points: Sequence[tuple[Mapping[str, str], float, float]], title: str
-) -> Figure:
-    """Accuracy against each swept key, with a line for every value of the others.
+def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -> Figure:
+    """Accuracy against each swept key, an axes each, with a colour for every value of the others.
 
-    Args:
-        keys: the swept keys, an axes each.
-        points: values of the keys, accuracy, and half the width of its 95 % interval (or NaN).
-        title: what the figure shows.
+    Numbers are joined by lines where they make a grid; words, and what a search tried, are not. Words
+    stand in the order of the best accuracy that each had. A cross is a run that diverged.
     """
     figure = _figure(5.2 * len(keys), 4.4, title)
     for axes, key in zip(np.atleast_1d(figure.subplots(1, len(keys))), keys, strict=True):
-        values, numeric = _ordered({at[key] for at, *_ in points})
+        values, numeric = _ordered((point.at[key], point.accuracy) for point in points)
         places = [float(value) for value in values] if numeric else list(range(len(values)))
         place_of = dict(zip(values, places, strict=True))
         if numeric and min(places) > 0 and max(places) >= 8 * min(places):
@@ -239,41 +249,47 @@ def accuracy_against(
         if len(values) <= 8:
             crowded = sum(map(len, values)) > 40
             axes.set_xticks(places, values, rotation=20 if crowded else 0, fontsize=8 if crowded else None)
-        lines: dict[str, list[tuple[float, float, float]]] = {}
-        for at, accuracy, half_width in points:
-            other = ", ".join(at[k] for k in keys if k != key)
-            lines.setdefault(other, []).append((place_of[at[key]], accuracy, half_width))
-        if len(lines) > NAMED:  # as many lines as points, nearly: what a search leaves
-            lines = {"": [point for points_of in lines.values() for point in points_of]}
-        names, _ = _ordered(set(lines))
+        others: dict[str, list[Point]] = {}
+        for point in points:
+            others.setdefault(", ".join(point.at[k] for k in keys if k != key), []).append(point)
+        if len(others) > NAMED or 2 * len(others) > len(points):  # nearly as many as points: a search's
+            others = {"": list(points)}
+        grid = 2 * len(points) >= len(others) * len(values)
+        names, _ = _ordered((name, point.accuracy) for name in others for point in others[name])
         for i, name in enumerate(names):
-            x, y, spread = np.array(sorted(lines[name])).T
+            # Beside each other, where several would hide each other.
+            aside = 0.0 if numeric else 0.06 * (i - (len(names) - 1) / 2)
+            line = sorted(others[name], key=lambda point: place_of[point.at[key]])
+            x = np.array([place_of[point.at[key]] + aside for point in line])
+            y, spread = np.array([[point.accuracy, point.half_width] for point in line]).T
             # Where the interval is not known there is no bar; no accuracy lies outside 0 and 1.
             bars = np.array([np.minimum(spread, y), np.minimum(spread, 1 - y)])
             axes.errorbar(
                 x, y, yerr=None if np.isnan(spread).all() else bars, capsize=3,
-                marker="o", markersize=4,
-                color=COLOURS[i], label=name, linestyle="-" if name or len(keys) == 1 else "",
+                color=COLOURS[i], linestyle="-" if numeric and grid else "",
             )  # fmt: skip
+            lost = np.array([point.diverged for point in line])
+            axes.plot(x[~lost], y[~lost], "o", markersize=4, color=COLOURS[i], label=name or None)
+            axes.plot(x[lost], y[lost], "x", markersize=8, markeredgewidth=2, color=COLOURS[i])
+        if any(point.diverged and not isnan(point.accuracy) for point in points):
+            axes.plot([], [], "x", markersize=8, markeredgewidth=2, color=INK, label="diverged")
         axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, 1.01))
         _plain(axes)
-        if len(keys) > 1 and names != [""]:
-            others = ", ".join(k.rpartition(".")[2] for k in keys if k != key)
-            axes.legend(title=others, frameon=False, fontsize=8)
+        handles, labels = axes.get_legend_handles_labels()
+        if labels:
+            heading = ", ".join(k.rpartition(".")[2] for k in keys if k != key) if len(names) > 1 else None
+            axes.legend(handles, labels, title=heading, frameon=False, fontsize=8)
     return figure
 
 
-def heat_map(keys: Sequence[str], cells: Mapping[tuple[str, str], float], title: str) -> Figure:
-    """Accuracy over two swept keys, the figure in every cell.
-
-    Args:
-        keys: what goes down and what goes across.
-        cells: accuracy by the values of both; NaN where a run has none.
-        title: what the figure shows.
-    """
-    rows, _ = _ordered({down for down, _ in cells})
-    columns, _ = _ordered({across for _, across in cells})
-    accuracy = np.array([[cells.get((down, across), np.nan) for across in columns] for down in rows])
+def heat_map(keys: Sequence[str], points: Sequence[Point], title: str) -> Figure:
+    """Accuracy over two swept keys, the first down and the second across, the figure in every cell."""
+    rows, _ = _ordered((point.at[keys[0]], point.accuracy) for point in points)
+    columns, _ = _ordered((point.at[keys[1]], point.accuracy) for point in points)
+    cells = {(rows.index(p.at[keys[0]]), columns.index(p.at[keys[1]])): p for p in points}
+    accuracy = np.full((len(rows), len(columns)), np.nan)
+    for place, point in cells.items():
+        accuracy[place] = point.accuracy
     figure = _figure(
         max(1.1 * len(columns) + 2.4, 5), 0.6 * len(rows) + 1.6, title,
         left=0.9 + 0.075 * max(map(len, rows)), bottom=0.7,
@@ -284,21 +300,28 @@ def heat_map(keys: Sequence[str], cells: Mapping[tuple[str, str], float], title:
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=keys[1], ylabel=keys[0])
     middle = (np.nanmin(accuracy) + np.nanmax(accuracy)) / 2
-    for (row, column), value in np.ndenumerate(accuracy):
-        missing = np.isnan(value)
+    for place, value in np.ndenumerate(accuracy):
+        missing = isnan(value)
+        said = [] if missing else [f"{value:.1%}"]
+        if place in cells and cells[place].diverged:
+            said.append("diverged")
         axes.text(
-            column, row, "none" if missing else f"{value:.1%}", ha="center", va="center",
+            place[1], place[0], "\n".join(said) or "none", ha="center", va="center",
+            fontsize=None if len(said) < 2 else 8.5,
             color=INK if missing or value > middle else "white",
         )  # fmt: skip
     return figure
 
 
-def _ordered(values: Collection[str]) -> tuple[list[str], bool]:
-    """Values in their order, and whether they are numbers; words stay in the alphabet's."""
+def _ordered(values: Iterable[tuple[str, float]]) -> tuple[list[str], bool]:
+    """Values, each given with its accuracies, once, and whether they are numbers; words the best first."""
+    best: dict[str, float] = {}
+    for value, accuracy in values:
+        best[value] = max(best.get(value, -1.0), -1.0 if isnan(accuracy) else accuracy)
     try:
-        return sorted(values, key=float), True
+        return sorted(best, key=float), True
     except ValueError:
-        return sorted(values), False
+        return sorted(best, key=lambda value: (-best[value], value)), False
 
 
 # Inches: the side of a small image, the row and the column that it stands in, the space of a title.
