@@ -181,17 +181,17 @@ def scans(tmp_path: Path) -> Path:
     ],
 )
 def test_a_file_a_folder_or_a_glob_names_pictures(pattern: str, names: list[str], scans: Path) -> None:
-    assert pictures.find(f"{scans}/{pattern}") == [scans / name for name in names]
+    assert pictures.find([f"{scans}/{pattern}"]) == [scans / name for name in names]
 
 
 def test_a_tilde_is_the_home_folder(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(scans))
-    assert pictures.find("~/*.jpg") == [scans / "a.jpg"]
+    assert pictures.find(["~/*.jpg"]) == [scans / "a.jpg"]
 
 
 @pytest.mark.parametrize("pattern", ["missing.png", "*.gif", "empty"])
 def test_no_pictures_is_told_with_the_pattern(pattern: str, scans: Path) -> None:
     (scans / "empty").mkdir()
     with pytest.raises(UserError) as error:
-        pictures.find(f"{scans}/{pattern}")
+        pictures.find([f"{scans}/{pattern}"])
     assert str(error.value).startswith(f"images={scans}/{pattern}: no pictures there")

@@ -176,6 +176,10 @@ def test_predict_on_pictures_of_ones_own(default: Finished, tmp_path: Path) -> N
     for i in range(10):
         right += f'{i}.png: predicted: "{test.labels[i]}"' in done.stdout
     assert right >= 8
+    (tmp_path / "broken.png").write_text("no picture")
+    done = run_script("predict", f"images=[{tmp_path}/broken.png,{tmp_path}/7.png]", cwd=default.cwd)
+    assert done.returncode == 0, done.stderr
+    assert "left out: " in done.stdout and done.stdout.count("predicted:") == 1
 
 
 def test_two_runs_at_once_on_a_fresh_folder_are_both_whole(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A person's own pictures brought to the form that a net was trained on."""
 
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,12 +24,16 @@ SPECK = 20
 DUST = 0.02
 
 
-def find(pattern: str) -> list[Path]:
-    """The pictures that a file, a folder or a glob names, sorted.
+def find(patterns: Sequence[str]) -> list[Path]:
+    """The pictures that files, folders or globs name, each one's sorted.
 
     Raises:
-        UserError: there are none.
+        UserError: one of them names none.
     """
+    return [path for pattern in patterns for path in _named_by(pattern)]
+
+
+def _named_by(pattern: str) -> list[Path]:
     path = Path(pattern).expanduser()
     if path.is_file():
         return [path]

@@ -40,6 +40,7 @@ class TrainedNet:
     image_shape: tuple[int, int, int]
     like_mnist: bool
     digest: str
+    trained_on: str  # the net and its data in a few words
 
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
@@ -50,8 +51,8 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     """
     where = device.pick(settings.device)
     files = pictures.find(settings.images) if settings.images else []
-    for file in files[: settings.count]:
-        read_image(file, "L")  # one that cannot be read is told before anything else is done
+    if len(files) == 1:
+        read_image(files[0], "L")  # that it cannot be read is told before anything else is done
     store = tracking.open_store(settings.tracking, create=False)
     stored = tracking.find_run(store, settings.run)
     net = load(stored, settings.trust)
@@ -62,7 +63,7 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
         said, figure = _predict_test_images(net, settings, where)
     figures.save({"predictions": figure}, folder)
     accuracy = stored.metrics.get("best/val_accuracy", nan)
-    print(f"run {stored.run_id} ({stored.name}), best validation accuracy {accuracy:.2%}\n")
+    print(f"run {stored.run_id} ({stored.name}): {net.trained_on}, validation accuracy {accuracy:.2%}\n")
     print("\n".join(said))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 
@@ -112,6 +113,7 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
         image_shape=(channels, height, width),
         like_mnist=bool(facts.get("like_mnist")),
         digest=str(facts.get("digest")),
+        trained_on=f"{recorded.model.name} on {facts.get('name')}",
     )
 
 
@@ -144,19 +146,34 @@ def _predict_test_images(
 def _predict_pictures(
     net: TrainedNet, files: list[Path], settings: PredictConfig, where: torch.device
 ) -> tuple[list[str], Figure]:
-    """Lines and a picture of the user's own pictures, each brought to the form that the net knows."""
+    """Lines and a picture of the user's own pictures, each brought to the form that the net knows.
+
+    One that cannot be read is left out, and said to be.
+
+    Raises:
+        UserError: none can be read.
+    """
     said = []
     if len(files) > settings.count:
         said.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
-    files = files[: settings.count]
-    prepared = np.stack([_prepare(net, file, settings) for file in files])
+    usable: dict[Path, np.ndarray] = {}
+    for file in files[: settings.count]:
+        try:
+            usable[file] = _prepare(net, file, settings)
+        except UserError as error:
+            if len(files) == 1:
+                raise
+            said.append(f"left out: {error}")
+    if not usable:
+        raise UserError(f"images: none of the pictures can be used; {said[-1]}")
+    prepared = np.stack([*usable.values()])
     images = torch.from_numpy(prepared).to(where)
-    scores = _scores(net, images, torch.zeros(len(files), dtype=torch.int64))
+    scores = _scores(net, images, torch.zeros(len(usable), dtype=torch.int64))
     predicted = [net.classes[i] for i in scores.predicted]
     sure = scores.confidence.tolist()
-    for file, guess, confidence in zip(files, predicted, sure, strict=True):
+    for file, guess, confidence in zip(usable, predicted, sure, strict=True):
         said.append(f'{file}: predicted: "{guess}", confidence: {confidence:.1%}')
-    originals = [np.array(read_image(file, "RGB")) for file in files]
+    originals = [np.array(read_image(file, "RGB")) for file in usable]
     captions = [f"{guess} ({confidence:.0%})" for guess, confidence in zip(predicted, sure, strict=True)]
     title = "Each picture and what the net was given of it"
     return said, figures.own_pictures(originals, prepared, captions, title)
