@@ -50,6 +50,8 @@ WITH_TORCH = {
 }
 IN_PREDICT = {
     "count=0": ["count=0", "a whole number, 1 or more"],
+    "traking.uri=x": ["traking.uri=x", "no such setting", "did you mean tracking?"],
+    "run.x=latest": ["run.x=latest", "run has no settings inside"],
     "runn=latest": ["runn=latest", "no such setting", "did you mean run?"],
     "run=4d1f": ["outputs/mlflow.db is not there", "no run was recorded yet"],
     "images=missing.png": ["images=missing.png", "no pictures there", ".png"],
@@ -57,6 +59,7 @@ IN_PREDICT = {
 # Over a store with one run.
 IN_PREDICT_WITH_A_RUN = {
     "run=4d1f": ["run=4d1f", "no such run", "latest, best or the id"],
+    "run=123": ["run=123", "no such run", "latest, best or the id"],
     "tracking.experiment=Default": ["run=latest", "no finished run", "scripts/run.py"],
     "images=file": ["file cannot be read as a picture"],
 }

@@ -178,17 +178,18 @@ def sentence(error: Exception) -> str:
         return f"{group}={choice}: must be one of {options}{nearest(choice, error.options)}"
     if isinstance(error, ConfigCompositionException) and overridden:
         key = overridden[1]
-        parent, _, last = key.rpartition(".")
-        keys = []
-        if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
-            keys = [] if parent else ["experiment"]
-            keys += [str(k) for k in cause.parent_node if k not in ("hydra", "_target_")]
-        if keys:
-            place = f"{parent} has" if parent else "there are"
-            given = overridden[2] or key
-            return f"{given}: there is no such setting; {place} {', '.join(keys)}{nearest(last, keys)}"
-        if parent and not keys:
-            return f"{overridden[2] or key}: {parent} is null; give it whole: {parent}={{{last}:VALUE}}"
+        if isinstance(cause, OmegaConfBaseException) and isinstance(node := cause.parent_node, DictConfig):
+            # The part of the key that is not there may stand before its last dot.
+            known = [part for part in str(node._get_full_key("")).split(".") if part]
+            unknown = key.split(".")[len(known)]
+            keys = [str(k) for k in node if k not in ("hydra", "_target_")]
+            if not known and "seed" in keys:  # run.py's
+                keys = ["experiment", "sweep", *keys]
+            given, place = overridden[2] or key, ".".join(known)
+            if not keys:
+                return f"{given}: {place} has no settings inside; give it whole: {place}=VALUE"
+            there = f"{place} has" if known else "there are"
+            return f"{given}: there is no such setting; {there} {', '.join(keys)}{nearest(unknown, keys)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
     if isinstance(error, OverrideParseException):
