@@ -87,7 +87,7 @@ def test_a_device_is_what_it_is_called(option: str) -> None:
 
 def test_prediction_has_a_config_of_its_own() -> None:
     settings = check(PredictConfig, composed("run=best", "images=photo.png", name="predict"))
-    assert (settings.run, settings.count, settings.images) == ("best", 10, "photo.png")
+    assert (settings.run, settings.count, settings.images) == ("best", 10, ("photo.png",))
 
 
 def leaf_nodes(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:

@@ -328,14 +328,22 @@ def test_names_are_short_where_nothing_is_lost() -> None:
 
 def test_pictures_of_a_sweep_carry_its_keys(tmp_path: Path) -> None:
     keys = ["optimizer.lr", "model.activation"]
+    best = {"relu": 0.5, "tanh": 0.9}
     grid = [
-        ({keys[0]: lr, keys[1]: a}, 0.5, float("nan")) for lr in ("0.1", "0.01") for a in ("relu", "tanh")
+        figures.Point({keys[0]: lr, keys[1]: a}, best[a], diverged=a == "relu")
+        for lr in ("0.1", "0.01")
+        for a in ("relu", "tanh")
     ]
     drawn = figures.accuracy_against(keys, grid, "t")
     assert [axes.get_xlabel() for axes in drawn.axes] == keys
     assert [axes.get_xscale() for axes in drawn.axes] == ["log", "linear"]
-    heat = figures.heat_map(keys, {(at[keys[0]], at[keys[1]]): y for at, y, _ in grid}, "t")
+    words = [label.get_text() for label in drawn.axes[1].get_xticklabels()]
+    assert words == ["tanh", "relu"], "the best first"
+    legend = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
+    assert legend == ["tanh", "relu", "diverged"]
+    heat = figures.heat_map(keys, grid, "t")
     assert [label.get_text() for label in heat.axes[0].get_yticklabels()] == ["0.01", "0.1"]
+    assert [text.get_text() for text in heat.axes[0].texts] == ["90.0%", "50.0%\ndiverged"] * 2
     curves = figures.sweep_curves([(f"run {i}", [[(1, 0.1), (2, 0.2)]]) for i in range(40)], "t")
     assert "best 12 of 40" in curves.axes[0].get_legend().get_title().get_text()
     figures.save({"a": drawn, "b": heat, "c": curves}, tmp_path)

@@ -72,6 +72,26 @@ CountOrAuto = Annotated[
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _id(value: Any) -> str:
+    """Hydra takes an id of digits alone for a number."""
+    if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+        return str(value)
+    raise ValueError("latest, best or the MLflow id of a run")
+
+
+RunId = Annotated[str, PlainValidator(_id)]
+
+
+def _places(value: Any) -> tuple[str, ...] | None:
+    given = value if isinstance(value, list) else [value]
+    if value is None or (given and all(isinstance(place, str) and place for place in given)):
+        return None if value is None else tuple(given)
+    raise ValueError("a file, a folder, a glob, or a list of those in brackets, as [a.png,b.png]")
+
+
+Places = Annotated[tuple[str, ...] | None, PlainValidator(_places)]
+
+
 def _address(value: Any) -> str:
     if isinstance(value, str) and "://" in value and not value.startswith("file:"):
         return value
@@ -79,6 +99,8 @@ def _address(value: Any) -> str:
 
 
 Address = Annotated[str, PlainValidator(_address)]
+
+LONGEST_NAME = 120  # characters that the UI's table can still show
 
 # The default of a key that a class may not have; where it is given, it may not be null.
 ABSENT: Any = None
@@ -281,9 +303,9 @@ class PredictConfig(Settings):
     # A machine's own settings (conf/local/) may be of runs, too.
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    run: Text
+    run: RunId
     count: Count
-    images: Text | None
+    images: Places
     invert: Literal["auto", True, False]
     root: Text | None
     trust: list[Text]
@@ -305,7 +327,7 @@ class CompareConfig(Settings):
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    which: Text
+    which: RunId
     runs: Text | None
     tracking: Tracking
 
@@ -367,6 +389,20 @@ def short(value: str) -> str:
 
 # Keys that say how a run is given, not what is run.
 HOW_IT_IS_GIVEN = ("resume", "trust", "job", "given")
+
+
+def tells_runs_apart(key: str) -> bool:
+    """Whether a key, as it is typed, says what is run: not how that is given or recorded."""
+    group = re.split(r"[./]", key.lstrip("+~"))[0]
+    return group not in (*HOW_IT_IS_GIVEN, "sweep", "tracking", "data_dir", "hydra")
+
+
+def asked_for(words: Iterable[str]) -> str:
+    """What a command line's overrides ask for, as a name for its run; nothing where that is the default."""
+    pairs = [word.lstrip("+").partition("=") for word in words]
+    return swept_name(
+        {key: value for key, _, value in pairs if value and tells_runs_apart(key) and key != "dataset.root"}
+    )[:LONGEST_NAME]
 
 
 def identity(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from lenetexp.config import (
     Dataset,
     RunConfig,
     UserError,
+    asked_for,
     config_hash,
     leaves,
     one_line,
@@ -198,7 +199,7 @@ def _open(ready: Ready, events: Journal, store: tracking.Store | None) -> Outbox
     }
     events.write(
         "start",
-        name=swept_name(swept) or folder.name,
+        name=swept_name(swept) or asked_for(settings.given) or folder.name,
         tags=tags,
         params={**swept, **dict(leaves(ready.config))},
         dataset=dataset,

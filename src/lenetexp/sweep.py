@@ -17,7 +17,7 @@ from lenetexp.answer import INDEX, answer, read_index, rows_of
 from lenetexp.config import Job, RunConfig, UserError
 from lenetexp.interrupt import Interrupted, noted
 from lenetexp.provenance import command_to_resume
-from lenetexp.report import SweepProgress
+from lenetexp.report import SweepProgress, shown
 from lenetexp.tracking import Recorder, Store
 
 
@@ -102,12 +102,10 @@ class Sweep:
                 Recorder(self.store, run.run_id).bury("its process was gone")
         # Oldest last: of several finished runs of one config, the first one counts.
         ended = tracking.search(self.store, "attributes.status = 'FINISHED'")
-        self._finished = {run.config_hash: run.run_id for run in ended if run.is_result}
-        self._interrupted = {
-            child.config_hash: child.run_id
-            for child in tracking.children(self.store, self.recorder.run_id)
-            if not child.is_result
-        }
+        mine = tracking.children(self.store, self.recorder.run_id)
+        # This sweep's own count before all others.
+        self._finished = {run.config_hash: run.run_id for run in [*ended, *mine] if run.is_result}
+        self._interrupted = {run.config_hash: run.run_id for run in mine if not run.is_result}
         if INDEX in tracking.find_run(self.store, self.recorder.run_id).listed():
             self.jobs = read_index(self.store, self.recorder.run_id)["jobs"]
 
@@ -200,6 +198,7 @@ def run_jobs(sweep: Sweep, jobs: Sequence[Job], launch: Callable[[list[list[str]
     if not todo:
         return
     epochs = sum(job.settings.epochs for job in todo)
+    print(f"{len(todo)} runs, {epochs:,} epochs in all, in {shown(sweep.folder)}", flush=True)
     with SweepProgress(sweep.folder, len(todo), epochs):
         results = launch([sweep.overrides(job) for job in todo])
     for job, result in zip(todo, results, strict=True):

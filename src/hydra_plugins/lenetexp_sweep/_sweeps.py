@@ -16,15 +16,22 @@ from tqdm import tqdm
 
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import cli
-from lenetexp.config import Job, RunConfig, UserError, check, config_hash, digest, identity
+from lenetexp.config import (
+    Job,
+    RunConfig,
+    UserError,
+    check,
+    config_hash,
+    digest,
+    identity,
+    tells_runs_apart,
+)
 from lenetexp.interrupt import raised
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import GridSweeper
 
 
-# Settings that make no difference to what a run is.
-NOT_SWEPT = ("sweep", "tracking", "data_dir", "trust", "resume", "job")
 # So many configs take more than a second to compose.
 MANY = 15
 
@@ -36,8 +43,7 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
         UserError: a job's config is wrong, before the first job starts; or, in the end, a job failed.
     """
     for override in overrides:
-        key = override.get_key_element().lstrip("+")
-        if override.is_sweep_override() and (key in NOT_SWEPT or key.startswith(("tracking.", "job."))):
+        if override.is_sweep_override() and not tells_runs_apart(override.get_key_element()):
             raise UserError(
                 f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
                 "recorded, not what they are"
@@ -48,6 +54,13 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
                 "an interval is searched with hydra/sweeper=optuna"
             )
     keys, fixed = split(overrides)
+    if not keys:  # one run, that goes by what was asked for
+        asked = [o.get_key_element() for o in overrides if not o.is_delete()]
+        keys = [key for key in asked if tells_runs_apart(key)]
+    if not keys:
+        raise UserError(
+            "-m: must be given values, as optimizer.lr=0.01,0.1, or a whole sweep by name, as sweep=lr"
+        )
     (combinations,) = BasicSweeper.split_arguments(list(overrides), None)
     watched = tqdm(
         combinations,
