@@ -269,11 +269,13 @@ def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -
                 color=COLOURS[i], linestyle="-" if numeric and grid else "",
             )  # fmt: skip
             lost = np.array([point.diverged for point in line])
-            axes.plot(x[~lost], y[~lost], "o", markersize=4, color=COLOURS[i], label=name or None)
+            axes.plot(
+                x[~lost], y[~lost], "o", markersize=4, color=COLOURS[i], label=name or None, clip_on=False
+            )
             axes.plot(x[lost], y[lost], "x", markersize=8, markeredgewidth=2, color=COLOURS[i])
         if any(point.diverged and not isnan(point.accuracy) for point in points):
             axes.plot([], [], "x", markersize=8, markeredgewidth=2, color=INK, label="diverged")
-        axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, 1.01))
+        axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, 1.0))
         _plain(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:

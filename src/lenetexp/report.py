@@ -186,9 +186,9 @@ class SweepProgress:
                 named = swept_name(starts[0]["swept"])
                 status = journal.ending_of(events) or end["status"].lower()
                 seconds = (end["time"] - starts[-1]["time"]) / 1000
+                reached = f"validation {best:.2%}, " if done else ""
                 Progress.write(
-                    f"  [{len(self.told)}/{self.jobs}] {named}: {status}, "
-                    f"validation {best:.2%}, {seconds:.1f} s"
+                    f"  [{len(self.told)}/{self.jobs}] {named}: {status}, {reached}{seconds:.1f} s"
                 )
         left = self.jobs - len(self.told) - running
         self.bar.set_description_str(

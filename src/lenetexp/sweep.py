@@ -198,7 +198,8 @@ def run_jobs(sweep: Sweep, jobs: Sequence[Job], launch: Callable[[list[list[str]
     if not todo:
         return
     epochs = sum(job.settings.epochs for job in todo)
-    print(f"{len(todo)} runs, {epochs:,} epochs in all, in {shown(sweep.folder)}", flush=True)
+    runs = "1 run" if len(todo) == 1 else f"{len(todo)} runs"
+    print(f"{runs}, {epochs:,} epochs in all, in {shown(sweep.folder)}", flush=True)
     with SweepProgress(sweep.folder, len(todo), epochs):
         results = launch([sweep.overrides(job) for job in todo])
     for job, result in zip(todo, results, strict=True):

@@ -27,7 +27,7 @@ from hydra_plugins.lenetexp_sweep._sweeps import compose, identity_of, launch, s
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import journal
 from lenetexp.config import Job, UserError, one_line
-from lenetexp.report import SweepProgress
+from lenetexp.report import SweepProgress, shown
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
@@ -91,6 +91,8 @@ class _Search:
         if ended:
             print(f"{ended} of {self.sweeper.n_trials} trials are done already", flush=True)
         to_do = max(self.sweeper.n_trials - ended, 0)
+        if to_do:
+            print(f"{to_do} trials of {epochs} epochs, in {shown(self.sweep.folder)}", flush=True)
         jobs = self._jobs(before, to_do)
         runner = self.sweeper.runner
         with SweepProgress(self.sweep.folder, to_do, to_do * epochs), _Pruning(self):
