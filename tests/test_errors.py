@@ -3,13 +3,19 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from conftest import PROJECT, Command, run_script
+from lenetexp import tracking
+from lenetexp.config import UserError
 
 Done = subprocess.CompletedProcess[str]
 
@@ -239,3 +245,32 @@ def test_who_reads_no_further_gets_no_traceback(tmp_path: Path) -> None:
     run.stdout.close()
     assert run.wait(60) == 141
     assert run.stderr.read() == ""
+
+
+class Gone:
+    """A client whose server does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object, **__: object) -> Any:
+            raise MlflowException(f"{name}: connection refused")
+
+        return call
+
+
+def test_a_store_that_is_gone_while_it_is_read_is_told_in_a_sentence(tmp_path: Path) -> None:
+    store = tracking.Store(cast(Any, Gone()), "http://me:secret@127.0.0.1:9", "1")
+    some_run = cast(Any, SimpleNamespace(info=SimpleNamespace(run_id="4d1f")))
+    asked: list[Callable[[], object]] = [
+        lambda: tracking.search(store, "tags.a = 'b'"),
+        lambda: tracking.find_run(store, "best"),
+        lambda: tracking.find_run(store, "4d1f"),
+        lambda: tracking.find_sweep(store, "latest"),
+        lambda: tracking.read_text(store, "4d1f", "sweep.json"),
+        lambda: tracking.Stored(store, some_run).history("a"),
+        lambda: tracking.start_sweep(store, "lr", "1234", tmp_path, resume=False),
+        lambda: tracking.Recorder(store, "4d1f").untag("a"),
+    ]
+    for ask in asked:
+        with pytest.raises(UserError, match="connection refused") as told:
+            ask()
+        assert "secret" not in str(told.value) and "127.0.0.1:9" in str(told.value)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import nan
@@ -184,6 +184,18 @@ def _for_good(error: Exception) -> bool:
     )
 
 
+@contextmanager
+def _answered(store: Store, when: str) -> Iterator[None]:
+    """A store that fails is told in one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever a driver, a proxy or an artifact store throws
+        kind = Refused if store.uri.startswith("http") and _for_good(error) else UserError
+        raise kind(f"tracking.uri={store.shown}: the store failed {when} ({_reason(error)})") from error
+
+
 @dataclass(frozen=True)
 class Recorder:
     """Writes one run into the store."""
@@ -191,17 +203,9 @@ class Recorder:
     store: Store
     run_id: str
 
-    @contextmanager
-    def _answered(self) -> Iterator[None]:
-        """A store that fails is told in one sentence."""
-        try:
-            yield
-        except Exception as error:  # whatever a driver, a proxy or an artifact store throws
-            kind = Refused if self.store.uri.startswith("http") and _for_good(error) else UserError
-            raise kind(
-                f"tracking.uri={self.store.shown}: the store failed in the middle of run {self.run_id} "
-                f"({_reason(error)})"
-            ) from error
+    @property
+    def _answered(self) -> AbstractContextManager[None]:
+        return _answered(self.store, f"in the middle of run {self.run_id}")
 
     @property
     def page(self) -> str:
@@ -214,17 +218,17 @@ class Recorder:
         """Logs numbers in one call. Given again with the same time, they are not there twice."""
         now = int(time.time() * 1000) if time_ms is None else time_ms
         metrics = [Metric(key, value, now, step) for key, value in values.items()]
-        with self._answered():
+        with self._answered:
             self.store.client.log_batch(self.run_id, metrics=metrics)
 
     def tag(self, key: str, value: str) -> None:
         """Sets a tag."""
-        with self._answered():
+        with self._answered:
             self.store.client.set_tag(self.run_id, key, value)
 
     def untag(self, *keys: str) -> None:
         """Takes tags away, where they are."""
-        with self._answered():
+        with self._answered:
             there = self.store.client.get_run(self.run_id).data.tags
             for key in {*keys} & {*there}:
                 self.store.client.delete_tag(self.run_id, key)
@@ -232,18 +236,18 @@ class Recorder:
     def artifacts(self, place: Path, path: str | None = None) -> None:
         """Uploads a file, or everything in a folder, to `path` in the run's artifacts."""
         upload = self.store.client.log_artifacts if place.is_dir() else self.store.client.log_artifact
-        with self._answered():
+        with self._answered:
             upload(self.run_id, str(place), path)
 
     def text(self, text: str, path: str) -> None:
         """Writes an artifact, over the one that was there."""
-        with self._answered():
+        with self._answered:
             self.store.client.log_text(self.run_id, text, path)
 
     def model(self, folder: Path) -> None:
         """Makes what `save_model` wrote the run's logged model, once."""
         client = self.store.client
-        with self._answered():
+        with self._answered:
             found = client.search_logged_models(
                 [self.store.experiment_id], f"source_run_id = '{self.run_id}'", max_results=1
             )
@@ -263,12 +267,12 @@ class Recorder:
 
     def end(self, status: str, time_ms: int | None = None) -> None:
         """Closes the run as FINISHED, FAILED or KILLED."""
-        with self._answered():
+        with self._answered:
             self.store.client.set_terminated(self.run_id, status, end_time=time_ms)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
         """Marks the run as running, by the process that `tags` name; why it ended is no longer true."""
-        with self._answered():
+        with self._answered:
             for key, value in tags.items():
                 self.store.client.set_tag(self.run_id, key, value)
             self.untag("lenetexp.reason", "lenetexp.ending", "lenetexp.unsent")
@@ -388,7 +392,8 @@ def start_sweep(
             folder = at
         recorder.reopen({**mine, "lenetexp.folder": str(folder)})
         return recorder, folder
-    run = store.client.create_run(store.experiment_id, run_name=name, tags=mine)
+    with _answered(store, "at the start of a sweep"):
+        run = store.client.create_run(store.experiment_id, run_name=name, tags=mine)
     return Recorder(store, run.info.run_id), folder
 
 
@@ -480,12 +485,15 @@ class Stored:
 
     def history(self, key: str) -> list[tuple[int, float]]:
         """A metric's values by step."""
-        metrics = self.store.client.get_metric_history(self.run_id, key)
-        return sorted((metric.step, metric.value) for metric in metrics)
+        return sorted((metric.step, metric.value) for metric in self._metric(key))
 
     def times(self, key: str) -> dict[int, int]:
         """When each step of a metric was logged, in milliseconds since 1970."""
-        return {m.step: m.timestamp for m in self.store.client.get_metric_history(self.run_id, key)}
+        return {metric.step: metric.timestamp for metric in self._metric(key)}
+
+    def _metric(self, key: str) -> list[Metric]:
+        with _answered(self.store, f"while run {self.run_id} was read"):
+            return list(self.store.client.get_metric_history(self.run_id, key))
 
     def listed(self) -> list[str]:
         """Its artifacts' paths: those at the top, of its checkpoints, and of what it can be repeated by.
@@ -532,7 +540,8 @@ def find_run(store: Store, which: str) -> Stored:
     if which in ("latest", "best"):
         best_first = ["metrics.`best/val_accuracy` DESC", "metrics.`best/val_loss` ASC"]
         order = ["attributes.start_time DESC"] if which == "latest" else best_first
-        runs = store.client.search_runs([store.experiment_id], FINISHED, order_by=order, max_results=1)
+        with _answered(store, "while runs were looked for"):
+            runs = store.client.search_runs([store.experiment_id], FINISHED, order_by=order, max_results=1)
         if not runs:
             raise UserError(
                 f"run={which}: no finished run in {store.shown}, so nothing to predict with yet; "
@@ -557,18 +566,21 @@ def search(store: Store, condition: str, at_most: int | None = None) -> list[Sto
     found: list[Stored] = []
     token = None
     while True:
-        try:
-            page = store.client.search_runs(
-                [store.experiment_id],
-                condition,
-                max_results=min(at_most or RUNS_A_CALL, RUNS_A_CALL),
-                order_by=["attributes.start_time DESC"],
-                page_token=token,
-            )
-        except MlflowException as error:
-            raise UserError(
-                f"runs={condition}: must be a filter as MLflow reads it ({_reason(error)})"
-            ) from error
+        with _answered(store, "while runs were looked for"):
+            try:
+                page = store.client.search_runs(
+                    [store.experiment_id],
+                    condition,
+                    max_results=min(at_most or RUNS_A_CALL, RUNS_A_CALL),
+                    order_by=["attributes.start_time DESC"],
+                    page_token=token,
+                )
+            except MlflowException as error:
+                if error.error_code != "INVALID_PARAMETER_VALUE":
+                    raise
+                raise UserError(
+                    f"runs={condition}: must be a filter as MLflow reads it ({_reason(error)})"
+                ) from error
         found += [Stored(store, run) for run in page]
         token = page.token
         if not token or (at_most is not None and len(found) >= at_most):
@@ -612,7 +624,9 @@ def read_text(store: Store, run_id: str, path: str) -> str:
         UserError: it has none.
     """
     with scratch() as folder:
-        (file,) = Stored(store, store.client.get_run(run_id)).download(folder, path)
+        with _answered(store, f"while run {run_id} was read"):
+            stored = Stored(store, store.client.get_run(run_id))
+        (file,) = stored.download(folder, path)
         return file.read_text()
 
 
