@@ -178,9 +178,19 @@ class Here:
                 experiment.run(config.check(RunConfig, values), values, folder)
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new store: making one takes seconds, copying it none."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Here:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs").mkdir()
+    shutil.copy(empty_store, tmp_path / "outputs/mlflow.db")
     return Here(tmp_path, monkeypatch)
 
 
@@ -528,7 +538,15 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_room(
         assert got[:12] == history(store_of(undisturbed), whole, key)[: len(got)]
 
 
-@pytest.mark.parametrize("at", ["created", "draft", "epoch", "result", "files", "end"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        "created",
+        "epoch",
+        "end",
+        *(pytest.param(at, marks=pytest.mark.slow) for at in ("draft", "result", "files")),
+    ],
+)
 def test_a_disk_that_is_full_at_any_line_leaves_no_run_running(here: Here, at: str) -> None:
     """The store lies elsewhere and can be told."""
     add = Journal.add
