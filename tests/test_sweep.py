@@ -1,15 +1,18 @@
 """Sweeps through the command line: others go on, the answer names what failed, resume runs only that."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import psutil
 import pytest
@@ -26,9 +29,11 @@ from optuna.distributions import (
 from conftest import Started, run_script
 from hydra_plugins.lenetexp_sweep import _search, _workers
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
-from lenetexp import figures, journal, tracking
+from lenetexp import figures, journal, sweep, tracking
 from lenetexp.answer import Group, Row
-from lenetexp.config import Tracking, UserError, swept_name
+from lenetexp.config import RunConfig, Tracking, UserError, check, swept_name
+from lenetexp.interrupt import Interrupted, noted
+from test_config import composed
 
 # A net of one's own that does after some training what its setting says.
 MINE = """
@@ -217,7 +222,17 @@ def test_prediction_takes_a_run_and_never_the_sweep_itself(again: Swept) -> None
         (["sweep=lrr"], "sweep=lrr: must be one of"),
         (["sweep=lr,seeds"], "sweep=lr,seeds: must have one value in a sweep"),
         (["seed=1,2", "hydra.launcher.n_jobs=-1"], "hydra.launcher.n_jobs=-1: must be a whole number"),
+        (["optimizer=glob(zzz*)"], "optimizer=glob(zzz*): must give a value"),
+        ([], "-m: must be given values"),
         (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: must be given a space"),
+        (
+            ["hydra/sweeper=optuna", "seed=1,2", "hydra.sweeper.n_trials=abc"],
+            "hydra.sweeper.n_trials=abc: must be a whole number",
+        ),
+        (
+            ["hydra/sweeper=optuna", "tracking.uri=choice(sqlite:///a.db,sqlite:///b.db)"],
+            "tracking.uri=choice(sqlite:///a.db,sqlite:///b.db): must have one value",
+        ),
         (
             ["hydra/sweeper=optuna", "optimizer.lr=interval(-1,1)"],
             "optimizer.lr=-1.0: must be a number above 0",
@@ -350,6 +365,22 @@ def test_pictures_of_a_sweep_carry_its_keys(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+def test_pictures_take_any_names(tmp_path: Path) -> None:
+    """Long paths, and what matplotlib would read as a formula."""
+    names = [f"/{'a_long_folder/' * 20}{i}" for i in range(3)] + ["$\\a$", "$"]
+    keys = ["dataset.root", "model.$how"]
+    grid = [figures.Point({keys[0]: a, keys[1]: b}, 0.5) for a in names for b in names]
+    counts = np.eye(len(names), dtype=np.int64)
+    drawn = {
+        "accuracy": figures.accuracy_against(keys, grid, "$\\a$"),
+        "heat_map": figures.heat_map(keys, grid, "$\\a$"),
+        "curves": figures.sweep_curves([(name, [[(1, 0.1)]]) for name in names], "$\\a$"),
+        "confusion": figures.confusion_matrix(counts, names, "$\\a$"),
+    }
+    figures.save(drawn, tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
 def test_a_sweep_that_runs_is_not_taken_up_by_another_command(tmp_path: Path) -> None:
     settings = Tracking(uri=f"sqlite:///{tmp_path}/m.db", experiment="e")
     store = tracking.open_store(settings)
@@ -361,10 +392,66 @@ def test_a_sweep_that_runs_is_not_taken_up_by_another_command(tmp_path: Path) ->
     assert (again.run_id, folder) == (running.run_id, tmp_path)
 
 
+@pytest.fixture
+def settings(tmp_path: Path) -> RunConfig:
+    """Of a sweep's job, recorded in a store of its own."""
+    return check(RunConfig, composed("experiment=smoke", f"tracking.uri=sqlite:///{tmp_path}/m.db"))
+
+
+@pytest.mark.parametrize("ended_by", [None, Interrupted(signal.SIGINT), RuntimeError("a fault")])
+def test_a_sweep_whose_answer_cannot_be_given_says_so_and_hides_nothing(
+    settings: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ended_by: BaseException | None,
+) -> None:
+    def full(self: sweep.Sweep) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sweep.Sweep, "answer", full)
+    expected = UserError if ended_by is None else type(ended_by)
+    with pytest.raises(expected) as raised, sweep.recorded(settings, tmp_path / "s", ["seed"], "1234"):
+        if ended_by is not None:
+            raise ended_by
+    told = str(raised.value) if ended_by is None else capsys.readouterr().out
+    assert "No space left on device" in told and "resume=true" in told
+    store = tracking.open_store(settings.tracking)
+    status = tracking.find_sweep(store, "latest").status
+    assert status == ("KILLED" if isinstance(ended_by, Interrupted) else "FAILED")
+
+
+def test_a_second_signal_is_the_second_for_all_that_note_them() -> None:
+    with noted() as outer:
+        with noted() as inner:
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(Interrupted):
+                inner()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        with pytest.raises(Interrupted):
+            outer()
+
+
+def test_a_sampler_that_has_tried_all_ends_the_search(tmp_path: Path) -> None:
+    space = {"a": CategoricalDistribution(["1", "2"])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=0))
+    search = _search._Search(None, None, study, space, [], [])  # type: ignore[arg-type]
+    tried = []
+    for trial in search._trials([]):
+        tried.append(trial.params["a"])
+        search._tell(trial, 0.5)
+    assert sorted(tried) == ["1", "2"]
+    assert all(trial.state.name == "COMPLETE" for trial in study.trials)
+
+
 # Long ones.
 
 
-def wait_for_runs(sweep: Started, cwd: Path, count: int, ended: int) -> None:
+def wait_for_runs(started: Started, cwd: Path, count: int, ended: int) -> None:
     """Until so many runs have begun and so many have ended."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
@@ -372,7 +459,7 @@ def wait_for_runs(sweep: Started, cwd: Path, count: int, ended: int) -> None:
         books = [book for book in books if any(event["event"] == "epoch" for event in book)]
         if len(books) >= count and sum(journal.end_of(book) is not None for book in books) >= ended:
             return
-        assert sweep.poll() is None, sweep.communicate()
+        assert started.poll() is None, started.communicate()
         time.sleep(0.2)
     raise AssertionError("no such state within 200 s")
 
@@ -393,10 +480,10 @@ LONG = ["-m", "experiment=smoke", "epochs=30", "seed=0,1,2,3", "hydra.launcher.n
 def test_a_sweep_killed_in_its_middle_ends_as_an_undisturbed_one(
     start: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    sweep = start(*LONG)
-    wait_for_runs(sweep, tmp_path, count=4, ended=2)
-    children = family(sweep)
-    os.killpg(sweep.pid, signal.SIGKILL)
+    started = start(*LONG)
+    wait_for_runs(started, tmp_path, count=4, ended=2)
+    children = family(started)
+    os.killpg(started.pid, signal.SIGKILL)
     assert gone(children, within=15), "no process is left"
     store = Store(tmp_path)
     before = {r.info.run_id: store.epochs(r) for r in store.children if r.info.status == "FINISHED"}
@@ -425,12 +512,12 @@ def values_of(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_sweep_whole(start: Any, tmp_path: Path) -> None:
-    sweep = start(*LONG)
-    wait_for_runs(sweep, tmp_path, count=2, ended=0)
-    children = family(sweep)
-    sweep.send_signal(signal.SIGINT)
-    out, _ = sweep.communicate(timeout=30)
-    assert sweep.returncode == 130
+    started = start(*LONG)
+    wait_for_runs(started, tmp_path, count=2, ended=0)
+    children = family(started)
+    started.send_signal(signal.SIGINT)
+    out, _ = started.communicate(timeout=30)
+    assert started.returncode == 130
     assert "Stopped. To go on: python" in out and "resume=true" in out
     assert gone(children, within=5)
     statuses = {run.info.status for run in Store(tmp_path).runs}
@@ -483,10 +570,10 @@ def test_a_sweep_that_a_cluster_ends_goes_on_to_the_same_end(
 ) -> None:
     """Eight runs on two workers, SIGTERM in the middle."""
     eight = ["-m", "experiment=smoke", "epochs=25", "seed=range(8)", "hydra.launcher.n_jobs=2"]
-    sweep = start(*eight)
-    wait_for_runs(sweep, tmp_path, count=4, ended=3)
-    children, asked = family(sweep), time.monotonic()
-    sweep.send_signal(signal.SIGTERM)
+    started = start(*eight)
+    wait_for_runs(started, tmp_path, count=4, ended=3)
+    children, asked = family(started), time.monotonic()
+    started.send_signal(signal.SIGTERM)
     while time.monotonic() - asked < 5:
         paths = tmp_path.glob("outputs/sweeps/*/*/journal.jsonl")
         if all(journal.end_of(journal.read(path)) is not None for path in paths):
@@ -494,8 +581,8 @@ def test_a_sweep_that_a_cluster_ends_goes_on_to_the_same_end(
         time.sleep(0.05)
     else:
         raise AssertionError("after five seconds a run has not saved its state")
-    out, _ = sweep.communicate(timeout=30)
-    assert sweep.returncode == 143 and "resume=true" in out
+    out, _ = started.communicate(timeout=30)
+    assert started.returncode == 143 and "resume=true" in out
     assert gone(children, within=5)
     store = Store(tmp_path)
     killed = [run for run in store.children if run.info.status == "KILLED"]
@@ -512,26 +599,26 @@ def test_a_sweep_that_a_cluster_ends_goes_on_to_the_same_end(
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_sweep_that_ends_while_it_starts_leaves_no_process(start: Any, signum: int) -> None:
-    sweep = start(*LONG)
+    started = start(*LONG)
     deadline = time.monotonic() + 60
-    while len(children := family(sweep)) < 2 and time.monotonic() < deadline:
+    while len(children := family(started)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    sweep.send_signal(signum)
-    sweep.wait(30)
+    started.send_signal(signum)
+    started.wait(30)
     assert len(children) >= 2 and gone(children, within=20)
 
 
 @pytest.mark.slow
 def test_a_worker_that_dies_with_nothing_to_do_is_replaced(start: Any, tmp_path: Path) -> None:
-    sweep = start("-m", "experiment=smoke", "epochs=1", "seed=1,2,3", "hydra.launcher.n_jobs=2")
+    started = start("-m", "experiment=smoke", "epochs=1", "seed=1,2,3", "hydra.launcher.n_jobs=2")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        workers = [child for child in family(sweep) if "spawn_main" in " ".join(child.cmdline())]
+        workers = [child for child in family(started) if "spawn_main" in " ".join(child.cmdline())]
         if workers:
             break
         time.sleep(0.01)
     time.sleep(0.5)
     workers[0].kill()
-    out, errors = sweep.communicate(timeout=120)
-    assert (sweep.returncode, errors) == (0, ""), errors
+    out, errors = started.communicate(timeout=120)
+    assert (started.returncode, errors) == (0, ""), errors
     assert "3 finished" in out

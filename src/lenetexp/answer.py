@@ -79,12 +79,15 @@ def row_of(stored: Stored, swept: dict[str, str], parent: str | None = None, rea
     """A run of the store as a row of the sweep `parent`."""
     metrics, tags = stored.metrics, stored.run.data.tags
     status = stored.run.info.status.lower()
+    told = tags.get("lenetexp.reason", "") or tags.get("lenetexp.unsent", "") or reason
     if status == "finished":
-        status, reason = stored.ending or "finished", ""
+        status = stored.ending or "finished"
+        if status == "finished":  # why an earlier command did not come so far is past
+            told = tags.get("lenetexp.unsent", "")
     return Row(
         swept=swept,
         status=status,
-        reason=tags.get("lenetexp.reason", "") or tags.get("lenetexp.unsent", "") or reason,
+        reason=told,
         run_id=stored.run_id,
         val_accuracy=metrics.get("best/val_accuracy", nan),
         best_epoch=metrics.get("best/epoch", nan),
@@ -152,16 +155,15 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
 
 def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Recorder | None) -> None:
     """Prints the table and what to do next; writes table and pictures into `folder` and the parent run."""
-    from lenetexp import figures
-
     said = _table(rows, keys)
-    best = next((row for row in rows if row.run_id and not isnan(row.val_accuracy)), None)
+    print(f"\n{said}\n", flush=True)
+    # Of seeds, the best run of the best recipe: not the luckiest of all.
+    ranked = [row for group in groups_of(rows) for row in group.rows]
+    best = next((row for row in ranked if row.run_id and not isnan(row.val_accuracy)), None)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.txt").write_text(f"{said}\n")
     (folder / "table.csv").write_text(_csv(rows, keys))
-    if best is not None:
-        figures.save(_pictures(rows, keys), folder / "figures")
-    print(f"\n{said}\n")
+    drawn = best is not None and _drawn(rows, keys, folder / "figures")
     counts = {
         status: sum(row.status == status for row in rows) for status in sorted({r.status for r in rows})
     }
@@ -169,25 +171,40 @@ def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Rec
         ("runs", ", ".join(f"{count} {status}" for status, count in counts.items())),
     ]
     if best is not None:
+        reached = {"validation": best.val_accuracy, "test": best.test_accuracy}
+        told = ", ".join(f"{which} {share:.2%}" for which, share in reached.items() if not isnan(share))
         named = swept_name(best.swept)
-        ends += [
-            ("best run", f"{named}: validation {best.val_accuracy:.2%}, test {best.test_accuracy:.2%}"),
-            ("predict", f"python scripts/predict.py run={best.run_id}"),
-            ("pictures", shown(folder / "figures")),
-        ]
-    if recorder is not None:
-        ends += tracking.ways_to_look(recorder)
-        if best is not None and best.run_id is not None:
-            recorder.metrics({"sweep/best_val_accuracy": best.val_accuracy})
-            recorder.tag("lenetexp.best_run", best.run_id)
-        # All of them: a sweep that was gone on with may have no failed ones any more.
-        recorder.metrics({f"sweep/{status}": float(counts.get(status, 0)) for status in STATUSES})
-        recorder.tag("mlflow.note.content", f"```\n{said}\n```")
-        for name in ("table.txt", "table.csv"):
-            recorder.text((folder / name).read_text(), name)
-        if best is not None:
-            recorder.artifacts(folder / "figures", "figures")
-    print(lines(ends), flush=True)
+        ends.append(("best run", f"{named}: {told}" if named else told))
+        ends.append(("predict", f"python scripts/predict.py run={best.run_id}"))
+    if drawn:
+        ends.append(("pictures", shown(folder / "figures")))
+    print(lines([*ends, *(tracking.ways_to_look(recorder) if recorder else [])]), flush=True)
+    if recorder is None:
+        return
+    if best is not None and best.run_id is not None:
+        recorder.metrics({"sweep/best_val_accuracy": best.val_accuracy})
+        recorder.tag("lenetexp.best_run", best.run_id)
+    # All of them: a sweep that was gone on with may have no failed ones any more.
+    recorder.metrics({f"sweep/{status}": float(counts.get(status, 0)) for status in STATUSES})
+    recorder.tag("mlflow.note.content", f"```\n{said}\n```")
+    for name in ("table.txt", "table.csv"):
+        recorder.text((folder / name).read_text(), name)
+    if drawn:
+        recorder.artifacts(folder / "figures", "figures")
+
+
+def _drawn(rows: Sequence[Row], keys: Sequence[str], folder: Path) -> bool:
+    """Draws the pictures; whether they could be: no picture is worth a sweep's record."""
+    from lenetexp import figures
+
+    try:
+        figures.save(_pictures(rows, keys), folder)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # matplotlib, on texts and numbers that no one foresaw
+        print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
+        return False
+    return True
 
 
 def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:

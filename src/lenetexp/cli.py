@@ -65,6 +65,8 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     except yaml.YAMLError as error:
         _leave(f"a config file is not YAML: {one_line(error)}")
     except ValueError as error:
+        if str(error).startswith("Only one of --run"):  # --cfg beside -m
+            _leave(one_line(error))
         if "Config group override" not in str(error):
             raise
         _leave(f"{one_line(error)}; a group must be one of its options, e.g. optimizer=sgd")
@@ -75,9 +77,12 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     except BrokenPipeError:
         _leave_quietly()
     except OSError as error:
-        if error.filename is None:
-            raise
-        key = "hydra.sweep.dir" if {"-m", "--multirun"} & {*sys.argv} else "hydra.run.dir"
+        if error.filename is None:  # a write that found no room
+            if error.errno is None:
+                raise
+            _leave(f"a file cannot be written ({error.strerror})")
+        in_sweep = {"-m", "--multirun"} & {*sys.argv} or any(w.startswith("sweep=") for w in sys.argv)
+        key = "hydra.sweep.dir" if in_sweep else "hydra.run.dir"
         _leave(f"{key}={error.filename}: cannot be made or written ({error.strerror})")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -181,7 +186,7 @@ def sentence(error: Exception) -> str:
         if isinstance(cause, OmegaConfBaseException) and isinstance(node := cause.parent_node, DictConfig):
             # The part of the key that is not there may stand before its last dot.
             known = [part for part in str(node._get_full_key("")).split(".") if part]
-            unknown = key.split(".")[len(known)]
+            unknown = (key.split(".")[len(known) :] or [str(cause.key)])[0]
             keys = [str(k) for k in node if k not in ("hydra", "_target_")]
             if not known and "seed" in keys:  # run.py's
                 keys = ["experiment", "sweep", *keys]

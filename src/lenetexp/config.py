@@ -72,23 +72,34 @@ CountOrAuto = Annotated[
 Text = Annotated[str, Field(min_length=1)]
 
 
-def _id(value: Any) -> str:
-    """Hydra takes an id of digits alone for a number."""
+def _named(value: Any, allowed: str) -> str:
+    """A name; Hydra takes one of digits alone for a number."""
     if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
         return str(value)
-    raise ValueError("latest, best or the MLflow id of a run")
+    raise ValueError(allowed)
 
 
-RunId = Annotated[str, PlainValidator(_id)]
+RunId = Annotated[
+    str, PlainValidator(lambda value: _named(value, "latest, best or the MLflow id of a run"))
+]
+SweepId = Annotated[
+    str, PlainValidator(lambda value: _named(value, "latest or the MLflow id of a sweep (sweep=…)"))
+]
 
 
 def _places(value: Any) -> tuple[str, ...] | None:
     given = value if isinstance(value, list) else [value]
-    if value is None or (given and all(isinstance(place, str) and place for place in given)):
-        return None if value is None else tuple(given)
-    raise ValueError("a file, a folder, a glob, or a list of those in brackets, as [a.png,b.png]")
+    allowed = "a file, a folder, a glob, or a list of those in brackets, as [a.png,b.png]"
+    if given == []:
+        raise ValueError(allowed)
+    return None if value is None else tuple(_named(place, allowed) for place in given)
 
 
+def _resume(value: Any) -> bool | str:
+    return value if isinstance(value, bool) else _named(value, "true, false or the MLflow id of a run")
+
+
+Resume = Annotated[bool | str, PlainValidator(_resume)]
 Places = Annotated[tuple[str, ...] | None, PlainValidator(_places)]
 
 
@@ -273,7 +284,7 @@ class RunConfig(Settings):
     clip_norm: AboveZero | None
     patience: Count | None
     data_dir: Text
-    resume: bool | Text
+    resume: Resume
     trust: list[Text]
     job: SweepJob | None = None
     given: list[str] = []  # the overrides as they were typed; the command line itself sets it
@@ -327,7 +338,7 @@ class CompareConfig(Settings):
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    which: RunId
+    which: SweepId
     runs: Text | None
     tracking: Tracking
 
@@ -473,6 +484,8 @@ def _sentence(error: ValidationError, values: Mapping[str, Any]) -> str:
             return f"{key}={value}: must not be empty"
         case "too_short" | "too_long":
             return f"{key}={value}: must have {problem['ctx'].get('min_length', 2)} items"
+        case "list_type":
+            return f"{key}={value}: must be a list, as [a,b]"
         case "model_type" | "dict_type":
             return f"{key}={value}: must be settings by name, as in conf/"
         case _:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil, nan
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         if not found.former.interrupted and not found.longer:
             return _finished(found.former)
     where = device.pick(settings.device)
-    images = _images(settings.dataset.model_dump_json(exclude_unset=True), where)
+    images = _images(settings.dataset, where)
     training = _build(settings, images, where)
     forward = _forward(training.model, settings, where)
     store = None if settings.tracking.offline else tracking.open_store(settings.tracking)
@@ -242,10 +241,16 @@ def _recorded(outbox: Outbox, ready: Ready, stop_if_asked: Callable[[], None]) -
         raise UserError(outbox.refused)
 
 
-@lru_cache(maxsize=1)
-def _images(dataset: str, where: torch.device) -> Data:
-    """The data that settings, as JSON, name; a process that runs jobs of one sweep loads them once."""
-    return data.load(Dataset.model_validate_json(dataset), where)
+_loaded: dict[str, Data] = {}  # one, by what it was loaded with
+
+
+def _images(dataset: Dataset, where: torch.device) -> Data:
+    """The data that settings name; a process that runs jobs of one sweep loads them once."""
+    key = repr((dataset.model_dump(exclude_unset=True), where))
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = data.load(dataset, where)
+    return _loaded[key]
 
 
 def _root(settings: RunConfig) -> str | None:
@@ -360,7 +365,12 @@ def _judge(ready: Ready, outbox: Outbox) -> Scores | None:
             "test/accuracy": test.accuracy,
         }
     )
-    _draw(model, images, test, training.history, best, folder / "figures")
+    try:
+        _draw(model, images, test, training.history, best, folder / "figures")
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # matplotlib, on names that no one foresaw: no picture is worth a run
+        print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
     example = np.zeros((2, *images.image_shape), dtype=np.float32)
     try:
         model.cpu().to(memory_format=torch.contiguous_format).eval()

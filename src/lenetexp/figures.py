@@ -12,9 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure as Figure  # what other rooms call it too
+from matplotlib.legend import Legend
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
+
+from lenetexp.config import short
 
 # It would say on a first import that it looks for fonts.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -25,6 +28,7 @@ COLOURS = [
     "#1f6fb4", "#e0862a", "#3a9a5b", "#c8372d", "#7b5ea7", "#8c6d46",
     "#d765a7", "#20a3a3", "#a3a829", "#5b6470", "#0b3c5d", "#b8860b",
 ]  # fmt: skip
+LONGEST = 28  # characters of a name beside a picture
 NAMED = len(COLOURS)  # lines that get a colour and a name; with more, no one finds them in a legend
 CLASSES_WITH_COUNTS = 30  # with more classes, the counts in a confusion matrix cannot be read
 
@@ -98,6 +102,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
         classes: their names.
         title: what the figure shows.
     """
+    classes = [_label(name) for name in classes]
     number, longest = len(classes), max(map(len, classes))
     side = min(max(5.0, 0.55 * number + 1.5), 14.0)
     figure = _figure(side, side, title, left=0.75 + 0.07 * longest, bottom=0.65 + 0.07 * longest)
@@ -108,8 +113,9 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
     colour = np.where(right[..., None], _tint(VAL, share), _tint(WRONG, np.sqrt(share)))
     axes.imshow(colour)
     size = 9 if number <= 12 else 6.5
-    axes.set_xticks(range(number), classes, fontsize=size, rotation=90 if longest > 3 else 0)
-    axes.set_yticks(range(number), classes, fontsize=size)
+    turned = 90 if longest > 3 else 0
+    axes.set_xticks(range(number), classes, fontsize=size, rotation=turned, parse_math=False)
+    axes.set_yticks(range(number), classes, fontsize=size, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     if number <= CLASSES_WITH_COUNTS:
         for row, column in zip(*np.nonzero(counts), strict=True):
@@ -225,18 +231,19 @@ def sweep_curves(runs: Sequence[tuple[str, Sequence[Curve]]], title: str) -> Fig
     _plain(axes)
     handles, names = axes.get_legend_handles_labels()
     heading = "best first" if len(runs) <= NAMED else f"the best {NAMED} of {len(runs)}"
-    axes.legend(
-        handles[::-1], names[::-1], title=heading, loc="upper left", bbox_to_anchor=(1.01, 1.0),
-        frameon=False, fontsize=8, alignment="left",
+    legend = axes.legend(
+        handles[::-1], [_label(name, 2 * LONGEST) for name in names[::-1]], title=heading,
+        loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, alignment="left",
     )  # fmt: skip
+    _plain_words(legend)
     return figure
 
 
 def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -> Figure:
     """Accuracy against each swept key, an axes each, with a colour for every value of the others.
 
-    Numbers are joined by lines where they make a grid; words, and what a search tried, are not. Words
-    stand in the order of the best accuracy that each had. A cross is a run that diverged.
+    Numbers are joined by lines where they make a grid; words, and what a search tried over several keys,
+    are not. Words stand in the order of the best accuracy that each had. A cross is a run that diverged.
     """
     figure = _figure(5.2 * len(keys), 4.4, title)
     for axes, key in zip(np.atleast_1d(figure.subplots(1, len(keys))), keys, strict=True):
@@ -247,14 +254,22 @@ def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
         if len(values) <= 8:
-            crowded = sum(map(len, values)) > 40
-            axes.set_xticks(places, values, rotation=20 if crowded else 0, fontsize=8 if crowded else None)
+            said = [_label(value) for value in values]
+            crowded = sum(map(len, said)) > 40
+            axes.set_xticks(
+                places,
+                said,
+                rotation=20 if crowded else 0,
+                fontsize=8 if crowded else None,
+                parse_math=False,
+            )
         others: dict[str, list[Point]] = {}
         for point in points:
-            others.setdefault(", ".join(point.at[k] for k in keys if k != key), []).append(point)
+            name = ", ".join(_label(point.at[k]) for k in keys if k != key)
+            others.setdefault(name, []).append(point)
         if len(others) > NAMED or 2 * len(others) > len(points):  # nearly as many as points: a search's
             others = {"": list(points)}
-        grid = 2 * len(points) >= len(others) * len(values)
+        grid = len(points) > 0.75 * len(others) * len(values)
         names, _ = _ordered((name, point.accuracy) for name in others for point in others[name])
         for i, name in enumerate(names):
             # Beside each other, where several would hide each other.
@@ -275,12 +290,13 @@ def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -
             axes.plot(x[lost], y[lost], "x", markersize=8, markeredgewidth=2, color=COLOURS[i])
         if any(point.diverged and not isnan(point.accuracy) for point in points):
             axes.plot([], [], "x", markersize=8, markeredgewidth=2, color=INK, label="diverged")
-        axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, 1.0))
+        axes.set_xlabel(key, parse_math=False)
+        axes.set(ylabel="validation accuracy", ylim=(None, 1.0))
         _plain(axes)
         handles, labels = axes.get_legend_handles_labels()
         if labels:
             heading = ", ".join(k.rpartition(".")[2] for k in keys if k != key) if len(names) > 1 else None
-            axes.legend(handles, labels, title=heading, frameon=False, fontsize=8)
+            _plain_words(axes.legend(handles, labels, title=heading, frameon=False, fontsize=8))
     return figure
 
 
@@ -294,13 +310,14 @@ def heat_map(keys: Sequence[str], points: Sequence[Point], title: str) -> Figure
         accuracy[place] = point.accuracy
     figure = _figure(
         max(1.1 * len(columns) + 2.4, 5), 0.6 * len(rows) + 1.6, title,
-        left=0.9 + 0.075 * max(map(len, rows)), bottom=0.7,
+        left=0.9 + 0.075 * max(len(_label(row)) for row in rows), bottom=0.7,
     )  # fmt: skip
     axes = figure.subplots()
     axes.imshow(np.ma.masked_invalid(accuracy), cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(columns)), columns)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set(xlabel=keys[1], ylabel=keys[0])
+    axes.set_xticks(range(len(columns)), [_label(column, 12) for column in columns], parse_math=False)
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], parse_math=False)
+    axes.set_xlabel(keys[1], parse_math=False)
+    axes.set_ylabel(keys[0], parse_math=False)
     middle = (np.nanmin(accuracy) + np.nanmax(accuracy)) / 2
     for place, value in np.ndenumerate(accuracy):
         missing = isnan(value)
@@ -346,7 +363,9 @@ def _sheet(tiles: Sequence[_Tile], columns: int, title: str, right: float = 0.0)
     width = max(COLUMN * columns, 4.0) + right
     height = TITLE + ROW * ceil(len(tiles) / columns)
     figure = Figure(figsize=(width, height))
-    figure.text(0.5, 1 - 0.14 / height, title, ha="center", va="top", color=INK, fontsize=12)
+    figure.text(
+        0.5, 1 - 0.14 / height, title, ha="center", va="top", color=INK, fontsize=12, parse_math=False
+    )
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     for i, tile in enumerate(tiles):
@@ -363,20 +382,40 @@ def _sheet(tiles: Sequence[_Tile], columns: int, title: str, right: float = 0.0)
             )
         axes.text(
             middle, bottom - tall - 0.05, tile.caption, ha="center", va="bottom",
-            fontsize=9, color=tile.colour, linespacing=1.05,
+            fontsize=9, color=tile.colour, linespacing=1.05, parse_math=False,
         )  # fmt: skip
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
     return figure
 
 
+def _title(figure: Figure, title: str) -> None:
+    """Above all else."""
+    top = 1 - 0.14 / figure.get_size_inches()[1]
+    figure.text(0.5, top, title, ha="center", va="top", color=INK, fontsize=12, parse_math=False)
+
+
 def _figure(width: float, height: float, title: str, left: float = 0.7, bottom: float = 0.6) -> Figure:
     """An empty figure with margins in inches: matplotlib's own fitting draws everything twice."""
     figure = Figure(figsize=(width, height))
-    figure.text(0.5, 1 - 0.14 / height, title, ha="center", va="top", color=INK, fontsize=12)
+    figure.text(
+        0.5, 1 - 0.14 / height, title, ha="center", va="top", color=INK, fontsize=12, parse_math=False
+    )
     figure.subplots_adjust(
         left=left / width, right=1 - 0.25 / width, bottom=bottom / height, top=1 - 0.5 / height, wspace=0.2
     )
     return figure
+
+
+def _label(name: str, longest: int = LONGEST) -> str:
+    """A name as there is room for beside a picture."""
+    name = short(name)
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"
+
+
+def _plain_words(legend: Legend) -> None:
+    """A dollar in a name is no formula."""
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)
 
 
 def _plain(axes: Axes) -> None:

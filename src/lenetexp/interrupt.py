@@ -15,7 +15,10 @@ class Interrupted(SystemExit):
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
-        self.signum = signum
+
+
+# What the outermost `noted` has caught: a second signal is the second for all that are inside it.
+_caught: list[int] | None = None
 
 
 @contextmanager
@@ -25,7 +28,9 @@ def noted() -> Iterator[Callable[[], None]]:
     An exception out of the handler itself could break a write in its middle. A second signal leaves
     at once all the same. Outside the main thread, where Python has no signals, nothing is noted.
     """
-    caught: list[int] = []
+    global _caught
+    outer = _caught
+    caught: list[int] = [] if outer is None else outer
 
     def note(signum: int, frame: FrameType | None) -> None:
         if caught:
@@ -39,8 +44,12 @@ def noted() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield stop_if_asked
         return
-    with _handled_by(note):
-        yield stop_if_asked
+    _caught = caught
+    try:
+        with _handled_by(note):
+            yield stop_if_asked
+    finally:
+        _caught = outer
 
 
 @contextmanager
@@ -48,6 +57,8 @@ def raised() -> Iterator[None]:
     """Raises `Interrupted` at once when a signal comes: for calls of others' that wait for long."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        if _caught is not None:
+            _caught.append(signum)
         raise Interrupted(signum)
 
     if threading.current_thread() is not threading.main_thread():

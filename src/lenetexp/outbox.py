@@ -263,6 +263,9 @@ def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
         except UserError as error:
             failed += 1
             said = f"not sent: {error}"
+        except KeyError as error:  # of another program's, or another version's
+            failed += 1
+            said = f"not sent: its journal lacks {error}"
         sent += said.startswith("sent")
         if said:
             print(f"  {shown(path.parent)}  {said}", flush=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
         said, figure = _predict_test_images(net, settings, where)
     figures.save({"predictions": figure}, folder)
     accuracy = stored.metrics.get("best/val_accuracy", nan)
-    print(f"run {stored.run_id} ({stored.name}): {net.trained_on}, validation accuracy {accuracy:.2%}\n")
+    ended = f"validation accuracy {accuracy:.2%}" if not isnan(accuracy) else stored.status.lower()
+    print(f"run {stored.run_id} ({stored.name}): {net.trained_on}, {ended}\n")
     print("\n".join(said))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 
@@ -130,6 +131,11 @@ def _predict_test_images(
         dataset = check(Dataset, {**dataset.model_dump(exclude_unset=True), "root": settings.root})
     images = data.load(dataset, where)
     said = []
+    if images.classes != net.classes:
+        raise UserError(
+            f"root={settings.root}: must hold images of the classes that the net knows, "
+            f"{', '.join(net.classes)[:80]}; these are of {', '.join(images.classes)[:80]}"
+        )
     if images.digest != net.digest:
         said.append("note: these are not the images that the run was made with (another digest)")
     test = images.test[torch.arange(min(settings.count, len(images.test)), device=where)]

@@ -126,7 +126,7 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> Found | N
             return _same(former, settings, config)
     for former in formers:
         here = former.host == socket.gethostname()
-        if former.status == "KILLED" or (former.status == "RUNNING" and here and not former.alive):
+        if here and (former.status == "KILLED" or (former.status == "RUNNING" and not former.alive)):
             return _same(former, settings, config)
     print("Nothing to go on with: no interrupted run of this config. A new one begins.", flush=True)
     return None

@@ -64,9 +64,10 @@ class Sweep:
         swept = quote(json.dumps(job.swept, ensure_ascii=False))
         place = {"parent": self.recorder.run_id, "cwd": quote(str(Path.cwd())), "swept": swept}
         folder = self.folder_of(job)
+        interrupted = self._interrupted.get(job.config_hash)
         return [
             *given,
-            f"resume={self._interrupted.get(job.config_hash, 'false')}",
+            f"resume={_quoted(interrupted) if interrupted else 'false'}",
             *(f"+job.{key}={_quoted(value)}" for key, value in place.items()),
             f"hydra.sweep.dir={_quoted(str(folder.parent))}",
             f"hydra.sweep.subdir={_quoted(folder.name)}",
@@ -172,14 +173,36 @@ def recorded(
             status = "KILLED"
             raise
         finally:
-            try:
-                failed = sweep.answer()
-            finally:
-                recorder.end("FAILED" if failed and status == "FINISHED" else status)
-            if status == "KILLED":
-                print(f"Stopped. To go on: {command_to_resume(None)}", flush=True)
+            failed = _close(sweep, status)
     if failed:
         raise UserError(f"{failed} of {len(sweep.asked)} runs failed; resume=true runs only those again")
+
+
+def _close(sweep: Sweep, status: str) -> int:
+    """Gives the sweep's answer and closes its parent run; how many runs failed.
+
+    Raises:
+        UserError, OSError: the answer cannot be given; where the sweep itself was ended by something, that
+            is what its user has to know, and this is a note.
+    """
+    failed, trouble = 0, None
+    try:
+        failed = sweep.answer()
+    except (UserError, OSError) as error:
+        trouble = error
+    try:
+        ended_well = status == "FINISHED" and not failed and trouble is None
+        sweep.recorder.end("FAILED" if status == "FINISHED" and not ended_well else status)
+    except UserError as error:
+        trouble = trouble or error
+    if trouble is not None:
+        hint = "; the same command with resume=true gives the sweep's answer later"
+        if status == "FINISHED":
+            raise UserError(f"{trouble}{hint}") from trouble
+        print(f"note: {trouble}{hint}", flush=True)
+    if status == "KILLED":
+        print(f"Stopped. To go on: {command_to_resume(None)}", flush=True)
+    return failed
 
 
 def run_jobs(sweep: Sweep, jobs: Sequence[Job], launch: Callable[[list[list[str]]], Sequence[Any]]) -> None:

@@ -94,13 +94,13 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
     if scheme == "sqlite":
         path = Path(uri.removeprefix("sqlite:///")).expanduser()
         uri = f"sqlite:///{path}"
-        if create:
-            _make_sqlite(path)
-        elif not path.exists():
+        if not create and not path.exists():
             raise UserError(f"tracking.uri={shown}: {path} is not there; no run was recorded yet")
         artifacts = (path.parent / "mlartifacts").resolve().as_uri()
     try:
         with _impatient():
+            if scheme == "sqlite" and create:
+                _make_sqlite(Path(uri.removeprefix("sqlite:///")))
             client = MlflowClient(uri)
             experiment_id = _experiment(client, settings.experiment, artifacts, create)
     except UserError:
@@ -167,7 +167,8 @@ def _impatient() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """The innermost cause, on one line."""
-    while inner := error.__cause__ or error.__context__:
+    # Not what was being done about a signal.
+    while isinstance(inner := error.__cause__ or error.__context__, Exception):
         error = inner
     return without_password(one_line(error)[:160])
 
@@ -319,7 +320,7 @@ def start_run(store: Store, start: Mapping[str, Any]) -> Recorder:
     Raises:
         UserError: the store does not take it.
     """
-    try:
+    with _answered(store, "at the start of the run"):
         run = store.client.create_run(
             store.experiment_id, start_time=start["time"], run_name=start["name"], tags=start["tags"]
         )
@@ -329,10 +330,6 @@ def start_run(store: Store, start: Mapping[str, Any]) -> Recorder:
         except BaseException:
             recorder.end("FAILED")
             raise
-    except MlflowException as error:
-        raise UserError(
-            f"tracking.uri={store.shown}: the store does not take the run ({_reason(error)})"
-        ) from error
     return recorder
 
 
@@ -340,8 +337,6 @@ def describe(recorder: Recorder, start: Mapping[str, Any]) -> None:
     """Logs a run's params and dataset. Given again, they are not there twice."""
     client = recorder.store.client
     entries = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in start["params"].items()]
-    for first in range(0, len(entries), PARAMS_A_CALL):
-        client.log_batch(recorder.run_id, params=entries[first : first + PARAMS_A_CALL])
     dataset = start["dataset"]
     entity = Dataset(
         name=dataset["name"],
@@ -350,7 +345,10 @@ def describe(recorder: Recorder, start: Mapping[str, Any]) -> None:
         source=dataset["source"],
         profile=dataset["profile"],
     )
-    _log_dataset(client, recorder.run_id, entity)
+    with recorder._answered:
+        for first in range(0, len(entries), PARAMS_A_CALL):
+            client.log_batch(recorder.run_id, params=entries[first : first + PARAMS_A_CALL])
+        _log_dataset(client, recorder.run_id, entity)
 
 
 def _log_dataset(client: MlflowClient, run_id: str, dataset: Dataset, tries: int = 5) -> None:

@@ -1,7 +1,7 @@
 """A search with Optuna: ask for a trial whenever a process is free, tell its result when it is done."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import isnan
 from pathlib import Path
@@ -27,7 +27,7 @@ from hydra_plugins.lenetexp_sweep._sweeps import compose, identity_of, launch, s
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import journal
 from lenetexp.config import Job, UserError, one_line
-from lenetexp.report import SweepProgress, shown
+from lenetexp.report import Progress, SweepProgress, shown
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
@@ -42,8 +42,7 @@ def search(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path
     Raises:
         UserError: the space or the config is wrong, before anything starts; or, in the end, a trial failed.
     """
-    if sweeper.n_trials < 1:
-        raise UserError(f"hydra.sweeper.n_trials={sweeper.n_trials}: must be a whole number, 1 or more")
+    _check(sweeper)
     keys, fixed = split(overrides)
     space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
     if not space:
@@ -68,6 +67,23 @@ def search(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path
             _Search(sweeper, sweep, study, space, rest, keys).run(corners[0].settings.epochs)
 
 
+def _check(sweeper: "OptunaSweeper") -> None:
+    """Raises UserError where one of the sweeper's own settings makes no sense."""
+    for key, number in (("n_trials", sweeper.n_trials), ("n_jobs", sweeper.n_jobs)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise UserError(f"hydra.sweeper.{key}={number}: must be a whole number, 1 or more")
+    for key, given, kind, example in (
+        ("sampler", sweeper.sampler, optuna.samplers.BaseSampler, "optuna.samplers.TPESampler"),
+        ("pruner", sweeper.pruner, optuna.pruners.BasePruner, "optuna.pruners.MedianPruner"),
+    ):
+        if given is not None and not isinstance(given, kind):
+            raise UserError(
+                f"hydra.sweeper.{key}={given}: must be null or a class, as {{_target_:{example}}}"
+            )
+    if not isinstance(sweeper.storage, str):
+        raise UserError(f"hydra.sweeper.storage={sweeper.storage}: must be as sqlite:///outputs/optuna.db")
+
+
 class _Search:
     """A search while it runs."""
 
@@ -83,6 +99,8 @@ class _Search:
         self.sweeper, self.sweep, self.study = sweeper, sweep, study
         self.space, self.rest, self.keys = space, rest, keys
         self.running: dict[int, tuple[Trial, Job]] = {}  # by the job's number
+        self.exhausted = False  # whether the sampler has nothing more to try
+        self.noted = False  # whether it was said that the store fails
 
     def run(self, epochs: int) -> None:
         """All trials that are left."""
@@ -113,7 +131,7 @@ class _Search:
             if self.sweep.skip(job):
                 self._tell(trial, self.sweep.value_of(job))
                 continue
-            self.sweep.keep()
+            self._if_it_answers(self.sweep.keep)
             self.running[number] = (trial, job)
             number += 1
             yield self.sweep.overrides(job)
@@ -131,8 +149,14 @@ class _Search:
         for key, params in again.items():
             if key not in done:
                 self.study.enqueue_trial(params)
-        while True:
-            yield self.study.ask(self.space)
+        while not self.exhausted:
+            try:
+                trial = self.study.ask(self.space)
+            except ValueError as error:  # as a sampler raises that has a space of its own
+                name = type(self.study.sampler).__name__
+                raise UserError(f"hydra.sweeper.sampler={name}: {one_line(error)}") from error
+            yield trial
+        Progress.write("  the sampler has nothing more to try")
 
     def _take(self, number: int, result: JobReturn) -> None:
         from lenetexp.sweep import failure_of
@@ -141,19 +165,37 @@ class _Search:
         reason = failure_of(result)
         if reason:
             self.sweep.failed(job, reason)
-            self.study.tell(trial, state=TrialState.FAIL)
+            self._end(trial, TrialState.FAIL)
         elif journal.ending_of(journal.read(self.sweep.folder_of(job) / journal.NAME)) == "pruned":
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._end(trial, TrialState.PRUNED)
         else:
             self._tell(trial, float(result.return_value))
-        self.sweep.done(job)
+        self._if_it_answers(lambda: self.sweep.done(job))
 
     def _tell(self, trial: Trial, value: float) -> None:
         """A run that diverged before it had any accuracy is a result, and the worst: as if pruned."""
         if isnan(value):
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self._end(trial, TrialState.PRUNED)
         else:
-            self.study.tell(trial, value)
+            self._end(trial, TrialState.COMPLETE, value)
+
+    def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
+        try:
+            self.study.tell(trial, value, state=state)
+        except RuntimeError as error:
+            # How samplers that go through a list say that it is done; the trial has been told by then.
+            if "Study.stop" not in str(error):
+                raise
+            self.exhausted = True
+
+    def _if_it_answers(self, do: Callable[[], None]) -> None:
+        """What can be done at the end, too: a store that is away for a while ends no search."""
+        try:
+            do()
+        except UserError as error:
+            if not self.noted:
+                Progress.write(f"note: {error}; the search goes on")
+            self.noted = True
 
 
 class _Pruning:
@@ -209,9 +251,9 @@ def distribution(override: Override) -> BaseDistribution:
             if all(isinstance(step, int) for step in steps):
                 low, high = int(min(steps)), int(max(steps))
                 return IntDistribution(low, high, log="log" in value.tags, step=abs(int(value.step)))
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
     except (ValueError, IndexError) as error:
-        raise UserError(f"{override.input_line}: {error}") from None
-    return CategoricalDistribution(list(override.sweep_string_iterator()))
+        raise UserError(f"{override.input_line}: {one_line(error)}") from None
 
 
 def _assignments(params: dict[str, Any]) -> list[str]:
@@ -248,7 +290,7 @@ def _study(sweeper: "OptunaSweeper", sweep: "Sweep", space: Mapping[str, BaseDis
             study = optuna.create_study(
                 study_name=sweep.recorder.run_id,
                 storage=sweeper.storage,
-                sampler=sweeper.sampler,
+                sampler=sweeper.sampler or optuna.samplers.TPESampler(),
                 pruner=sweeper.pruner or optuna.pruners.NopPruner(),
                 direction="maximize",
                 load_if_exists=True,

@@ -43,11 +43,6 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
         UserError: a job's config is wrong, before the first job starts; or, in the end, a job failed.
     """
     for override in overrides:
-        if override.is_sweep_override() and not tells_runs_apart(override.get_key_element()):
-            raise UserError(
-                f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
-                "recorded, not what they are"
-            )
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise UserError(
                 f"{override.input_line}: must list its values, as key=1,2,3 or range(…); "
@@ -62,6 +57,9 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
             "-m: must be given values, as optimizer.lr=0.01,0.1, or a whole sweep by name, as sweep=lr"
         )
     (combinations,) = BasicSweeper.split_arguments(list(overrides), None)
+    if not combinations:
+        swept = ", ".join(str(o.input_line) for o in overrides if o.is_sweep_override())
+        raise UserError(f"{swept}: must give a value; this gives none")
     watched = tqdm(
         combinations,
         desc="checking configs",
@@ -128,7 +126,17 @@ def warm(runner: Launcher, at_most: int) -> Iterator[None]:
 
 
 def split(overrides: Sequence[Override]) -> tuple[list[str], list[str]]:
-    """The keys that are swept, and the overrides that all jobs share."""
+    """The keys that are swept, and the overrides that all jobs share.
+
+    Raises:
+        UserError: a swept key does not say what is run.
+    """
+    for override in overrides:
+        if override.is_sweep_override() and not tells_runs_apart(override.get_key_element()):
+            raise UserError(
+                f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
+                "recorded, not what they are"
+            )
     swept = [override.get_key_element() for override in overrides if override.is_sweep_override()]
     shared = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
     return swept, shared

@@ -140,7 +140,8 @@ def run(
                 for worker in running:
                     if worker.job is not None and worker.job[2].done():
                         take(*worker.take())
-        except Interrupted:
+        except (Exception, Interrupted):
+            # Whatever it is, what runs is not lost.
             running = [worker for worker in workers if worker.job is not None]
             for worker in running:
                 worker.ask_to_end()
