@@ -14,4 +14,4 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    cli.start(main)
+    cli.start(main, sweeps=True)

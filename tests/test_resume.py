@@ -655,6 +655,6 @@ def test_other_images_are_not_gone_on_with(here: Here, tmp_path: Path) -> None:
     here.train(*moved, "epochs=2", f"resume={here.runs[0].info.run_id}")
     assert here.runs[0].data.tags["lenetexp.continues"] == here.runs[1].info.run_id
     Image.new("L", (28, 28), 99).save(tmp_path / "moved/dark/0.png")
-    experiment._images.cache_clear()  # as in a command of its own
+    experiment._loaded.clear()  # as in a command of its own
     with pytest.raises(UserError, match="these are not the images"):
         here.train(*moved, "epochs=3", f"resume={here.runs[0].info.run_id}")

@@ -30,7 +30,7 @@ from conftest import Started, run_script
 from hydra_plugins.lenetexp_sweep import _search, _workers
 from hydra_plugins.lenetexp_sweep.launcher import LocalLauncher
 from lenetexp import figures, journal, sweep, tracking
-from lenetexp.answer import Group, Row
+from lenetexp.answer import Group, Row, _differing, groups_of
 from lenetexp.config import RunConfig, Tracking, UserError, check, swept_name
 from lenetexp.interrupt import Interrupted, noted
 from test_config import composed
@@ -200,7 +200,7 @@ def test_a_changed_space_or_setting_is_not_mixed_with_the_old(tmp_path: Path) ->
     assert again.returncode == 0 and "1 of 1 trials are done already" in again.stdout
     grid = ["-m", "experiment=smoke", "epochs=1", "model.activation=relu,relu"]
     once = run_script("run", *grid, "resume=true", cwd=tmp_path)
-    assert once.returncode == 0 and "1 of 2 combinations come twice" in once.stdout
+    assert once.returncode == 0 and "1 of 2 combinations repeat others" in once.stdout
     other = run_script("run", *grid, "device.precision=bf16", "resume=true", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert len(Store(tmp_path).parents) == 3, "the search, the grid, and the grid with another setting"
@@ -304,6 +304,37 @@ def test_an_interval_over_seeds_is_students() -> None:
     assert group.mean == pytest.approx(0.92)
     assert group.deviation == pytest.approx(0.02)
     assert group.half_width == pytest.approx(4.3027 * 0.02 / 3**0.5, rel=1e-4)
+
+
+def test_a_mean_counts_each_seed_once_and_only_runs_that_came_to_an_end() -> None:
+    twice = Row({"seed": "0"}, "finished", val_accuracy=0.90)
+    killed = Row({"seed": "3"}, "killed", val_accuracy=0.10)
+    group = Group({}, (*rows(0.90, 0.92, 0.94), twice, killed))
+    assert sorted(group.accuracies) == [0.90, 0.92, 0.94]
+
+
+def test_equal_accuracies_are_ranked_by_loss() -> None:
+    of = [
+        Row({"a": a}, "finished", val_accuracy=0.9, val_loss=loss) for a, loss in (("x", 0.2), ("y", 0.1))
+    ]
+    assert [group.name for group in groups_of(of)] == ["a=y", "a=x"]
+
+
+def test_runs_are_compared_by_what_differs_and_not_by_what_follows_from_it() -> None:
+    sgd = {"optimizer._target_": "torch.optim.SGD", "optimizer.lr": "0.1", "optimizer.momentum": "0.9"}
+    adam = {"optimizer._target_": "torch.optim.Adam", "optimizer.lr": "0.1", "optimizer.eps": "1e-8"}
+    runs = [
+        {**sgd, "scheduler.epochs": "5", "epochs": "5", "tracking.uri": "a"},
+        {**adam, "epochs": "9", "scheduler.epochs": "9", "tracking.uri": "b"},
+        {**adam, "scheduler.epochs": "5", "epochs": "5", "tracking.uri": "b"},
+    ]
+    assert _differing(runs) == ["optimizer._target_", "epochs"]
+
+
+def test_the_time_between_the_commands_of_a_run_is_not_its_own() -> None:
+    times = [("start", 0), ("created", 10), ("epoch", 2000), ("resumed", 90_000), ("epoch", 91_000)]
+    events = [{"event": event, "time": time} for event, time in [*times, ("sent", 999_000)]]
+    assert journal.seconds_worked(events) == 3.0
 
 
 def test_a_torn_last_line_of_a_journal_is_not_read(tmp_path: Path) -> None:

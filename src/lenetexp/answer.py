@@ -4,12 +4,12 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, nan, prod, sqrt
+from math import inf, isnan, nan, prod, sqrt
 from pathlib import Path
 from typing import Any
 
 from lenetexp import tracking
-from lenetexp.config import CompareConfig, UserError, one_line, short, swept_name
+from lenetexp.config import CompareConfig, UserError, one_line, short, swept_name, trust_for
 from lenetexp.report import lines, shown, table
 from lenetexp.tracking import Recorder, Store, Stored
 
@@ -27,10 +27,12 @@ class Row:
     reason: str = ""  # one line, where it failed
     run_id: str | None = None
     val_accuracy: float = nan
+    val_loss: float = nan
     best_epoch: float = nan
     test_accuracy: float = nan
     seconds: float = nan
     curve: tuple[tuple[int, float], ...] = ()  # epoch, validation accuracy
+    trust: str = ""  # what a command that loads the run has to add, where its classes are a user's own
     before: bool = False  # of another sweep, or of no sweep
     config_hash: str = ""
 
@@ -77,7 +79,7 @@ def read_index(store: Store, parent: str) -> dict[str, Any]:
 
 def row_of(stored: Stored, swept: dict[str, str], parent: str | None = None, reason: str = "") -> Row:
     """A run of the store as a row of the sweep `parent`."""
-    metrics, tags = stored.metrics, stored.run.data.tags
+    metrics, tags, params = stored.metrics, stored.tags, stored.run.data.params
     status = stored.run.info.status.lower()
     told = tags.get("lenetexp.reason", "") or tags.get("lenetexp.unsent", "") or reason
     if status == "finished":
@@ -90,17 +92,20 @@ def row_of(stored: Stored, swept: dict[str, str], parent: str | None = None, rea
         reason=told,
         run_id=stored.run_id,
         val_accuracy=metrics.get("best/val_accuracy", nan),
+        val_loss=metrics.get("best/val_loss", nan),
         best_epoch=metrics.get("best/epoch", nan),
         test_accuracy=metrics.get("test/accuracy", nan),
         seconds=stored.seconds,
         curve=tuple(stored.history("val/accuracy")),
+        trust=trust_for([params.get(f"{key}._target_", "") for key in ("model", "dataset")]),
         before=parent is not None and tags.get(tracking.PARENT) != parent,
         config_hash=stored.config_hash,
     )
 
 
-def _best_first(row: Row) -> float:
-    return 2.0 if isnan(row.val_accuracy) else -row.val_accuracy
+def _best_first(row: Row) -> tuple[float, float]:
+    """By accuracy, then by loss: what also chooses a run's best epoch, and predict.py's run=best."""
+    return 2.0 if isnan(row.val_accuracy) else -row.val_accuracy, row.val_loss
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class Group:
     """The runs that differ in nothing but their seed."""
 
     swept: dict[str, str]  # without the seed
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # the best first
 
     @property
     def name(self) -> str:
@@ -117,8 +122,10 @@ class Group:
 
     @property
     def accuracies(self) -> list[float]:
-        """Best validation accuracy of each run that has one."""
-        return [row.val_accuracy for row in self.rows if not isnan(row.val_accuracy)]
+        """Best validation accuracy of each run that came to an end with one; of a seed's runs, of one."""
+        ended = [row for row in reversed(self.rows) if row.ended_well and not isnan(row.val_accuracy)]
+        by_seed = {row.swept.get(SEED, i): row.val_accuracy for i, row in enumerate(ended)}
+        return [*by_seed.values()]
 
     @property
     def mean(self) -> float:
@@ -129,6 +136,12 @@ class Group:
     def deviation(self) -> float:
         """Standard deviation over seeds (n - 1); NaN for fewer than two."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else nan
+
+    @property
+    def loss(self) -> float:
+        """Mean validation loss at the best epochs, which decides between equal accuracies."""
+        losses = [row.val_loss for row in self.rows if not isnan(row.val_loss)]
+        return statistics.fmean(losses) if losses else inf
 
     @property
     def diverged(self) -> bool:
@@ -150,7 +163,7 @@ def groups_of(rows: Sequence[Row]) -> list[Group]:
     for row in rows:
         by.setdefault(tuple((k, v) for k, v in row.swept.items() if k != SEED), []).append(row)
     groups = [Group(dict(key), tuple(members)) for key, members in by.items()]
-    return sorted(groups, key=lambda group: 2.0 if isnan(group.mean) else -group.mean)
+    return sorted(groups, key=lambda group: (2.0 if isnan(group.mean) else -group.mean, group.loss))
 
 
 def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Recorder | None) -> None:
@@ -168,14 +181,14 @@ def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Rec
         status: sum(row.status == status for row in rows) for status in sorted({r.status for r in rows})
     }
     ends: list[tuple[str, str]] = [
-        ("runs", ", ".join(f"{count} {status}" for status, count in counts.items())),
+        ("runs", ", ".join(f"{count} {status}" for status, count in counts.items()) or "none"),
     ]
     if best is not None:
         reached = {"validation": best.val_accuracy, "test": best.test_accuracy}
         told = ", ".join(f"{which} {share:.2%}" for which, share in reached.items() if not isnan(share))
         named = swept_name(best.swept)
         ends.append(("best run", f"{named}: {told}" if named else told))
-        ends.append(("predict", f"python scripts/predict.py run={best.run_id}"))
+        ends.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
     if drawn:
         ends.append(("pictures", shown(folder / "figures")))
     print(lines([*ends, *(tracking.ways_to_look(recorder) if recorder else [])]), flush=True)
@@ -198,7 +211,11 @@ def _drawn(rows: Sequence[Row], keys: Sequence[str], folder: Path) -> bool:
     from lenetexp import figures
 
     try:
-        figures.save(_pictures(rows, keys), folder)
+        drawn = _pictures(rows, keys)
+        figures.save(drawn, folder)
+        for path in folder.glob("*.png"):  # of an earlier command, that would not be drawn now
+            if path.stem not in drawn:
+                path.unlink()
     except (UserError, OSError):
         raise
     except Exception as error:  # matplotlib, on texts and numbers that no one foresaw
@@ -297,7 +314,9 @@ def _pictures(rows: Sequence[Row], keys: Sequence[str]) -> Mapping[str, Any]:
         drawn["accuracy"] = figures.accuracy_against(
             others, points, title=f"best validation accuracy over {title}"
         )
-    if len(others) == 2 and 2 * len(groups) >= prod(len({g.swept[key] for g in groups}) for key in others):
+    counts = [len({group.swept[key] for group in groups}) for key in others]
+    # Where most pairs were tried: not what a search leaves.
+    if len(counts) == 2 and min(counts) > 1 and len(groups) > 0.75 * prod(counts):
         drawn["heat_map"] = figures.heat_map(others, points, title=f"best validation accuracy over {title}")
     return drawn
 
@@ -317,7 +336,7 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
         if not found:
             raise UserError(f"runs={settings.runs}: no run of {settings.tracking.experiment} is like that")
         keys = _differing([run.run.data.params for run in found])
-        rows = [row_of(run, {key: run.run.data.params.get(key, "") for key in keys}) for run in found]
+        rows = [row_of(run, {key: _said(run.run.data.params, key) for key in keys}) for run in found]
         rows = sorted(rows, key=_best_first)
     answer(rows, keys, folder, None)
 
@@ -327,10 +346,27 @@ _INCIDENTAL = ("tracking.", "data_dir", "dataset.root", "device.threads")
 
 
 def _differing(params: Sequence[Mapping[str, str]]) -> list[str]:
-    """The params in which runs differ."""
-    names = dict.fromkeys(name for each in params for name in each)
-    return [
+    """The params in which runs differ, but for those that follow from another."""
+    names = [
         name
-        for name in names
+        for name in dict.fromkeys(name for each in params for name in each)
         if not name.startswith(_INCIDENTAL) and len({each.get(name) for each in params}) > 1
     ]
+    # An Adam has no momentum: what one of several classes has alone tells nothing that its name does not.
+    classes = [name.removesuffix("._target_") for name in names if name.endswith("._target_")]
+    shared = [
+        name
+        for name in names
+        if all(name in each for each in params)
+        or not (name in classes or name.startswith(tuple(f"{key}." for key in classes)))
+    ]
+    # Of several that always go together, as scheduler.epochs with epochs, the shortest.
+    by_length = sorted(shared, key=len, reverse=True)
+    columns = {tuple(_said(each, name) for each in params): name for name in by_length}
+    return [name for name in shared if name in columns.values()]
+
+
+def _said(params: Mapping[str, str], name: str) -> str:
+    """A param's value; a class without its modules."""
+    value = params.get(name, "")
+    return value.rpartition(".")[2] if name.endswith("._target_") else value

@@ -40,7 +40,11 @@ OmegaConf.register_new_resolver(
 )
 
 
-def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyType({})) -> None:
+def start(
+    main: Callable[[], None],
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    sweeps: bool = False,
+) -> None:
     """Runs a function that `hydra.main` decorates; what a user can put right is told in one sentence.
 
     A module in the working directory can be named by a `_target_`.
@@ -48,7 +52,10 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     Args:
         main: the function.
         renamed: keys as they are typed, and as the config has them.
+        sweeps: whether -m makes sense.
     """
+    if not sweeps and {"-m", "--multirun"} & {*sys.argv}:
+        _leave("-m: is for run.py alone")
     for i, word in enumerate(sys.argv):
         key, sign, value = word.partition("=")
         if sign and key in renamed:
@@ -173,6 +180,9 @@ def _log(folder: Path) -> Iterator[None]:
             ) from None
 
 
+_NO_GROUP = r"(?s)Could not override '(.+?)'\.?\s+No match in the defaults list.*\+(\S+)"
+
+
 def sentence(error: Exception) -> str:
     """One sentence that names the key or file, the value, and what would be allowed."""
     cause = error.__cause__
@@ -195,6 +205,11 @@ def sentence(error: Exception) -> str:
                 return f"{given}: {place} has no settings inside; give it whole: {place}=VALUE"
             there = f"{place} has" if known else "there are"
             return f"{given}: there is no such setting; {there} {', '.join(keys)}{nearest(unknown, keys)}"
+    if isinstance(error, ConfigCompositionException) and "Ambiguous value for argument" in str(error):
+        given = str(error).partition("argument '")[2].partition("'\n")[0]
+        return f"{given}: several values make a sweep, which needs -m; one value with a comma needs quotes"
+    if isinstance(error, ConfigCompositionException) and (there_is_none := re.match(_NO_GROUP, str(error))):
+        return f"{there_is_none[2]}: there is no such setting here"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
     if isinstance(error, OverrideParseException):

@@ -446,6 +446,17 @@ def _as_whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+# Whose classes a stored config may name.
+TRUSTED = ("lenetexp", "torch", "torchvision")
+
+
+def trust_for(targets: Iterable[str]) -> str:
+    """What a command that loads a run with these classes has to add: nothing, or " 'trust=[mine]'"."""
+    own = dict.fromkeys(target.partition(".")[0] for target in targets if target)
+    strange = [module for module in own if module not in TRUSTED]
+    return f" 'trust=[{','.join(strange)}]'" if strange else ""
+
+
 def without_password(text: str) -> str:
     """`text` with *** for every password in a store's address."""
     return re.sub(r"(://[^/\s:]*:)(?!\d+(?:/|$))\S+(?=@)|(\bpassword=)[^&\s'\")]+", r"\1\2***", text)

@@ -27,6 +27,7 @@ from lenetexp.config import (
     leaves,
     one_line,
     swept_name,
+    trust_for,
     without_password,
 )
 from lenetexp.data import Data
@@ -103,9 +104,11 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
             for record in training.history:  # of the earlier command, should the journal lack any
                 outbox.epoch(record.epoch, _metrics(record))
             outcome = _train(ready, outbox, stop_if_asked)
-            stop_if_asked()
+            if outcome.diverged is None:  # else it has come to its end, whatever is asked meanwhile
+                stop_if_asked()
             test = _judge(ready, outbox)
-            stop_if_asked()
+            if outcome.diverged is None:
+                stop_if_asked()
     print(_end(ready, test, outcome, outbox, time.perf_counter() - began))
     return training.best.val_accuracy if training.best else nan
 
@@ -501,7 +504,8 @@ def _end(ready: Ready, test: Scores | None, outcome: Outcome, outbox: Outbox, se
         rows.append(("MLflow", f"not told yet; to send it: python scripts/sync.py folder={shown(folder)}"))
     else:
         if best is not None:
-            rows.append(("predict", f"python scripts/predict.py run={outbox.recorder.run_id}"))
+            needed = trust_for([ready.settings.model.target, ready.settings.dataset.target])
+            rows.append(("predict", f"python scripts/predict.py run={outbox.recorder.run_id}{needed}"))
         rows += tracking.ways_to_look(outbox.recorder)
     title = f"Finished in {seconds:.1f} s, of which training {outcome.seconds:.1f} s"
     return f"{title}\n{lines(rows)}"

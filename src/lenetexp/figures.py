@@ -163,20 +163,21 @@ def predictions(
 
 
 def own_pictures(
-    originals: Sequence[Images], prepared: Images, captions: Sequence[str], title: str
+    names: Sequence[str], originals: Sequence[Images], prepared: Images, captions: Sequence[str], title: str
 ) -> Figure:
     """The user's pictures, each beside what the net was given of it.
 
     Args:
+        names: the files'.
         originals: H×W or H×W×3 arrays of any size.
         prepared: N×C×H×W.
         captions: what the net says of each.
         title: what the figure shows.
     """
     tiles = []
-    for original, image, caption in zip(originals, prepared, captions, strict=True):
+    for name, original, image, caption in zip(names, originals, prepared, captions, strict=True):
         grey = original if original.ndim == 3 else np.repeat(original[..., None], 3, axis=2)
-        tiles += [_Tile(grey, "yours", TRAIN), _Tile(_rgb(image), caption, VAL)]
+        tiles += [_Tile(grey, _label(name, 18), TRAIN), _Tile(_rgb(image), caption, VAL)]
     return _sheet(tiles, 2 * min(len(originals), 4), title)
 
 
@@ -232,7 +233,7 @@ def sweep_curves(runs: Sequence[tuple[str, Sequence[Curve]]], title: str) -> Fig
     handles, names = axes.get_legend_handles_labels()
     heading = "best first" if len(runs) <= NAMED else f"the best {NAMED} of {len(runs)}"
     legend = axes.legend(
-        handles[::-1], [_label(name, 2 * LONGEST) for name in names[::-1]], title=heading,
+        handles[::-1], [_label(name, 44) for name in names[::-1]], title=heading,
         loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, alignment="left",
     )  # fmt: skip
     _plain_words(legend)
@@ -253,23 +254,17 @@ def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -
         if numeric and min(places) > 0 and max(places) >= 8 * min(places):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
-        if len(values) <= 8:
-            said = [_label(value) for value in values]
-            crowded = sum(map(len, said)) > 40
-            axes.set_xticks(
-                places,
-                said,
-                rotation=20 if crowded else 0,
-                fontsize=8 if crowded else None,
-                parse_math=False,
-            )
         others: dict[str, list[Point]] = {}
         for point in points:
             name = ", ".join(_label(point.at[k]) for k in keys if k != key)
             others.setdefault(name, []).append(point)
-        if len(others) > NAMED or 2 * len(others) > len(points):  # nearly as many as points: a search's
-            others = {"": list(points)}
         grid = len(points) > 0.75 * len(others) * len(values)
+        if len(others) > NAMED or 2 * len(others) > len(points):  # nearly as many as points: a search's
+            others, grid = {"": list(points)}, len(keys) == 1
+        if len(values) <= 8 and (grid or not numeric):
+            said = [_label(value) for value in values]
+            turned, size = (20, 8) if sum(map(len, said)) > 40 else (0, None)
+            axes.set_xticks(places, said, rotation=turned, fontsize=size, parse_math=False)
         names, _ = _ordered((name, point.accuracy) for name in others for point in others[name])
         for i, name in enumerate(names):
             # Beside each other, where several would hide each other.
@@ -279,17 +274,24 @@ def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -
             y, spread = np.array([[point.accuracy, point.half_width] for point in line]).T
             # Where the interval is not known there is no bar; no accuracy lies outside 0 and 1.
             bars = np.array([np.minimum(spread, y), np.minimum(spread, 1 - y)])
+            joined = numeric and grid and len(set(x)) == len(x)
             axes.errorbar(
                 x, y, yerr=None if np.isnan(spread).all() else bars, capsize=3,
-                color=COLOURS[i], linestyle="-" if numeric and grid else "",
+                color=COLOURS[i], linestyle="-" if joined else "",
             )  # fmt: skip
             lost = np.array([point.diverged for point in line])
             axes.plot(
                 x[~lost], y[~lost], "o", markersize=4, color=COLOURS[i], label=name or None, clip_on=False
             )
-            axes.plot(x[lost], y[lost], "x", markersize=8, markeredgewidth=2, color=COLOURS[i])
-        if any(point.diverged and not isnan(point.accuracy) for point in points):
-            axes.plot([], [], "x", markersize=8, markeredgewidth=2, color=INK, label="diverged")
+            cross = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "linestyle": ""}
+            axes.plot(x[lost], y[lost], color=COLOURS[i], **cross)
+            # Those that have no accuracy at all stand at the foot.
+            never = x[lost & np.isnan(y)]
+            axes.plot(
+                never, [0.03] * len(never), color=COLOURS[i], transform=axes.get_xaxis_transform(), **cross
+            )
+        if any(point.diverged for point in points):
+            axes.plot([], [], color=INK, label="diverged", **cross)
         axes.set_xlabel(key, parse_math=False)
         axes.set(ylabel="validation accuracy", ylim=(None, 1.0))
         _plain(axes)
@@ -297,6 +299,7 @@ def accuracy_against(keys: Sequence[str], points: Sequence[Point], title: str) -
         if labels:
             heading = ", ".join(k.rpartition(".")[2] for k in keys if k != key) if len(names) > 1 else None
             _plain_words(axes.legend(handles, labels, title=heading, frameon=False, fontsize=8))
+    figure.subplots_adjust(wspace=0.25)
     return figure
 
 
@@ -309,7 +312,7 @@ def heat_map(keys: Sequence[str], points: Sequence[Point], title: str) -> Figure
     for place, point in cells.items():
         accuracy[place] = point.accuracy
     figure = _figure(
-        max(1.1 * len(columns) + 2.4, 5), 0.6 * len(rows) + 1.6, title,
+        max(1.1 * len(columns) + 2.4, 0.09 * len(title) + 0.4), 0.6 * len(rows) + 1.6, title,
         left=0.9 + 0.075 * max(len(_label(row)) for row in rows), bottom=0.7,
     )  # fmt: skip
     axes = figure.subplots()
@@ -340,7 +343,7 @@ def _ordered(values: Iterable[tuple[str, float]]) -> tuple[list[str], bool]:
     try:
         return sorted(best, key=float), True
     except ValueError:
-        return sorted(best, key=lambda value: (-best[value], value)), False
+        return sorted(best, key=lambda value: -best[value]), False
 
 
 # Inches: the side of a small image, the row and the column that it stands in, the space of a title.
@@ -394,7 +397,7 @@ def _title(figure: Figure, title: str) -> None:
     figure.text(0.5, top, title, ha="center", va="top", color=INK, fontsize=12, parse_math=False)
 
 
-def _figure(width: float, height: float, title: str, left: float = 0.7, bottom: float = 0.6) -> Figure:
+def _figure(width: float, height: float, title: str, left: float = 0.85, bottom: float = 0.6) -> Figure:
     """An empty figure with margins in inches: matplotlib's own fitting draws everything twice."""
     figure = Figure(figsize=(width, height))
     figure.text(

@@ -122,6 +122,18 @@ def ending_of(events: list[Event]) -> str:
     return str(tags[-1]["value"]) if tags else ""
 
 
+def seconds_worked(events: list[Event]) -> float:
+    """What the commands of a run took, from the first thing that each noted to its last."""
+    milliseconds = first = last = 0
+    for event in events:
+        if event["event"] in ("start", "resumed"):
+            milliseconds += last - first
+            first = event["time"]
+        if event["event"] not in ("created", "sent"):  # which may be much later
+            last = event["time"]
+    return (milliseconds + last - first) / 1000
+
+
 def _whole_lines(path: Path) -> bytes:
     try:
         content = path.read_bytes()

@@ -103,6 +103,9 @@ class Outbox:
             Interrupted: by `stop_if_asked`.
         """
         last = [("files", {}), ("end", {"status": status})]
+        if self.journal.of("resumed"):  # MLflow's own span counts the time between the commands, too
+            worked = f"{journal.seconds_worked(self.journal.events):.1f}"
+            last.insert(0, ("tag", {"key": "lenetexp.seconds", "value": worked}))
         if reason:
             last.insert(0, ("tag", {"key": "lenetexp.reason", "value": reason}))
         for event, values in last:

@@ -182,7 +182,8 @@ def _predict_pictures(
     originals = [np.array(read_image(file, "RGB")) for file in usable]
     captions = [f"{guess} ({confidence:.0%})" for guess, confidence in zip(predicted, sure, strict=True)]
     title = "Each picture and what the net was given of it"
-    return said, figures.own_pictures(originals, prepared, captions, title)
+    names = [file.name for file in usable]
+    return said, figures.own_pictures(names, originals, prepared, captions, title)
 
 
 def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> np.ndarray:

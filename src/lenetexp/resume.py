@@ -155,10 +155,10 @@ def _same(former: Former, settings: RunConfig, config: dict[str, Any]) -> Found:
             f"run {former.name} of {then} is not the beginning of one of {now}; begin anew without resume, "
             "or choose scheduler=constant, step, multistep, exponential or plateau"
         )
-    raise UserError(
-        f"resume={given}: run {former.name} differs in {said}; give its own command, or begin a new run "
-        "without resume"
-    )
+    ways = "give its own command, or begin a new run without resume"
+    if isinstance(settings.resume, str):
+        ways = f"resume={former.name} alone takes the run's own settings; else {ways}"
+    raise UserError(f"resume={given}: run {former.name} differs in {said}; {ways}")
 
 
 def _is_shorter(differing: Mapping[str, tuple[str, str]]) -> bool:

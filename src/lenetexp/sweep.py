@@ -222,7 +222,7 @@ def run_jobs(sweep: Sweep, jobs: Sequence[Job], launch: Callable[[list[list[str]
         return
     epochs = sum(job.settings.epochs for job in todo)
     runs = "1 run" if len(todo) == 1 else f"{len(todo)} runs"
-    print(f"{runs}, {epochs:,} epochs in all, in {shown(sweep.folder)}", flush=True)
+    print(f"{runs}, at most {epochs:,} epochs in all, in {shown(sweep.folder)}", flush=True)
     with SweepProgress(sweep.folder, len(todo), epochs):
         results = launch([sweep.overrides(job) for job in todo])
     for job, result in zip(todo, results, strict=True):

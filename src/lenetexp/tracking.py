@@ -437,7 +437,9 @@ class Stored:
 
     @property
     def seconds(self) -> float:
-        """From its start to its end; NaN while it runs."""
+        """From its start to its end, the time between its commands left out; NaN while it runs."""
+        with suppress(KeyError, ValueError):
+            return float(self.tags["lenetexp.seconds"])
         end = self.run.info.end_time
         return (end - self.run.info.start_time) / 1000 if end else nan
 

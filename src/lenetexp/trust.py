@@ -7,11 +7,7 @@ import yaml
 from hydra.utils import get_object
 from torch import nn
 
-from lenetexp.config import UserError, one_line
-
-# Whose classes a stored config may name.
-TRUSTED = ("lenetexp", "torch", "torchvision")
-
+from lenetexp.config import TRUSTED, UserError, one_line
 
 # Settings that are nested deeper are no one's.
 DEEPEST = 20

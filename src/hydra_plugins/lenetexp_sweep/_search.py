@@ -80,7 +80,7 @@ def _check(sweeper: "OptunaSweeper") -> None:
             raise UserError(
                 f"hydra.sweeper.{key}={given}: must be null or a class, as {{_target_:{example}}}"
             )
-    if not isinstance(sweeper.storage, str):
+    if not (isinstance(sweeper.storage, str) and "://" in sweeper.storage):
         raise UserError(f"hydra.sweeper.storage={sweeper.storage}: must be as sqlite:///outputs/optuna.db")
 
 
@@ -110,7 +110,7 @@ class _Search:
             print(f"{ended} of {self.sweeper.n_trials} trials are done already", flush=True)
         to_do = max(self.sweeper.n_trials - ended, 0)
         if to_do:
-            print(f"{to_do} trials of {epochs} epochs, in {shown(self.sweep.folder)}", flush=True)
+            print(f"{to_do} trials, in {shown(self.sweep.folder)}", flush=True)
         jobs = self._jobs(before, to_do)
         runner = self.sweeper.runner
         with SweepProgress(self.sweep.folder, to_do, to_do * epochs), _Pruning(self):

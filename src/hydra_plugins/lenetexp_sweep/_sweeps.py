@@ -69,7 +69,7 @@ def grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) ->
     given = [compose(sweeper, combination, keys) for combination in watched]
     jobs = list({job.config_hash: job for job in given}.values())
     if len(jobs) < len(given):
-        print(f"{len(given) - len(jobs)} of {len(given)} combinations come twice and are run once")
+        print(f"{len(given) - len(jobs)} of {len(given)} combinations repeat others and are not run again")
     with warm(sweeper.runner, len(jobs)):
         from lenetexp.sweep import recorded, run_jobs
 
