@@ -215,9 +215,11 @@ def sweep_curves(runs: Sequence[tuple[str, Sequence[Curve]]], title: str) -> Fig
         runs: the best first: a name, and the curve of every run of that name.
         title: what the figure shows.
     """
-    figure = _figure(10, 5, title)
+    names = [_label(name, 80) for name, _ in runs[:NAMED]]
+    width = 7.4 + 0.07 * max(map(len, names))
+    figure = _figure(width, 5, title)
     axes = figure.subplots()
-    figure.subplots_adjust(right=0.66)
+    figure.subplots_adjust(right=6.6 / width)
     for rank, (name, curves) in reversed(list(enumerate(runs))):
         named = rank < NAMED
         colour = COLOURS[rank % len(COLOURS)] if named else FAINT
@@ -233,7 +235,7 @@ def sweep_curves(runs: Sequence[tuple[str, Sequence[Curve]]], title: str) -> Fig
     handles, names = axes.get_legend_handles_labels()
     heading = "best first" if len(runs) <= NAMED else f"the best {NAMED} of {len(runs)}"
     legend = axes.legend(
-        handles[::-1], [_label(name, 44) for name in names[::-1]], title=heading,
+        handles[::-1], [_label(name, 80) for name in names[::-1]], title=heading,
         loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, alignment="left",
     )  # fmt: skip
     _plain_words(legend)
