@@ -65,7 +65,6 @@ IN_PREDICT = {
 # Over a store with one run.
 IN_PREDICT_WITH_A_RUN = {
     "run=4d1f": ["run=4d1f", "no such run", "latest, best or the id"],
-    "run=123": ["run=123", "no such run", "latest, best or the id"],
     "tracking.experiment=Default": ["run=latest", "no finished run", "scripts/run.py"],
     "images=file": ["file cannot be read as a picture"],
 }

@@ -27,7 +27,7 @@ FEW = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 # A part with every commit, all of it where CI has the time.
-how_many = pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
+how_many = pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.slow)])
 
 # ---- what is typed ----
 

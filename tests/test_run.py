@@ -203,6 +203,7 @@ def test_two_runs_at_once_on_a_fresh_folder_are_both_whole(tmp_path: Path) -> No
         assert torch.equal(tensor, weights[1][name]), "the same seed gives the same weights, bit for bit"
 
 
+@pytest.mark.slow
 def test_the_record_on_a_real_server(server: Server, tmp_path: Path) -> None:
     finished = finish(tmp_path, "experiment=smoke", f"tracking.uri={server.uri}", uri=server.uri)
     check_record(finished, epochs=2)
@@ -269,6 +270,7 @@ def test_a_users_own_classes_are_chosen_by_yaml_alone(tmp_path: Path) -> None:
     assert run.data.params["model.hidden"] == "50"
     assert run.data.metrics["test/accuracy"] > 0.7
     assert "even" in (Path(run.data.tags["lenetexp.folder"]) / "dataset.json").read_text()
+    assert finished.done.stdout.count("'trust=[mine]'") == 1, "the command that it prints can be given"
     # conf/ changes after the run: predict needs the record alone, and leave to load a stranger's class.
     for name in files:
         (tmp_path / "myconf" / f"{name}.yaml").unlink()
