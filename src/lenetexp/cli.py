@@ -180,36 +180,15 @@ def _log(folder: Path) -> Iterator[None]:
             ) from None
 
 
-_NO_GROUP = r"(?s)Could not override '(.+?)'\.?\s+No match in the defaults list.*\+(\S+)"
-
-
 def sentence(error: Exception) -> str:
     """One sentence that names the key or file, the value, and what would be allowed."""
     cause = error.__cause__
-    overridden = re.match(r"Could not override '(.+?)'(?:.*\n.*use \+(.*))?", str(error))
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = ", ".join(error.options)
         return f"{group}={choice}: must be one of {options}{nearest(choice, error.options)}"
-    if isinstance(error, ConfigCompositionException) and overridden:
-        key = overridden[1]
-        if isinstance(cause, OmegaConfBaseException) and isinstance(node := cause.parent_node, DictConfig):
-            # The part of the key that is not there may stand before its last dot.
-            known = [part for part in str(node._get_full_key("")).split(".") if part]
-            unknown = (key.split(".")[len(known) :] or [str(cause.key)])[0]
-            keys = [str(k) for k in node if k not in ("hydra", "_target_")]
-            if not known and "seed" in keys:  # run.py's
-                keys = ["experiment", "sweep", *keys]
-            given, place = overridden[2] or key, ".".join(known)
-            if not keys:
-                return f"{given}: {place} has no settings inside; give it whole: {place}=VALUE"
-            there = f"{place} has" if known else "there are"
-            return f"{given}: there is no such setting; {there} {', '.join(keys)}{nearest(unknown, keys)}"
-    if isinstance(error, ConfigCompositionException) and "Ambiguous value for argument" in str(error):
-        given = str(error).partition("argument '")[2].partition("'\n")[0]
-        return f"{given}: several values make a sweep, which needs -m; one value with a comma needs quotes"
-    if isinstance(error, ConfigCompositionException) and (there_is_none := re.match(_NO_GROUP, str(error))):
-        return f"{there_is_none[2]}: there is no such setting here"
+    if isinstance(error, ConfigCompositionException) and (said := _not_composed(str(error), cause)):
+        return said
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
     if isinstance(error, OverrideParseException):
@@ -219,3 +198,31 @@ def sentence(error: Exception) -> str:
         place = error.filename or HydraConfig.get().runtime.output_dir
         return f"{place}: cannot be read or written ({error.strerror or one_line(error)})"
     return one_line(error) + (f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else "")
+
+
+def _not_composed(told: str, cause: BaseException | None) -> str | None:
+    """A sentence for what Hydra tells of an override that it cannot apply; None for what else it tells."""
+    if "Ambiguous value for argument" in told:
+        given = told.partition("argument '")[2].partition("'\n")[0]
+        return f"{given}: several values make a sweep, which needs -m; one value with a comma needs quotes"
+    if no_group := re.match(
+        r"(?s)Could not override '.+?'\.?\s+No match in the defaults list.*\+(\S+)", told
+    ):
+        return f"{no_group[1]}: there is no such setting here"
+    overridden = re.match(r"Could not override '(.+?)'(?:.*\n.*use \+(.*))?", told)
+    if not overridden or not isinstance(cause, OmegaConfBaseException):
+        return None
+    if not isinstance(node := cause.parent_node, DictConfig):
+        return None
+    key, given = overridden[1], overridden[2] or overridden[1]
+    # The part of the key that is not there may stand before its last dot.
+    known = [part for part in str(node._get_full_key("")).split(".") if part]
+    unknown = (key.split(".")[len(known) :] or [str(cause.key)])[0]
+    keys = [str(k) for k in node if k not in ("hydra", "_target_")]
+    if not known and "seed" in keys:  # run.py's
+        keys = ["experiment", "sweep", *keys]
+    place = ".".join(known)
+    if not keys:
+        return f"{given}: {place} has no settings inside; give it whole: {place}=VALUE"
+    there = f"{place} has" if known else "there are"
+    return f"{given}: there is no such setting; {there} {', '.join(keys)}{nearest(unknown, keys)}"
