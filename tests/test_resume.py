@@ -258,13 +258,18 @@ def test_from_the_server_alone_and_by_the_id_alone(
 ) -> None:
     """As on another machine: nothing of the run's folder is there, and nothing but its id is typed."""
     uri = f"tracking.uri={server.uri}"
-    run = start(*SHORT, "epochs=400", uri, "tracking.experiment=elsewhere")
+    run = start(*SHORT, "epochs=4000", uri, "tracking.experiment=elsewhere")
     wait_for_epochs(run, tmp_path, 4)
-    time.sleep(1)
-    kill(run)
     client = MlflowClient(server.uri)
     there = client.get_experiment_by_name("elsewhere").experiment_id
     (left,) = client.search_runs([there])
+    deadline = time.monotonic() + 60
+    while "checkpoints/last.pt" not in [
+        f.path for f in client.list_artifacts(left.info.run_id, "checkpoints")
+    ]:
+        assert time.monotonic() < deadline and run.poll() is None, "the server has no checkpoint"
+        time.sleep(0.1)
+    kill(run)
     shutil.rmtree(tmp_path / "outputs")
     words = [f"resume={left.info.run_id}", uri, "tracking.experiment=elsewhere"]
     goes_on = start(*words)
