@@ -2,6 +2,7 @@
 
 import glob
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,7 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a cluster of one machine, started by hand as docs/scaling.md says."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # a fresh machine has none in its home
     ray, port = str(Path(sys.executable).with_name("ray")), free_port()
     words = ["start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     subprocess.run([ray, *words, "--disable-usage-stats"], check=True, capture_output=True, timeout=120)
