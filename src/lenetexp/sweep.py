@@ -182,8 +182,9 @@ def _close(sweep: Sweep, status: str) -> int:
     """Gives the sweep's answer and closes its parent run; how many runs failed.
 
     Raises:
-        UserError, OSError: the answer cannot be given; where the sweep itself was ended by something, that
-            is what its user has to know, and this is a note.
+        UserError: the answer cannot be given; where the sweep itself was ended by something, that is what
+            its user has to know, and this is a note.
+        BrokenPipeError: no one reads what is printed.
     """
     failed, trouble = 0, None
     try:
@@ -191,10 +192,12 @@ def _close(sweep: Sweep, status: str) -> int:
     except (UserError, OSError) as error:
         trouble = error
     try:
-        ended_well = status == "FINISHED" and not failed and trouble is None
-        sweep.recorder.end("FAILED" if status == "FINISHED" and not ended_well else status)
+        spoiled = status == "FINISHED" and (failed or trouble is not None)
+        sweep.recorder.end("FAILED" if spoiled else status)
     except UserError as error:
         trouble = trouble or error
+    if isinstance(trouble, BrokenPipeError):  # as in … | head: nobody is there to be told
+        raise trouble
     if trouble is not None:
         hint = "; the same command with resume=true gives the sweep's answer later"
         if status == "FINISHED":
