@@ -10,7 +10,7 @@ from typing import Any
 
 from lenetexp import tracking
 from lenetexp.config import CompareConfig, UserError, one_line, short, swept_name, trust_for
-from lenetexp.report import lines, shown, table
+from lenetexp.report import drawn, lines, shown, table
 from lenetexp.tracking import Recorder, Store, Stored
 
 SEED = "seed"
@@ -176,7 +176,7 @@ def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Rec
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.txt").write_text(f"{said}\n")
     (folder / "table.csv").write_text(_csv(rows, keys))
-    drawn = best is not None and _drawn(rows, keys, folder / "figures")
+    has_pictures = best is not None and drawn(lambda: _draw(rows, keys, folder / "figures"))
     counts = {
         status: sum(row.status == status for row in rows) for status in sorted({r.status for r in rows})
     }
@@ -189,7 +189,7 @@ def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Rec
         named = swept_name(best.swept)
         ends.append(("best run", f"{named}: {told}" if named else told))
         ends.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
-    if drawn:
+    if has_pictures:
         ends.append(("pictures", shown(folder / "figures")))
     print(lines([*ends, *(tracking.ways_to_look(recorder) if recorder else [])]), flush=True)
     if recorder is None:
@@ -202,26 +202,18 @@ def answer(rows: Sequence[Row], keys: Sequence[str], folder: Path, recorder: Rec
     recorder.tag("mlflow.note.content", f"```\n{said}\n```")
     for name in ("table.txt", "table.csv"):
         recorder.text((folder / name).read_text(), name)
-    if drawn:
+    if has_pictures:
         recorder.artifacts(folder / "figures", "figures")
 
 
-def _drawn(rows: Sequence[Row], keys: Sequence[str], folder: Path) -> bool:
-    """Draws the pictures; whether they could be: no picture is worth a sweep's record."""
+def _draw(rows: Sequence[Row], keys: Sequence[str], folder: Path) -> None:
     from lenetexp import figures
 
-    try:
-        drawn = _pictures(rows, keys)
-        figures.save(drawn, folder)
-        for path in folder.glob("*.png"):  # of an earlier command, that would not be drawn now
-            if path.stem not in drawn:
-                path.unlink()
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # matplotlib, on texts and numbers that no one foresaw
-        print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
-        return False
-    return True
+    pictures = _pictures(rows, keys)
+    figures.save(pictures, folder)
+    for path in folder.glob("*.png"):  # of an earlier command, that would not be drawn now
+        if path.stem not in pictures:
+            path.unlink()
 
 
 def _table(rows: Sequence[Row], keys: Sequence[str]) -> str:
@@ -303,7 +295,7 @@ def _pictures(rows: Sequence[Row], keys: Sequence[str]) -> Mapping[str, Any]:
     groups = groups_of(rows)
     others = [key for key in keys if key != SEED]
     title = " and ".join(keys) if len(keys) < 4 else f"{len(keys)} settings"
-    drawn = {
+    pictures = {
         "learning_curves": figures.sweep_curves(
             [(group.name, [row.curve for row in group.rows if row.curve]) for group in groups],
             title=f"learning curves over {title}",
@@ -311,14 +303,16 @@ def _pictures(rows: Sequence[Row], keys: Sequence[str]) -> Mapping[str, Any]:
     }
     if others:
         points = [figures.Point(g.swept, g.mean, g.half_width, g.diverged) for g in groups]
-        drawn["accuracy"] = figures.accuracy_against(
+        pictures["accuracy"] = figures.accuracy_against(
             others, points, title=f"best validation accuracy over {title}"
         )
     counts = [len({group.swept[key] for group in groups}) for key in others]
     # Where most pairs were tried: not what a search leaves.
     if len(counts) == 2 and min(counts) > 1 and len(groups) > 0.75 * prod(counts):
-        drawn["heat_map"] = figures.heat_map(others, points, title=f"best validation accuracy over {title}")
-    return drawn
+        pictures["heat_map"] = figures.heat_map(
+            others, points, title=f"best validation accuracy over {title}"
+        )
+    return pictures
 
 
 def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> None:

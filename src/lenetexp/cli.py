@@ -54,7 +54,8 @@ def start(
         renamed: keys as they are typed, and as the config has them.
         sweeps: whether -m makes sense.
     """
-    if not sweeps and {"-m", "--multirun"} & {*sys.argv}:
+    multirun = bool({"-m", "--multirun"} & {*sys.argv})
+    if multirun and not sweeps:
         _leave("-m: is for run.py alone")
     for i, word in enumerate(sys.argv):
         key, sign, value = word.partition("=")
@@ -88,7 +89,7 @@ def start(
             if error.errno is None:
                 raise
             _leave(f"a file cannot be written ({error.strerror})")
-        in_sweep = {"-m", "--multirun"} & {*sys.argv} or any(w.startswith("sweep=") for w in sys.argv)
+        in_sweep = multirun or any(word.startswith("sweep=") for word in sys.argv)
         key = "hydra.sweep.dir" if in_sweep else "hydra.run.dir"
         _leave(f"{key}={error.filename}: cannot be made or written ({error.strerror})")
     except KeyboardInterrupt:

@@ -35,7 +35,7 @@ from lenetexp.evaluate import Scores, evaluate
 from lenetexp.interrupt import Interrupted, noted
 from lenetexp.journal import Journal, asked_to_stop
 from lenetexp.outbox import LITTLE_PATIENCE, Outbox, open_outbox
-from lenetexp.report import Progress, lines, parameters, shown
+from lenetexp.report import Progress, drawn, lines, parameters, shown
 from lenetexp.train import Batches, Diverged, Epoch, Training, fit
 
 BEST = "checkpoints/best.pt"
@@ -368,12 +368,7 @@ def _judge(ready: Ready, outbox: Outbox) -> Scores | None:
             "test/accuracy": test.accuracy,
         }
     )
-    try:
-        _draw(model, images, test, training.history, best, folder / "figures")
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # matplotlib, on names that no one foresaw: no picture is worth a run
-        print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
+    drawn(lambda: _draw(model, images, test, training.history, best, folder / "figures"))
     example = np.zeros((2, *images.image_shape), dtype=np.float32)
     try:
         model.cpu().to(memory_format=torch.contiguous_format).eval()
@@ -399,7 +394,7 @@ def _draw(
     wrong = torch.nonzero(predicted != test.labels).flatten()
     worst = wrong[test.confidence[wrong].argsort(descending=True)][:25]
     where = images.test.images.device
-    drawn = {
+    pictures = {
         "learning_curves": figures.learning_curves(
             [record.train_loss for record in history],
             [record.val_loss for record in history],
@@ -427,13 +422,13 @@ def _draw(
         with torch.inference_mode():
             maps = first(data.as_floats(image))[0]
         name = next(name for name, layer in model.named_modules() if layer is first)
-        drawn["filters"] = figures.filters(
+        pictures["filters"] = figures.filters(
             first.weight.detach().cpu().numpy(),
             image[0].cpu().numpy(),
             maps.cpu().numpy(),
             title=f"The filters of {name} and what they make of one {images.name} image",
         )
-    figures.save(drawn, folder)
+    figures.save(pictures, folder)
 
 
 def _images_per_second(history: list[Epoch]) -> float:

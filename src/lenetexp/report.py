@@ -4,14 +4,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from lenetexp import journal, process
-from lenetexp.config import UserError, swept_name
+from lenetexp.config import UserError, one_line, swept_name
 
 if TYPE_CHECKING:  # a sweep's parent has no need of torch
     from torch import Tensor, nn
@@ -96,6 +96,22 @@ class Progress:
         """A line above the bar."""
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+
+def drawn(draw: Callable[[], None]) -> bool:
+    """Draws pictures; whether they could be: no picture is worth the record of a run or a sweep.
+
+    Raises:
+        UserError, OSError: they cannot be written.
+    """
+    try:
+        draw()
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # matplotlib, on names and numbers that no one foresaw
+        print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
+        return False
+    return True
 
 
 def parameters(model: "nn.Module") -> str:

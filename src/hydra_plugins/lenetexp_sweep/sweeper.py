@@ -31,12 +31,12 @@ class GridSweeper(Sweeper):
     def overrides(self, arguments: Sequence[str]) -> list[Override]:
         """The config's own params and the command line's, which win."""
         parser = OverridesParser.create(config_loader=self.context.config_loader)
-        for override in parser.parse_overrides(list(arguments)):
-            if (key := override.get_key_element()) in self.params:
-                print(f"{override.input_line} takes the place of the sweep's own {key}={self.params[key]}")
         given = parser.parse_overrides(
             [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
         )
+        for override in given[len(self.params) :]:
+            if (key := override.get_key_element()) in self.params:
+                print(f"{override.input_line} takes the place of the sweep's own {key}={self.params[key]}")
         return list({override.get_key_element(): override for override in given}.values())
 
     def sweep(self, arguments: list[str]) -> None:
