@@ -1,11 +1,11 @@
-"""Measures lenetexp against the tutorial's plain DataLoader loop on the same MNIST work.
+"""Measures lenetexp against the tutorial's plain DataLoader loop on the same MNIST images.
 
-Both sides take turns, so that a busy machine slows both; medians are printed, and the ratio of them.
+Both sides take turns, so that a busy machine slows both; medians and their ratio are printed.
 
     python scripts/benchmark.py --root FOLDER        the folder holds MNIST/raw/…
 
-Four measurements: the training loop alone at several batch sizes, in one process; whole commands,
-from start to exit; what share of a whole run goes to MLflow; and a sweep of eight runs.
+Four measurements: the training loop alone at several batch sizes; whole commands from start to exit; the share of a
+whole run that waits for MLflow; a sweep of eight runs, and what a run costs beside its training.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 PROJECT = Path(__file__).resolve().parents[1]
-PLAIN = "--plain"  # how this script calls itself for the other side of a whole-command measurement
+RUN = str(PROJECT / "scripts" / "run.py")
+PLAIN = "--plain"  # how this script calls itself to run the plain side as a whole command
 
 
 def plain_net() -> nn.Sequential:
@@ -47,36 +48,29 @@ def plain_net() -> nn.Sequential:
     )
 
 
-def plain_epoch(
-    loader: DataLoader[Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: str
-) -> float:
-    """The tutorial's training loop, written out; returns the mean of the batches' losses in nats."""
-    loss_sum, right, batches = 0.0, 0.0, 0
+def plain_epoch(loader: DataLoader[Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> float:
+    """The tutorial's training loop; returns the mean of the batches' losses in nats."""
+    loss_sum, accuracy_sum = 0.0, 0.0
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
         output = model(images)
         loss = F.cross_entropy(output, labels)
-        predicted = output.argmax(dim=1)
-        accuracy = (predicted == labels).sum() / output.shape[0]
+        accuracy = (output.argmax(dim=1) == labels).sum() / output.shape[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss_sum += loss.item()
-        right += accuracy.item()
-        batches += 1
-    return loss_sum / batches
+        accuracy_sum += accuracy.item()
+    return loss_sum / len(loader)
 
 
 @torch.no_grad()
 def plain_validation(loader: DataLoader[Any], model: nn.Module, device: str) -> float:
     """The tutorial's validation; returns the mean of the batches' accuracies."""
     model.eval()
-    right = [
-        (model(images.to(device)).argmax(1).cpu() == labels).float().mean().item()
-        for images, labels in loader
-    ]
+    correct = [(model(images.to(device)).argmax(1).cpu() == labels).float().mean().item() for images, labels in loader]
     model.train()
-    return statistics.mean(right)
+    return statistics.mean(correct)
 
 
 def mnist(root: str, train: bool) -> Any:
@@ -103,60 +97,61 @@ def plain_run(root: str, epochs: int) -> None:
             torch.save(model.state_dict(), "best.pt")
 
 
-def loops(
-    root: str, batch_size: int, images: int
-) -> tuple[Callable[[], Iterator[float]], Callable[[], Iterator[float]]]:
+def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Iterator[float]]:
     """Both training loops from the same weights over the same images in the same order.
 
-    Each side, called, yields the mean training loss after every epoch. The learning rate grows with
-    the batch, so that there is a curve to compare.
+    Each side yields the mean training loss after every epoch. The learning rate grows with the batch, so that there
+    is a curve to compare.
     """
-    from lenetexp import data, models, optim, train
-    from lenetexp.config import Dataset
-    from lenetexp.datasets import Split
+    from lenetexp.config.schema import Dataset
+    from lenetexp.datasets.load import Data, load
+    from lenetexp.datasets.source import Split
+    from lenetexp.models.lenet import LeNet
+    from lenetexp.optim.build import Schedule
+    from lenetexp.training.batches import generator
+    from lenetexp.training.loop import Recipe, fit
+    from lenetexp.training.state import Training
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    source = Dataset.model_validate(
-        {
-            "_target_": "lenetexp.datasets.torchvision_dataset",
-            "name": "MNIST",
-            "root": root,
-            "validation": "test",
-        }
-    )
-    loaded = data.load(source, device)
-    first = torch.arange(images, device=device)
-    few = Split(loaded.val.images[:100], loaded.val.labels[:100])
-    work = data.Data(
-        loaded.name, loaded.train[first], few, few, loaded.classes, loaded.like_mnist, loaded.digest
-    )
-    pictures = Subset(mnist(root, train=True), range(images))
+    target = "lenetexp.datasets.torchvision_dataset"
+    source = Dataset.model_validate({"_target_": target, "name": "MNIST", "root": root, "validation": "test"})
+    whole = load(source, device)
+    few = Split(whole.val.images[:100], whole.val.labels[:100])
+    train = whole.train[torch.arange(images, device=device)]
+    data = Data(whole.name, train, few, few, whole.classes, whole.like_mnist, whole.digest)
     lr = 0.02 * (batch_size / 16) ** 0.5
     torch.manual_seed(0)
-    start = models.LeNet().state_dict()
+    start = LeNet().state_dict()
 
     def plain() -> Iterator[float]:
         model = plain_net()
         model.load_state_dict(dict(zip(model.state_dict(), start.values(), strict=True)))
-        model.to(device)
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-        for epoch in range(1, 1000):
-            order = torch.randperm(images, generator=data.generator("order", 0, epoch)).tolist()
+        optimizer = torch.optim.SGD(model.to(device).parameters(), lr=lr, momentum=0.9)
+        pictures = Subset(mnist(root, train=True), range(images))
+        for epoch in itertools.count(1):
+            order = torch.randperm(images, generator=generator("order", 0, epoch)).tolist()
             loader = DataLoader(pictures, batch_size=batch_size, sampler=order)
             yield plain_epoch(loader, model, optimizer, str(device))
 
     def ours() -> Iterator[float]:
-        model = models.LeNet()
+        model = LeNet()
         model.load_state_dict(start)
         model.to(device).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=True)
-        constant = optim.Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), "epoch")
+        constant = Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), "epoch")
         scaler = torch.amp.GradScaler(device.type, enabled=False)
-        training = train.Training(model, optimizer, constant, scaler)
-        for record in train.fit(training, work, model, epochs=1000, batch_size=batch_size, seed=0):
+        training = Training(model, optimizer, constant, scaler, model)
+        for record in fit(training, data, Recipe(epochs=1000, batch_size=batch_size, seed=0)):
             yield record.train_loss
 
-    return plain, ours
+    return plain(), ours()
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of wall time, and the result."""
+    began = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began, result
 
 
 def compare_loops(root: str, batch_sizes: list[int], images: int, rounds: int) -> None:
@@ -164,141 +159,100 @@ def compare_loops(root: str, batch_sizes: list[int], images: int, rounds: int) -
     print(f"\ntraining loop, {images:,} MNIST images an epoch, {rounds} epochs each, in turn")
     print("  batch     plain images/s     lenetexp images/s   ratio   last losses, plain and lenetexp")
     for batch_size in batch_sizes:
-        plain, ours = (side() for side in loops(root, batch_size, images))
-        seconds: tuple[list[float], list[float]] = ([], [])
-        losses: tuple[list[float], list[float]] = ([], [])
-        for epoch in range(rounds + 1):
-            for side, spent, curve in zip((plain, ours), seconds, losses, strict=True):
-                began = time.perf_counter()
-                curve.append(next(side))
-                if epoch:  # the first epoch warms up
-                    spent.append(time.perf_counter() - began)
-        rates = [images / statistics.median(spent) for spent in seconds]
+        sides = loops(root, batch_size, images)
+        turns = [[timed(lambda side=side: next(side)) for side in sides] for _ in range(rounds + 1)]  # type: ignore[misc]
+        # The first epoch warms up.
+        rates = [images / statistics.median(seconds for seconds, _ in side) for side in zip(*turns[1:], strict=True)]
+        losses = [loss for _, loss in turns[-1]]
         print(
             f"  {batch_size:>5} {rates[0]:>18,.0f} {rates[1]:>21,.0f} {rates[1] / rates[0]:>7.2f}"
-            f"   {losses[0][-1]:.4f} {losses[1][-1]:.4f}",
+            f"   {losses[0]:.4f} {losses[1]:.4f}",
             flush=True,
         )
 
 
-def compare_commands(root: str, epochs: int, rounds: int) -> None:
-    """Prints the wall time of both whole commands, start to exit, and their ratio."""
-    print(f"\nwhole command, the tutorial's recipe, {epochs} epochs, {rounds} times each, in turn")
+def compare_commands(root: str, plain_runs: int, epochs: int, rounds: int, *ours: str) -> None:
+    """Prints the wall time of so many plain commands in a row and of one of lenetexp's, and their ratio."""
     plain = [sys.executable, __file__, PLAIN, "--root", root, "--epochs", str(epochs)]
-    run = str(PROJECT / "scripts" / "run.py")
-    ours = [sys.executable, run, "experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}"]
-    seconds: tuple[list[float], list[float]] = ([], [])
+    command = [sys.executable, RUN, "experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}", *ours]
+    spent: tuple[list[float], list[float]] = ([], [])
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):
-            for command, spent in zip((plain, ours), seconds, strict=True):
+            for commands, seconds in (([plain] * plain_runs, spent[0]), ([command], spent[1])):
                 began = time.perf_counter()
-                subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-                spent.append(time.perf_counter() - began)
-    a, b = (statistics.median(spent) for spent in seconds)
+                for words in commands:
+                    subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+                seconds.append(time.perf_counter() - began)
+    a, b = map(statistics.median, spent)
     print(f"  plain {a:.1f} s, lenetexp {b:.1f} s, ratio {a / b:.2f}", flush=True)
 
 
-def compare_sweeps(root: str, jobs: int, rounds: int) -> None:
-    """Prints the wall time of a sweep of one-epoch runs, and of as many plain commands in a row.
+def overhead_of_jobs(jobs: int) -> None:
+    """Prints what a run costs beside its epochs, in a process that has had one before."""
+    from lenetexp.tracking.journal import NAME, Epoch, JournalReader
 
-    Beside it, what a run costs in a process that has had one before: everything that is not its epochs.
-    """
-    print(f"\nsweep, {jobs} runs of one epoch of MNIST at batch size 16, {rounds} times each, in turn")
-    plain = [sys.executable, __file__, PLAIN, "--root", root, "--epochs", "1"]
-    run = str(PROJECT / "scripts" / "run.py")
-    ours = [sys.executable, run, "-m", "experiment=tutorial", f"dataset.root={root}", "epochs=1"]
-    ours.append(f"seed=range({jobs})")
-    seconds: tuple[list[float], list[float]] = ([], [])
-    beyond: list[float] = []
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            for commands, spent in (([plain] * jobs, seconds[0]), ([ours], seconds[1])):
-                began = time.perf_counter()
-                for command in commands:
-                    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-                spent.append(time.perf_counter() - began)
-            beyond += beyond_training(Path(folder) / "outputs" / "sweeps")
-    a, b = (statistics.median(spent) for spent in seconds)
-    print(f"  plain {a:.1f} s, lenetexp {b:.1f} s, ratio {a / b:.2f}")
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["-m", "experiment=smoke", "hydra.launcher.n_jobs=1", f"seed=range({jobs})"]
+        subprocess.run([sys.executable, RUN, *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        runs = [JournalReader(path.parent) for path in Path(folder).rglob(NAME)]
+    runs.sort(key=lambda run: run.events[0].time)
+    seconds = []
+    for before, run in itertools.pairwise(runs):
+        epochs = run.of(Epoch)[-1].time - run.events[0].time
+        seconds.append((run.events[-1].time - before.events[-1].time - epochs) / 1000)
+    low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
     print(
-        f"  a run beyond its epochs, in a warm process: {statistics.median(beyond):.2f} s "
-        f"({min(beyond):.2f} to {max(beyond):.2f}, {len(beyond)} runs)",
-        flush=True,
+        f"  a run beside its epochs, in a warm process: {middle:.2f} s ({low:.2f} to {high:.2f}, {len(seconds)} runs)"
     )
 
 
-def beyond_training(folder: Path) -> list[float]:
-    """Of each run below `folder` that had one before it in its process: seconds outside its epochs."""
-    from lenetexp import journal
-
-    by_process: dict[str, list[list[dict[str, Any]]]] = {}
-    for path in folder.rglob(journal.NAME):
-        events = journal.read(path)
-        by_process.setdefault(events[0]["tags"]["lenetexp.process"], []).append(events)
-    seconds = []
-    for runs in by_process.values():
-        runs.sort(key=lambda events: events[0]["time"])
-        for before, events in itertools.pairwise(runs):
-            whole = events[-1]["time"] - before[-1]["time"]
-            epochs = max(e["time"] for e in events if e["event"] == "epoch") - events[0]["time"]
-            seconds.append((whole - epochs) / 1000)
-    return seconds
-
-
 def tracking_share(root: str, epochs: int) -> None:
-    """Prints what share of a whole run's wall time is waited for MLflow, its imports included.
-
-    Beside it: what its sending takes in a thread of its own while the net is trained.
-    """
+    """Prints how long a whole run waits for MLflow, its imports included, and what a thread sends meanwhile."""
     print(f"\ntracking, the tutorial's recipe, {epochs} epochs")
     began = time.perf_counter()
-    from lenetexp import cli, config  # torch is here already: a run pays for it with or without MLflow
+    import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
 
     imported = time.perf_counter()
-    from lenetexp import tracking
+    from lenetexp.tracking import outbox
 
-    spent = {"import mlflow": time.perf_counter() - imported}
+    waited, meanwhile = {"import mlflow": time.perf_counter() - imported}, {"_send": 0.0}
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from lenetexp import experiment, outbox
+    from lenetexp.config.schema import RunConfig, check
+    from lenetexp.runs import experiment, record
 
-    def timed(owner: Any, name: str, spent: dict[str, float]) -> None:
+    def time_calls(owner: Any, name: str, spent: dict[str, float]) -> None:
         function = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                spent[name] = spent.get(name, 0.0) + time.perf_counter() - start
+            seconds, result = timed(lambda: function(*args, **kwargs))
+            spent[name] = spent.get(name, 0.0) + seconds
+            return result
 
         setattr(owner, name, call)
 
-    beside = {"_send": 0.0}
-    timed(tracking, "open_store", spent)
-    timed(tracking, "save_model", spent)
-    timed(experiment, "open_outbox", spent)
-    timed(outbox.Outbox, "write", spent)
-    timed(outbox.Outbox, "close", spent)
-    timed(outbox.Outbox, "_send", beside)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"),
+    for owner, name in (
+        (experiment, "open_store"),
+        (experiment, "save_model"),
+        (record, "open_outbox"),
+        (outbox.Outbox, "add"),
+        (outbox.Outbox, "close"),
     ):
+        time_calls(owner, name, waited)
+    time_calls(outbox.Outbox, "_send", meanwhile)
+    chosen = ["experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}"]
+    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         os.chdir(folder)
-        chosen = ["experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}"]
         values: Any = OmegaConf.to_container(compose("config", chosen), resolve=True)
-        settings = config.check(config.RunConfig, values)
         with contextlib.redirect_stdout(io.StringIO()):
-            experiment.run(settings, values, Path(folder) / "run")
+            experiment.run(check(RunConfig, values), values, Path(folder) / "run")
         os.chdir(PROJECT)
-    assert cli  # imported for the resolver that the config names
-    wall = time.perf_counter() - began
-    for name, seconds in spent.items():
+    wall, total = time.perf_counter() - began, sum(waited.values())
+    for name, seconds in waited.items():
         print(f"  {name:<14} {seconds:6.2f} s")
-    print(f"  in all {sum(spent.values()):.2f} s of {wall:.1f} s: {sum(spent.values()) / wall:.1%}")
-    print(f"  sent meanwhile, by a thread of its own: {beside['_send']:.2f} s")
+    print(f"  in all {total:.2f} s of {wall:.1f} s: {total / wall:.1%}")
+    print(f"  sent meanwhile, from a thread: {meanwhile['_send']:.2f} s")
 
 
 def main() -> None:
@@ -317,9 +271,7 @@ def main() -> None:
     root = str(Path(options.root).resolve())
     torch.set_num_threads(options.threads)
     if not (Path(root) / "MNIST/raw/train-images-idx3-ubyte").exists():
-        sys.exit(
-            f"error: --root {options.root}: must hold MNIST/raw/train-images-idx3-ubyte and its three like"
-        )
+        sys.exit(f"error: --root {options.root}: must hold MNIST/raw with MNIST's four files")
     if options.plain:
         plain_run(root, options.epochs)
         return
@@ -328,10 +280,13 @@ def main() -> None:
     if options.rounds:
         compare_loops(root, options.batch_sizes, options.images, options.rounds)
     if options.commands:
-        compare_commands(root, options.epochs, options.commands)
+        print(f"\nwhole command, the tutorial's recipe, {options.epochs} epochs, {options.commands} each, in turn")
+        compare_commands(root, 1, options.epochs, options.commands)
         tracking_share(root, options.epochs)
     if options.sweeps:
-        compare_sweeps(root, 8, options.sweeps)
+        print(f"\nsweep, 8 runs of one epoch of MNIST at batch size 16, {options.sweeps} times each, in turn")
+        compare_commands(root, 8, 1, options.sweeps, "-m", "seed=range(8)")
+        overhead_of_jobs(8)
 
 
 if __name__ == "__main__":

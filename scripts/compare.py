@@ -4,13 +4,13 @@ import hydra
 from omegaconf import DictConfig
 
 from lenetexp import cli
-from lenetexp.config import CompareConfig
+from lenetexp.config.schema import CompareConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
 def main(config: DictConfig) -> None:
     """One comparison."""
-    cli.task(config, CompareConfig, "lenetexp.answer.compare")
+    cli.task(config, CompareConfig, "lenetexp.sweeps.compare.compare")
 
 
 if __name__ == "__main__":

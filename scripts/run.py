@@ -4,13 +4,13 @@ import hydra
 from omegaconf import DictConfig
 
 from lenetexp import cli
-from lenetexp.config import RunConfig
+from lenetexp.config.schema import RunConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> float:
     """One run; its best validation accuracy is what a sweeper gets."""
-    return cli.task(config, RunConfig, "lenetexp.experiment.run")
+    return cli.task(config, RunConfig, "lenetexp.runs.experiment.run")
 
 
 if __name__ == "__main__":

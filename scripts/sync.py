@@ -4,13 +4,13 @@ import hydra
 from omegaconf import DictConfig
 
 from lenetexp import cli
-from lenetexp.config import SyncConfig
+from lenetexp.config.schema import SyncConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sync")
 def main(config: DictConfig) -> None:
     """One look through all run folders."""
-    cli.task(config, SyncConfig, "lenetexp.outbox.sync")
+    cli.task(config, SyncConfig, "lenetexp.tracking.sync.sync")
 
 
 if __name__ == "__main__":

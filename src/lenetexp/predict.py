@@ -1,30 +1,40 @@
-"""A trained run and some images to classes and probabilities. The run's record is all that is needed."""
+"""What a trained net makes of images: scripts/predict.py. A run's record is all that it needs."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from lenetexp import checkpoint, data, datasets, device, figures, models, pictures, tracking
-from lenetexp.config import Dataset, PredictConfig, Settings, Target, UserError, check, one_line
-from lenetexp.datasets import read_image
-from lenetexp.evaluate import Scores, logits
-from lenetexp.figures import Figure
-from lenetexp.report import shown
-from lenetexp.trust import read_config, refuse_strangers
+from lenetexp.config.schema import Dataset, PredictConfig, Settings, Target, check
+from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image
+from lenetexp.datasets.load import FUNCTIONS
+from lenetexp.datasets.load import load as load_images
+from lenetexp.errors import UserError, one_line
+from lenetexp.models.build import build
+from lenetexp.reporting import run_figures, style
+from lenetexp.reporting.terminal import shown
+from lenetexp.runs.trust import read_config, require_trusted
+from lenetexp.tracking.names import BEST_ACCURACY, File
+from lenetexp.tracking.query import RecordedRun, find_run
+from lenetexp.tracking.store import open_store
+from lenetexp.training import checkpoint
+from lenetexp.training.device import pick
+from lenetexp.training.evaluate import Scores, logits_of
 
 
 class _Recorded(Settings):
-    """What of a stored config is needed here; the rest may have changed since."""
+    """What is needed of a stored config."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+    model_config = ConfigDict(extra="ignore")
 
     model: Target
     dataset: Dataset
@@ -32,7 +42,7 @@ class _Recorded(Settings):
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net with its best weights, and what it knows of images."""
+    """A net with its best weights, and what it knows about images."""
 
     model: nn.Module
     dataset: Dataset  # where the run's images came from
@@ -42,71 +52,66 @@ class TrainedNet:
     digest: str
     trained_on: str  # the net and its data in a few words
 
+    def scores(self, images: Tensor, labels: Tensor) -> Scores:
+        """N×C×H×W uint8 images, with N labels."""
+        return Scores(logits_of(self.model, images).cpu(), labels.cpu())
+
+    def names(self, numbers: Tensor) -> list[str]:
+        """The names of N class numbers."""
+        return [self.classes[number] for number in numbers]
+
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
-    """Prints what the net of a run predicts, and writes a picture of it into `folder`.
+    """Prints what the net of a run predicts, and draws it into `folder`.
 
-    Raises:
-        UserError: no such run, or nothing to predict on.
+    Raises `UserError` if no such run, or nothing to predict on.
     """
-    where = device.pick(settings.device)
-    files = pictures.find(settings.images) if settings.images else []
+    device = pick(settings.device)
+    files = find_images(settings.images) if settings.images else []
     if len(files) == 1:
-        read_image(files[0], "L")  # that it cannot be read is told before anything else is done
-    store = tracking.open_store(settings.tracking, create=False)
-    stored = tracking.find_run(store, settings.run)
+        read_image(files[0], "L")  # if it cannot be read, say so before the slow part
+    stored = find_run(open_store(settings.tracking, create=False), settings.run)
     net = load(stored, settings.trust)
-    net.model.to(where)
-    if files:
-        said, figure = _predict_pictures(net, files, settings, where)
-    else:
-        said, figure = _predict_test_images(net, settings, where)
-    figures.save({"predictions": figure}, folder)
-    accuracy = stored.metrics.get("best/val_accuracy", nan)
+    net.model.to(device)
+    predict = _predict_photos(net, files, settings, device) if files else _predict_test_images(net, settings, device)
+    lines, figure = predict
+    style.save({"predictions": figure}, folder)
+    accuracy = stored.metrics.get(BEST_ACCURACY, nan)
     ended = f"validation accuracy {accuracy:.2%}" if not isnan(accuracy) else stored.status.lower()
     print(f"run {stored.run_id} ({stored.name}): {net.trained_on}, {ended}\n")
-    print("\n".join(said))
+    print("\n".join(lines))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 
 
-def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
-    """Rebuilds a run's net from its artifacts alone.
+def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
+    """Rebuilds a run's net from its artifacts.
+
+    Raises `UserError` if the run has no weights, is damaged, or its config names what is not trusted.
 
     Args:
         stored: the run.
-        trust: modules, beside `trust.TRUSTED`, whose classes its config may name.
-
-    Raises:
-        UserError: the run has no weights, or its config names what is not trusted.
+        trust: modules, beside lenetexp and torch, whose classes its config may name.
     """
-    with tracking.scratch() as folder:
-        config_file, facts_file, weights_file = stored.download(
-            folder, "config.yaml", "dataset.json", "checkpoints/best.pt"
-        )
+    with TemporaryDirectory(prefix="lenetexp-") as folder:
+        config_file, facts_file, weights_file = stored.download(Path(folder), File.CONFIG, File.DATASET, File.BEST)
         try:
             recorded = check(_Recorded, read_config(config_file.read_text(), f"run={stored.run_id}"))
             facts = json.loads(facts_file.read_text())
             classes = tuple(map(str, facts["classes"]))
             channels, height, width = map(int, facts["image_shape"])
-        except UserError:
-            raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})"
-            ) from None
-        refuse_strangers(recorded.model.call(), "model", trust, nn.Module)
-        refuse_strangers(recorded.dataset.call(), "dataset", trust, None, datasets.FUNCTIONS)
+            raise UserError(f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})") from None
+        require_trusted(recorded.model.call(), "model", trust, nn.Module)
+        require_trusted(recorded.dataset.call(), "dataset", trust, None, FUNCTIONS)
         dataset = recorded.dataset
-        if facts.get("root") is not None:  # as seen from any folder, where the config's may be relative
+        if facts.get("root") is not None:  # absolute, where the config's may be relative to another folder
             dataset = dataset.model_copy(update={"root": str(facts["root"])})
-        model = models.build(recorded.model, len(classes), (channels, height, width))
+        model = build(recorded.model, len(classes), (channels, height, width))
         weights = checkpoint.load(weights_file)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"run={stored.run_id}: its weights do not fit its net ({one_line(error)[:160]})"
-        ) from None
+        raise UserError(f"run={stored.run_id}: its weights do not fit its net ({one_line(error)[:160]})") from None
     return TrainedNet(
         model=model.eval(),
         dataset=dataset,
@@ -118,76 +123,68 @@ def load(stored: tracking.Stored, trust: Sequence[str] = ()) -> TrainedNet:
     )
 
 
-def _scores(net: TrainedNet, images: Tensor, labels: Tensor) -> Scores:
-    return Scores(logits(net.model, images).cpu(), labels.cpu())
-
-
 def _predict_test_images(
-    net: TrainedNet, settings: PredictConfig, where: torch.device
-) -> tuple[list[str], Figure]:
-    """Lines and a picture of the first test images of the dataset that the net was trained on."""
+    net: TrainedNet, settings: PredictConfig, device: torch.device
+) -> tuple[list[str], style.Figure]:
+    """Lines and a picture of the first test images of the run's own dataset."""
     dataset = net.dataset
     if settings.root is not None:
         dataset = check(Dataset, {**dataset.model_dump(exclude_unset=True), "root": settings.root})
-    images = data.load(dataset, where)
-    said = []
-    if images.classes != net.classes:
+    data = load_images(dataset, device)
+    if data.classes != net.classes:
+        place = f"root={settings.root}" if settings.root is not None else f"dataset {data.name}"
         raise UserError(
-            f"root={settings.root}: must hold images of the classes that the net knows, "
-            f"{', '.join(net.classes)[:80]}; these are of {', '.join(images.classes)[:80]}"
+            f"{place}: must hold images of the net's classes, {', '.join(net.classes)[:80]}; "
+            f"these are of {', '.join(data.classes)[:80]}"
         )
-    if images.digest != net.digest:
-        said.append("note: these are not the images that the run was made with (another digest)")
-    test = images.test[torch.arange(min(settings.count, len(images.test)), device=where)]
-    scores = _scores(net, test.images, test.labels)
-    predicted = [net.classes[i] for i in scores.predicted]
-    actual = [net.classes[i] for i in scores.labels]
-    sure = scores.confidence.tolist()
-    for guess, true, confidence in zip(predicted, actual, sure, strict=True):
-        wrong = "" if guess == true else "   wrong"
-        said.append(f'predicted: "{guess}", actual: "{true}", confidence: {confidence:.1%}{wrong}')
-    return said, figures.predictions(test.images.cpu().numpy(), predicted, actual, sure)
+    lines = []
+    if data.digest != net.digest:
+        lines.append("note: these are not the images that the run was made with (another digest)")
+    test = data.test[torch.arange(min(settings.count, len(data.test)), device=device)]
+    scores = net.scores(test.images, test.labels)
+    predicted, actual = net.names(scores.predicted), net.names(scores.labels)
+    confidences = scores.confidence.tolist()
+    for guess, truth, confidence in zip(predicted, actual, confidences, strict=True):
+        wrong = "" if guess == truth else "   wrong"
+        lines.append(f'predicted: "{guess}", actual: "{truth}", confidence: {confidence:.1%}{wrong}')
+    return lines, run_figures.predictions(test.images.cpu().numpy(), predicted, actual, confidences)
 
 
-def _predict_pictures(
-    net: TrainedNet, files: list[Path], settings: PredictConfig, where: torch.device
-) -> tuple[list[str], Figure]:
-    """Lines and a picture of the user's own pictures, each brought to the form that the net knows.
+def _predict_photos(
+    net: TrainedNet, files: list[Path], settings: PredictConfig, device: torch.device
+) -> tuple[list[str], style.Figure]:
+    """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named.
 
-    One that cannot be read is left out, and said to be.
-
-    Raises:
-        UserError: none can be read.
+    Raises `UserError` if none can be used.
     """
-    said = []
+    lines = []
     if len(files) > settings.count:
-        said.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
-    usable: dict[Path, np.ndarray] = {}
+        lines.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
+    originals: dict[Path, NDArray[np.uint8]] = {}
+    prepared: list[NDArray[np.uint8]] = []
     for file in files[: settings.count]:
         try:
-            usable[file] = _prepare(net, file, settings)
+            prepared.append(_prepare(net, file, settings))
+            originals[file] = np.array(read_image(file, "RGB"))
         except UserError as error:
             if len(files) == 1:
                 raise
-            said.append(f"left out: {error}")
-    if not usable:
-        raise UserError(f"images: none of the pictures can be used; {said[-1]}")
-    prepared = np.stack([*usable.values()])
-    images = torch.from_numpy(prepared).to(where)
-    scores = _scores(net, images, torch.zeros(len(usable), dtype=torch.int64))
-    predicted = [net.classes[i] for i in scores.predicted]
-    sure = scores.confidence.tolist()
-    for file, guess, confidence in zip(usable, predicted, sure, strict=True):
-        said.append(f'{file}: predicted: "{guess}", confidence: {confidence:.1%}')
-    originals = [np.array(read_image(file, "RGB")) for file in usable]
-    captions = [f"{guess} ({confidence:.0%})" for guess, confidence in zip(predicted, sure, strict=True)]
+            lines.append(f"skipped: {error}")
+    if not originals:
+        raise UserError(f"images: none of the pictures can be used; {lines[-1]}")
+    images = np.stack(prepared)
+    scores = net.scores(torch.from_numpy(images).to(device), torch.zeros(len(images), dtype=torch.int64))
+    answers = list(zip(net.names(scores.predicted), scores.confidence.tolist(), strict=True))
+    for file, (guess, confidence) in zip(originals, answers, strict=True):
+        lines.append(f'{file}: predicted: "{guess}", confidence: {confidence:.1%}')
+    captions = [f"{guess} ({confidence:.0%})" for guess, confidence in answers]
     title = "Each picture and what the net was given of it"
-    names = [file.name for file in usable]
-    return said, figures.own_pictures(names, originals, prepared, captions, title)
+    names = [file.name for file in originals]
+    return lines, run_figures.prepared_photos(names, [*originals.values()], images, captions, title)
 
 
-def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> np.ndarray:
-    if not net.like_mnist:
-        image = pictures.as_trained(file, net.image_shape)
-        return 255 - image if settings.invert is True else image
-    return pictures.like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
+def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> NDArray[np.uint8]:
+    if net.like_mnist:
+        return like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
+    image = as_trained(file, net.image_shape)
+    return 255 - image if settings.invert is True else image

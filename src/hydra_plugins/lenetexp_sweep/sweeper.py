@@ -1,73 +1,75 @@
-"""Hydra's sweeper for every combination of the values given; hydra/sweeper=grid is lenetexp's default."""
+"""Hydra's sweepers hydra/sweeper=grid, for any application, and hydra/sweeper=optuna, for lenetexp."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
+from hydra.utils import get_method
 from omegaconf import DictConfig
 
 
-class GridSweeper(Sweeper):
-    """Runs every combination, as a sweep that has a record, an answer, and can be gone on with."""
+@dataclass
+class GridSweeperConf:
+    """Registered as hydra/sweeper=grid."""
 
-    def __init__(self, params: dict[str, str]) -> None:
-        self.params = params
+    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.GridSweeper"
+    params: dict[str, str] | None = None  # as on the command line: optimizer.lr: 0.01,0.1
+    run: str | None = None  # dotted name of the application's own function (sweeper, overrides, folder)
 
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Called once by Hydra."""
-        self.context, self.master = hydra_context, config
-        self.runner: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
-    def overrides(self, arguments: Sequence[str]) -> list[Override]:
-        """The config's own params and the command line's, which win."""
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        given = parser.parse_overrides(
-            [*(f"{key}={value}" for key, value in self.params.items()), *arguments]
-        )
-        for override in given[len(self.params) :]:
-            if (key := override.get_key_element()) in self.params:
-                print(f"{override.input_line} takes the place of the sweep's own {key}={self.params[key]}")
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="lenetexp")
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination of the given values, in one launch.
+
+    An application may hand in a function that runs the sweep instead, for example one that records it; it finds
+    `config`, `launcher` and `hydra_context` on the sweeper.
+    """
+
+    # Set by Hydra before the sweep.
+    config: DictConfig
+    launcher: Launcher
+    hydra_context: HydraContext
+
+    def __init__(self, params: dict[str, str] | None = None, run: str | None = None) -> None:
+        super().__init__(max_batch_size=None, params=dict(params or {}))
+        self.run = run
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Runs the sweep that the command line, or a config file's `params`, asks for."""
+        if self.run is None:
+            return super().sweep(arguments)
+        return get_method(self.run)(self, self.parse(arguments), Path(self.config.hydra.sweep.dir))
+
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        """The config file's params and the command line's overrides, which win."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        params = self.params or {}
+        given = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
+        for override in given[len(params) :]:
+            if (key := override.get_key_element()) in params:
+                print(f"{override.input_line} replaces the sweep's own {key}={params[key]}")
         return list({override.get_key_element(): override for override in given}.values())
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Runs the sweep that the command line, or a file of conf/sweep/, asks for."""
-        from hydra_plugins.lenetexp_sweep import _sweeps
-
-        _sweeps.grid(self, self.overrides(arguments), Path(self.master.hydra.sweep.dir))
 
 
 class OptunaSweeper(GridSweeper):
-    """Searches a space with Optuna: so many trials, in parallel, resumable to just that number.
+    """A search with Optuna for so many trials, in parallel, resumable to exactly that number.
 
-    A list of values is a choice, range(…) a range, interval(a, b) an interval; tag(log, interval(a, b))
-    one whose logarithm is searched evenly.
+    A list of values is a choice, range(…) a range, interval(a, b) an interval; tag(log, interval(a, b)) one that is
+    searched on a logarithmic scale.
     """
 
     def __init__(
-        self,
-        params: dict[str, str],
-        n_trials: int,
-        sampler: Any,
-        pruner: Any,
-        storage: str,
-        n_jobs: int,
+        self, params: dict[str, str], run: str, n_trials: int, sampler: Any, pruner: Any, storage: str, n_jobs: int
     ) -> None:
-        super().__init__(params)
+        super().__init__(params, run)
         self.n_trials, self.sampler, self.pruner = n_trials, sampler, pruner
         self.storage, self.n_jobs = storage, n_jobs
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Runs the search that the command line, or a file of conf/sweep/, asks for."""
-        from hydra_plugins.lenetexp_sweep import _search
-
-        _search.search(self, self.overrides(arguments), Path(self.master.hydra.sweep.dir))

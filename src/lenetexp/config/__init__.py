@@ -1,0 +1,7 @@
+"""From the composed Hydra config to checked, typed settings.
+
+fields    the types of single values, each with the words for what it allows
+schema    the settings of every command as pydantic models; `check`
+messages  one sentence for every mistake that pydantic, Hydra or OmegaConf reports
+identity  which keys define an experiment; its hash, its name, and how two of them differ
+"""

@@ -1,0 +1,72 @@
+"""The types of single settings. Each says in words what it allows."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+
+def described(allowed: str) -> WrapValidator:
+    """Replaces whatever pydantic says of a wrong value by the words for what is allowed."""
+
+    def validate(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except (ValidationError, ValueError, OverflowError):
+            raise ValueError(allowed) from None
+
+    return WrapValidator(validate)
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Whole = Annotated[int, Field(ge=0, lt=2**63)]  # torch and NumPy hold no larger seed or size
+
+AboveZero = Annotated[Finite, Field(gt=0), described("a number above 0")]
+NotNegative = Annotated[Finite, Field(ge=0), described("a number, 0 or above")]
+BelowOne = Annotated[Finite, Field(ge=0, lt=1), described("a number from 0 to below 1")]
+Share = Annotated[Finite, Field(ge=0, le=1), described("a number from 0 to 1")]
+Degrees = Annotated[Finite, Field(ge=0, le=180), described("a number of degrees from 0 to 180")]
+Count = Annotated[Whole, Field(ge=1), described("a whole number, 1 or more")]
+FromZero = Annotated[Whole, described("a whole number, 0 or more")]
+Seed = Annotated[Whole, described("a whole number from 0 to below 2^63")]
+CountOrAuto = Annotated[Whole | Literal["auto"], described("a whole number, 1 or more, or auto")]
+HeldOut = Annotated[Finite, Field(gt=0, lt=1), described("a share of the images, above 0 and below 1")]
+HeldOutOrTest = Annotated[
+    HeldOut | Literal["test"], described('a share of the training images, above 0 and below 1, or "test"')
+]
+Text = Annotated[str, Field(min_length=1)]
+
+
+def _name(value: Any) -> Any:
+    """Hydra reads a name made of digits as a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _address(value: str) -> str:
+    if "://" not in value or value.startswith("file:"):
+        raise ValueError
+    return value
+
+
+Name = Annotated[Text, BeforeValidator(_name)]
+RunId = Annotated[Name, described("latest, best or the MLflow id of a run")]
+SweepId = Annotated[Name, described("latest or the MLflow id of a sweep (sweep=…)")]
+Resume = Annotated[bool | Name, described("true, false or the MLflow id of a run")]
+Paths = Annotated[
+    list[Name] | None,
+    BeforeValidator(lambda value: value if isinstance(value, list | None) else [value]),
+    Field(min_length=1),
+    described("a file, a folder, a glob, or a list of those in brackets, as [a.png,b.png]"),
+]
+Address = Annotated[
+    str,
+    AfterValidator(_address),
+    described("an SQLite file (sqlite:///outputs/mlflow.db) or a server (http://127.0.0.1:5000)"),
+]
+Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "elu", "silu", "gelu", "scaled_tanh"]

@@ -1,0 +1,106 @@
+"""Which keys define an experiment: its hash, its name, and how two experiments differ.
+
+The one table of keys that do not define it is here. All others do: change one, and it is another experiment.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+# How a command was given. Never recorded: the same run can be given in several ways.
+INVOCATION_KEYS = ("resume", "trust", "job", "given")
+# Where the record goes and where datasets lie. Recorded, but not part of the experiment.
+LOCATION_KEYS = ("tracking", "data_dir")
+# Choices on the command line whose effect is in the composed config, or that only Hydra sees.
+COMPOSITION_KEYS = ("sweep", "hydra")
+# Part of the experiment, but of no interest when runs are compared.
+NOT_COMPARED = ("dataset.root", "device.threads")
+
+# These images are the same wherever they lie. A folder of pictures is told apart by its place.
+SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
+
+LONGEST_NAME = 120  # characters that MLflow's table of runs can show
+# Packages whose classes a stored config may name without being told to.
+TRUSTED = ("lenetexp", "torch", "torchvision")
+
+
+def defines_experiment(key: str) -> bool:
+    """Whether a key, dotted or as it is typed, is part of what is run."""
+    group = re.split(r"[./]", key.lstrip("+~"))[0]
+    return group not in (*INVOCATION_KEYS, *LOCATION_KEYS, *COMPOSITION_KEYS)
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of nested settings under its dotted name; a list is a leaf."""
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaves that define an experiment."""
+    flat = dict(leaves(values))
+    if flat.get("dataset._target_") == SAME_WHEREVER:
+        flat.pop("dataset.root", None)
+    return {key: _as_typed(value) for key, value in flat.items() if defines_experiment(key)}
+
+
+def _as_typed(value: Any) -> Any:
+    """1.0 as 1: on the command line they are the same."""
+    if isinstance(value, list):
+        return [_as_typed(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def config_hash(values: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits that two runs share if they are the same experiment."""
+    return digest(identity(values))
+
+
+def digest(content: Any) -> str:
+    """Twelve hexadecimal digits of plain values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys in which two experiments differ, with both values; "not set" where a key is missing."""
+    before, after = identity(then), identity(now)
+    return {
+        key: (before.get(key, "not set"), after.get(key, "not set"))
+        for key in dict.fromkeys([*after, *before])
+        if before.get(key, "not set") != after.get(key, "not set")
+    }
+
+
+def swept_name(swept: Mapping[str, str]) -> str:
+    """Swept keys and values in short: lr=0.1 activation=relu; whole keys if two ends are the same."""
+    ends = [key.rpartition(".")[2] for key in swept]
+    names = ends if len(set(ends)) == len(ends) else list(swept)
+    return " ".join(f"{name}={short(value)}" for name, value in zip(names, swept.values(), strict=True))
+
+
+def short(value: str) -> str:
+    """A long number, as a search draws it, with four significant digits."""
+    try:
+        return value if len(value) <= 8 or value.isdigit() else f"{float(value):.4g}"
+    except ValueError:
+        return value
+
+
+def name_of(overrides: Iterable[str]) -> str:
+    """A run's name, from what its command line asks for; empty if that is the default."""
+    pairs = [word.lstrip("+").partition("=") for word in overrides]
+    asked = {key: value for key, _, value in pairs if value and defines_experiment(key) and key != "dataset.root"}
+    return swept_name(asked)[:LONGEST_NAME]
+
+
+def trust_needed(targets: Iterable[str]) -> str:
+    """What a command that loads a run with these classes must add: "" or " 'trust=[mine]'"."""
+    packages = dict.fromkeys(target.partition(".")[0] for target in targets if target)
+    custom = [package for package in packages if package not in TRUSTED]
+    return f" 'trust=[{','.join(custom)}]'" if custom else ""

@@ -1,0 +1,248 @@
+"""The settings of every command, checked. Imports neither torch nor MLflow: a sweep checks all its configs first."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import unquote
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+
+from lenetexp.config import fields as f
+from lenetexp.config.messages import of_validation
+from lenetexp.errors import UserError
+
+# The default of an argument that a class may not have. If it is given, it must not be null.
+ABSENT: Any = None
+
+
+class Settings(BaseModel):
+    """Settings that allow no unknown key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Target(Settings):
+    """Names a class or function by `_target_`; all other keys are its arguments.
+
+    Keys declared here or in a subclass are checked. Others are passed on unchanged, so that a custom class may have any
+    arguments.
+    """
+
+    model_config = ConfigDict(extra="allow", serialize_by_alias=True)
+    not_arguments: ClassVar[frozenset[str]] = frozenset()
+
+    target: f.Text = Field(alias="_target_")
+
+    @property
+    def name(self) -> str:
+        """The last part of the dotted name."""
+        return self.target.rpartition(".")[2]
+
+    def call(self) -> dict[str, Any]:
+        """What `hydra.utils.instantiate` takes: `_target_` and the arguments that were given."""
+        return self.model_dump(exclude_unset=True, exclude=set(self.not_arguments))
+
+
+class LeNetModel(Target):
+    """The settings of lenetexp's own LeNet."""
+
+    activation: f.Activation = "sigmoid"
+    pooling: Literal["avg", "max"] = "avg"
+    head_activation: bool = False
+
+
+class Optimizer(Target):
+    """What every optimizer has."""
+
+    lr: f.AboveZero = ABSENT
+
+
+class TorchOptimizer(Optimizer):
+    """Arguments of torch's optimizers. torch itself accepts some values that make no sense."""
+
+    momentum: f.BelowOne = ABSENT
+    weight_decay: f.NotNegative = ABSENT
+    betas: Annotated[list[f.BelowOne], Field(min_length=2, max_length=2)] = ABSENT
+    alpha: f.BelowOne = ABSENT
+    lr_decay: f.NotNegative = ABSENT
+    nesterov: bool = ABSENT
+    fused: bool = ABSENT
+
+
+class Scheduler(Target):
+    """When a scheduler is stepped."""
+
+    not_arguments = frozenset({"interval"})
+
+    interval: Literal["epoch", "batch"] = "epoch"
+
+
+class KnownScheduler(Scheduler):
+    """Arguments of torch's schedulers and lenetexp's own."""
+
+    step_size: f.Count = ABSENT
+    gamma: f.AboveZero = ABSENT
+    milestones: list[f.Count] = ABSENT
+    factor: f.AboveZero = ABSENT
+    T_max: f.Count = ABSENT
+    eta_min: f.NotNegative = ABSENT
+    epochs: f.Count = ABSENT
+    warmup: f.BelowOne = ABSENT
+    final: f.Share = ABSENT
+    max_lr: f.AboveZero = ABSENT
+    pct_start: f.Share = ABSENT
+    div_factor: f.AboveZero = ABSENT
+    final_div_factor: f.AboveZero = ABSENT
+    cycle_momentum: bool = ABSENT
+    steps_per_epoch: f.CountOrAuto = ABSENT
+    patience: f.FromZero = ABSENT
+    threshold: f.NotNegative = ABSENT
+    min_lr: f.NotNegative = ABSENT
+
+
+class Augment(Settings):
+    """The limits of the random affine map that each training image gets, drawn anew every epoch."""
+
+    shift: f.NotNegative = 0.0  # pixels, in any direction
+    rotate: f.Degrees = 0.0  # degrees, both ways
+    scale: f.BelowOne = 0.0  # share of the size, up or down
+
+
+class Dataset(Target):
+    """How a dataset is split and augmented; the same settings for every dataset."""
+
+    not_arguments = frozenset({"validation", "split_seed", "augment"})
+
+    root: f.Text = ABSENT
+    validation: f.HeldOutOrTest = 0.1
+    split_seed: f.Seed = 0
+    augment: Augment | None = None
+
+
+class KnownDataset(Dataset):
+    """Arguments of lenetexp's own datasets."""
+
+    image_size: f.Count = ABSENT
+    channels: Literal[1, 3] = ABSENT
+    test: f.HeldOut = ABSENT
+
+
+class Device(Settings):
+    """What to compute on, and how."""
+
+    name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: f.Count | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    deterministic: bool = False
+
+
+class Tracking(Settings):
+    """Where runs are recorded."""
+
+    uri: f.Address
+    experiment: f.Text
+    offline: bool = False
+
+
+class SweepJob(Settings):
+    """A run's place in a sweep, set by the sweep itself."""
+
+    parent: f.Text  # MLflow id of the sweep's own run
+    # Both are percent-encoded, so that any value passes through any launcher's command line.
+    cwd: f.Text  # the folder that the sweep was started in: relative paths are relative to it
+    swept: f.Text  # JSON: the swept keys with this run's values as they were typed
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The swept keys with this run's values."""
+        values: dict[str, str] = json.loads(unquote(self.swept))
+        return values
+
+
+def _by_target(*known: str) -> Discriminator:
+    """Checks known classes' arguments only: a custom class may use the same names for other things."""
+
+    def which(values: Any) -> str:
+        target = values.get("_target_") if isinstance(values, Mapping) else None
+        return "known" if isinstance(target, str) and target.startswith(known) else "custom"
+
+    return Discriminator(which)
+
+
+class RunConfig(Settings):
+    """The settings of one run."""
+
+    # Plain settings come first: groups interpolate them, and the first mistake is the one reported.
+    seed: f.Seed
+    epochs: f.Count
+    batch_size: f.Count
+    clip_norm: f.AboveZero | None
+    patience: f.Count | None
+    data_dir: f.Text
+    resume: f.Resume
+    trust: list[f.Text]
+    job: SweepJob | None = None
+    given: list[str] = []  # the overrides as they were typed; set by the command line
+    model: Annotated[
+        Annotated[LeNetModel, Tag("known")] | Annotated[Target, Tag("custom")], _by_target("lenetexp.models.LeNet")
+    ]
+    optimizer: Annotated[
+        Annotated[TorchOptimizer, Tag("known")] | Annotated[Optimizer, Tag("custom")], _by_target("torch.optim.")
+    ]
+    scheduler: Annotated[
+        Annotated[KnownScheduler, Tag("known")] | Annotated[Scheduler, Tag("custom")],
+        _by_target("torch.optim.", "lenetexp."),
+    ]
+    dataset: Annotated[
+        Annotated[KnownDataset, Tag("known")] | Annotated[Dataset, Tag("custom")], _by_target("lenetexp.")
+    ]
+    device: Device
+    tracking: Tracking
+
+
+class OtherCommand(Settings):
+    """A command beside run.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    tracking: Tracking
+
+
+class PredictConfig(OtherCommand):
+    """The settings of scripts/predict.py."""
+
+    run: f.RunId
+    count: f.Count
+    images: f.Paths
+    invert: Literal["auto", True, False]
+    root: f.Text | None
+    trust: list[f.Text]
+    device: Device
+
+
+class SyncConfig(OtherCommand):
+    """The settings of scripts/sync.py."""
+
+    folder: f.Text
+
+
+class CompareConfig(OtherCommand):
+    """The settings of scripts/compare.py."""
+
+    which: f.SweepId
+    runs: f.Text | None
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
+    """Turns a composed config, as plain dicts and lists, into `kind`; `prefix` is where it stands.
+
+    Raises `UserError` if names the first wrong key, its value and what is allowed.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(f"{prefix}{of_validation(error, values)}") from None

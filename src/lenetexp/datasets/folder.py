@@ -1,0 +1,57 @@
+"""The user's own pictures, one folder a class."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lenetexp.datasets.images import IMAGE_SUFFIXES, SUFFIXES, as_trained
+from lenetexp.datasets.source import Source, Split, hold_out
+from lenetexp.errors import UserError
+
+
+def image_folder(root: str, image_size: int, channels: int, test: float) -> Source:
+    """Pictures in root/<class>/, or already split in root/train/<class>/ and root/test/<class>/.
+
+    They are scaled to `image_size`×`image_size` pixels, with 1 channel (grey) or 3. `test` is the share of each class
+    that becomes the test set if root has no train and test folders.
+
+    Raises:
+        UserError: the folders are not as described, or a picture cannot be read.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"dataset.root={root}: must be a folder with one folder a class in it")
+    train_folder, test_folder = folder / "train", folder / "test"
+    shape = (channels, image_size, image_size)
+    if not train_folder.is_dir():
+        classes = _class_folders(folder)
+        train, held_out = hold_out(_decode(folder, classes, shape), test, seed=0)
+        return Source(folder.resolve().name, train, held_out, classes)
+    if not test_folder.is_dir():
+        raise UserError(f"dataset.root={root}: has a folder train but no folder test; must have both or neither")
+    classes = _class_folders(train_folder)
+    if unknown := set(_class_folders(test_folder)) - set(classes):
+        raise UserError(f"{test_folder} has classes that {train_folder} has not: {', '.join(sorted(unknown))}")
+    train, held_out = (_decode(part, classes, shape) for part in (train_folder, test_folder))
+    return Source(folder.resolve().name, train, held_out, classes)
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")))
+
+
+def _decode(folder: Path, classes: Sequence[str], shape: tuple[int, int, int]) -> Split:
+    files = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not files:
+        raise UserError(f"dataset.root={folder}: there are no pictures; must hold one folder a class ({SUFFIXES})")
+    images = torch.empty(len(files), *shape, dtype=torch.uint8)
+    for i, (path, _) in enumerate(tqdm(files, desc="decoding", unit="img", disable=None)):
+        images[i] = torch.from_numpy(as_trained(path, shape))
+    return Split(images, torch.tensor([label for _, label in files]))

@@ -1,0 +1,138 @@
+"""Pictures: found, decoded and scaled; and MNIST's form, for datasets and for pictures to predict on."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from lenetexp.errors import UserError, one_line
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = ", ".join(IMAGE_SUFFIXES)  # for messages
+MAX_PIXELS = 50_000_000  # of a picture to decode: a small file can unpack to gigabytes
+# MNIST: scaled into 20×20, the centre of mass in the middle of 28×28 (LeCun et al. 1998, section III A).
+BOX, FRAME, MARGIN = 20, 28, 4
+PAPER = 0.2  # between paper (0) and ink (1): anything lower is paper, dust or shadow
+SPECK = 20  # pixels of a large photo that may be dust
+DUST = 0.02  # share of the largest part of the ink: a smaller part is dust, too
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """The pictures that files, folders or globs name; those of each pattern are sorted.
+
+    Raises:
+        UserError: a pattern names none.
+    """
+    found: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        matches = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(path), recursive=True))
+        pictures = sorted(p for p in matches if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
+        if path.is_file():  # a file that is named is meant, whatever its suffix
+            pictures = [path]
+        if not pictures:
+            raise UserError(f"images={pattern}: no pictures there; must be a file, folder or glob ({SUFFIXES})")
+        found += pictures
+    return found
+
+
+def read_image(path: Path, mode: str) -> Image.Image:
+    """Decodes a picture as `mode` ("L" grey, "RGB"): upright, transparent parts on white, 16 bits scaled to 8.
+
+    Raises:
+        UserError: it is no picture, is damaged, or has more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise UserError(f"{path} has {file.width}×{file.height} pixels: must be at most {MAX_PIXELS:,} in all")
+            picture = ImageOps.exif_transpose(file)
+            if picture.has_transparency_data:
+                white = Image.new("RGBA", picture.size, "white")
+                picture = Image.alpha_composite(white, picture.convert("RGBA"))
+            elif picture.mode.startswith("I"):  # Pillow's own conversion would cut values off at 255
+                picture = Image.fromarray((np.array(picture) / 257).clip(0, 255).astype(np.uint8))
+            return picture.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({one_line(error)})") from None
+
+
+def as_trained(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A picture scaled to `shape` (channels, height, width), as dataset=image_folder scales its own."""
+    channels, height, width = shape
+    picture = read_image(path, "L" if channels == 1 else "RGB")
+    scaled = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return scaled.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Scales N×C×h×w floats from 0 to 255 to N×C×size×size uint8."""
+    scaled = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def into_mnist_frame(images: Tensor) -> Tensor:
+    """Brings N×1×h×w floats from 0 to 255 that fill their frame into MNIST's: N×1×28×28 uint8."""
+    return centred_by_mass(F.pad(resized(images, BOX), (MARGIN, MARGIN, MARGIN, MARGIN)))
+
+
+def centred_by_mass(images: Tensor) -> Tensor:
+    """Moves each of N×1×28×28 images, drawn in the middle 20×20, so that its mass is centred on pixel 14.
+
+    MNIST's 60,000 training images have that centre at 14.00 down and 14.01 across on average. Images move by whole
+    pixels, and never out of the frame.
+    """
+    mass = images[:, 0].double()  # N×28×28
+    place = torch.arange(FRAME, dtype=torch.float64)
+    total = mass.sum((1, 2)).clamp(min=1e-9)
+    centres = torch.stack([mass.sum(2) @ place / total, mass.sum(1) @ place / total], 1)  # row, column
+    moves = (FRAME / 2 - centres).round().clamp(-MARGIN, MARGIN).long().tolist()
+    return torch.stack([image.roll(move, (1, 2)) for image, move in zip(images, moves, strict=True)])
+
+
+def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.uint8]:
+    """An H×W picture of one sign as MNIST would have it, 1×28×28: light on dark, scaled, centred by mass.
+
+    `invert` says whether the sign is dark on light; "auto" takes the border's shade for the paper's.
+
+    Raises:
+        UserError: the picture, called `name`, is of one flat shade.
+    """
+    ink = _ink(grey, invert, name)
+    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(round(side * BOX / max(ink.shape)), 1) for side in ink.shape)
+    scaled = np.array(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
+    frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
+    top, left = (FRAME - height) // 2, (FRAME - width) // 2
+    frame[top : top + height, left : left + width] = (scaled * (255 / scaled.max())).round()
+    return centred_by_mass(torch.from_numpy(frame)[None, None])[0].numpy()
+
+
+def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.float32]:
+    """How much ink is in each pixel, 0 to 1, without paper and dust."""
+    from scipy import ndimage  # training does not need it
+
+    shades = grey.astype(float)
+    paper = float(np.median(np.concatenate([shades[0], shades[-1], shades[:, 0], shades[:, -1]])))
+    # On a large photo a few dark or light pixels are dust or a glint; they must not set the scale.
+    few = SPECK if shades.size > 100 * SPECK else 1
+    ordered = np.sort(shades, axis=None)
+    darker, lighter = paper - ordered[few - 1], ordered[-few] - paper
+    dark_on_light = darker > lighter if invert == "auto" else invert
+    ink, strongest = (paper - shades, darker) if dark_on_light else (shades - paper, lighter)
+    if strongest < 16:  # of 255: a scan's noise, not a stroke
+        asked = "" if invert == "auto" else f" with invert={str(invert).lower()}"
+        raise UserError(f"{name}: must show a sign; it is one flat shade{asked}")
+    ink = ((ink / strongest).clip(0, 1) - PAPER).clip(0) / (1 - PAPER)
+    parts, _ = ndimage.label(ink, np.ones((3, 3)))
+    sizes = np.bincount(parts.ravel())[1:]
+    ink[np.isin(parts, 1 + np.flatnonzero(sizes < DUST * sizes.max()))] = 0
+    return ink.astype(np.float32)

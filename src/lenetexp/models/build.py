@@ -1,0 +1,40 @@
+"""Any net that a config names, checked against the images before training starts."""
+
+import torch
+from hydra.utils import instantiate
+from torch import nn
+
+from lenetexp.config.schema import Target
+from lenetexp.errors import UserError, one_line
+
+
+def build(settings: Target, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The net that `settings` name, for so many classes and images of this shape, on the CPU.
+
+    A custom net is a class that takes `classes` and `channels` beside its settings. Raises `UserError` if
+    its class refuses the settings, or the net does not take such images.
+
+    Args:
+        settings: the class and its settings.
+        classes: number of classes.
+        image_shape: channels, height and width.
+    """
+    call = {**settings.call(), "classes": classes, "channels": image_shape[0]}
+    try:
+        model = instantiate(call, _convert_="all")
+    except Exception as error:  # a class may raise anything about its settings, which the user can change
+        raise UserError(f"model: {settings.name}: {one_line(error.__cause__ or error)}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model._target_={settings.target}: must make a torch.nn.Module")
+    size = "×".join(map(str, image_shape))
+    try:
+        with torch.no_grad():
+            shape = tuple(model.eval()(torch.zeros(2, *image_shape)).shape)
+    except Exception as error:
+        raise UserError(
+            f"model: {settings.name} does not take {size} images ({one_line(error)[:120]}); "
+            "lenet takes 28×28 (dataset.image_size=28)"
+        ) from error
+    if shape != (2, classes):
+        raise UserError(f"model: {settings.name} must return 2×{classes} logits for two {size} images, not {shape}")
+    return model.train()

@@ -1,0 +1,98 @@
+"""The start and the end of a run in words."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lenetexp.config.identity import trust_needed
+from lenetexp.config.schema import RunConfig
+from lenetexp.reporting.terminal import rows, shown
+from lenetexp.tracking.names import File
+from lenetexp.tracking.recorder import Recorder
+
+if TYPE_CHECKING:
+    from lenetexp.datasets.load import Data
+    from lenetexp.training.evaluate import Diverged, Scores
+    from lenetexp.training.state import EpochRecord, Training
+
+
+def start_of_run(
+    settings: RunConfig, data: "Data", training: "Training", device: str, folder: Path, resumes: str | None
+) -> str:
+    """What is about to run.
+
+    Args:
+        settings: the run's.
+        data: the images.
+        training: the net before its first step, or as it was restored.
+        device: in words.
+        folder: the run's own.
+        resumes: name of the run whose epochs it begins with.
+    """
+    net = ", ".join(f"{k}={v}" for k, v in settings.model.call().items() if k != "_target_")
+    parameters = sum(parameter.numel() for parameter in training.model.parameters())
+    lr = settings.optimizer.lr
+    extras = {"clip_norm": settings.clip_norm, "patience": settings.patience, "augment": settings.dataset.augment}
+    recipe = [
+        f"{settings.epochs} epochs at batch size {settings.batch_size}",
+        settings.optimizer.name if lr is None else f"{settings.optimizer.name} lr={lr:g}",
+        settings.scheduler.name,
+        f"seed {settings.seed}",
+        *(f"{key} {value}" for key, value in extras.items() if value is not None),
+    ]
+    counts = f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test images"
+    shape = "×".join(map(str, data.image_shape))
+    chosen_on = "the test images" if settings.dataset.validation == "test" else "validation images"
+    pairs = [
+        ("net", f"{settings.model.name} ({net}), {parameters:,} parameters"),
+        ("data", f"{data.name}: {counts}, {shape}, {len(data.classes)} classes"),
+        ("recipe", ", ".join(recipe)),
+        ("best", f"weights chosen by accuracy on {chosen_on}"),
+        ("device", f"{device}, {settings.device.precision}"),
+        ("folder", shown(folder)),
+    ]
+    if resumes is not None:
+        pairs.append(("resumes", f"after epoch {training.epochs_done} of run {resumes}"))
+    return rows(pairs)
+
+
+def end_of_run(
+    settings: RunConfig,
+    history: "list[EpochRecord]",
+    best: "EpochRecord | None",
+    test: "Scores | None",
+    diverged: "Diverged | None",
+    folder: Path,
+    recorder: Recorder | None,
+) -> str:
+    """How it went, where everything is, and what to do next."""
+    pairs = [("diverged", f"{diverged}; try a smaller optimizer.lr")] if diverged else []
+    if best is not None and test is not None:
+        throughput = len(history) / sum(1 / record.images_per_second for record in history)
+        correct = f"{test.correct:,} of {len(test.labels):,} correct"
+        pairs += [
+            ("best epoch", f"{best.epoch} of {len(history)}"),
+            ("validation", f"accuracy {best.val_accuracy:.2%}, loss {best.val_loss:.4f}"),
+            ("test", f"accuracy {test.accuracy:.2%} ({correct}), loss {test.loss:.4f}"),
+            ("throughput", f"{throughput:,.0f} images/s"),
+            ("weights", shown(folder / File.BEST)),
+            ("pictures", shown(folder / File.FIGURES)),
+        ]
+    if recorder is None:
+        pairs.append(("MLflow", f"not sent yet; to send it: python scripts/sync.py folder={shown(folder)}"))
+    else:
+        if best is not None:
+            needed = trust_needed([settings.model.target, settings.dataset.target])
+            pairs.append(("predict", f"python scripts/predict.py run={recorder.run_id}{needed}"))
+        pairs += how_to_look(recorder)
+    return rows(pairs)
+
+
+def how_to_look(recorder: Recorder) -> list[tuple[str, str]]:
+    """How to see a run in MLflow's UI."""
+    store = recorder.store
+    if store.uri.startswith("http"):
+        return [("MLflow", f"{store.shown.rstrip('/')}/{recorder.page}")]
+    return [
+        ("MLflow", f"mlflow ui --backend-store-uri {store.shown}"),
+        ("", f"then open http://127.0.0.1:5000/{recorder.page}"),
+    ]

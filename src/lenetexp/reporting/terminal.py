@@ -1,0 +1,104 @@
+"""What the terminal shows: aligned rows, tables, paths, the progress of a run."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from lenetexp.errors import UserError, one_line
+
+if TYPE_CHECKING:  # a sweep's parent process needs no torch
+    from lenetexp.training.evaluate import Totals
+    from lenetexp.training.state import EpochRecord
+
+REFRESH = 0.2  # seconds between two looks at the running loss: each waits for the device
+
+
+def rows(pairs: Sequence[tuple[str, str]]) -> str:
+    """Labels and their texts, aligned."""
+    width = max(len(label) for label, _ in pairs)
+    return "\n".join(f"  {label:<{width}}  {text}" for label, text in pairs)
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Columns under their names; numbers to the right, words to the left."""
+    aligned = []
+    for column in zip(head, *body, strict=True):
+        width = max(len(cell) for cell in column)
+        numbers = all(cell[:1] in "-0123456789" for cell in column[1:] if cell)
+        aligned.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
+    return "\n".join("  " + "   ".join(line).rstrip() for line in zip(*aligned, strict=True))
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here: relative if it is below the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def say(text: str) -> None:
+    """A line above any progress bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %") -> tqdm:
+    """A bar that disappears when it ends, and that is not there at all if the output is no terminal."""
+    form = "{desc} {bar} " + right + ", {remaining} left"
+    return tqdm(total=total, initial=initial, disable=None, leave=False, dynamic_ncols=True, bar_format=form)
+
+
+def try_draw(draw: Callable[[], None]) -> bool:
+    """Draws pictures; returns whether that worked: no picture is worth the record of a run.
+
+    Raises `UserError, OSError` if they cannot be written.
+    """
+    try:
+        draw()
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # matplotlib may fail on unforeseen names and numbers
+        print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
+        return False
+    return True
+
+
+class Progress:
+    """A bar over all batches of a run, and a line for every epoch.
+
+    Args:
+        epochs: epochs in all.
+        steps: batches an epoch.
+        done: epochs done before.
+    """
+
+    def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
+        self.epochs, self._shown_at, self._has_head = epochs, 0.0, False
+        self.bar = progress_bar(epochs * steps, done * steps)
+
+    def batch(self, totals: "Totals") -> None:
+        """Moves the bar; shows the epoch's loss and accuracy so far a few times a second."""
+        if self.bar.disable:
+            return
+        now = time.perf_counter()
+        if now - self._shown_at > REFRESH:
+            self._shown_at = now
+            loss, accuracy = totals.means()
+            said = f"epoch {totals.epoch}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}"
+            self.bar.set_description_str(said, refresh=False)
+        self.bar.update()
+
+    def epoch(self, record: "EpochRecord") -> None:
+        """One line for a finished epoch."""
+        if not self._has_head:
+            self._has_head = True
+            say("  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s")
+        say(
+            f"  {record.epoch:>5} {record.train_loss:>15.4f} {record.train_accuracy:>8.2%}"
+            f" {record.val_loss:>17.4f} {record.val_accuracy:>8.2%}"
+            f" {record.lr:>12.3g} {record.images_per_second:>9,.0f}"
+            f"{'  best' if record.improved else ''}"
+        )

@@ -1,0 +1,100 @@
+"""What is needed to repeat a run: its config, its command line, the code's state, the packages."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from lenetexp.errors import UserError, one_line, without_password
+from lenetexp.tracking.names import File
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+def write(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> str | None:
+    """Writes config.yaml, dataset.json and reproduce/ into `folder`.
+
+    Args:
+        folder: the run's folder.
+        config: the composed config, without secrets.
+        dataset: what predictions must know about the images that the net was trained on.
+
+    Returns:
+        the commit of lenetexp's code, or None if it is not in a git checkout.
+    """
+    reproduce = folder / File.REPRODUCE
+    reproduce.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(dict(config)), folder / File.CONFIG)
+    (folder / File.DATASET).write_text(json.dumps(dataset, indent=1, ensure_ascii=False))
+    (reproduce / "command.txt").write_text(f"{_command()}\n")
+    (reproduce / "packages.txt").write_text(_packages())
+    commit = _git("rev-parse", "HEAD")
+    if commit is not None:
+        (reproduce / "commit.txt").write_text(commit)
+        (reproduce / "uncommitted.diff").write_text(without_password(_git("diff", "HEAD") or ""))
+        (reproduce / "untracked.txt").write_text(_git("ls-files", "--others", "--exclude-standard") or "")
+    return commit.strip() if commit else None
+
+
+def read_dataset(folder: Path) -> dict[str, Any] | None:
+    """What `write` wrote about the images; None if the run was killed before. Raises `UserError` if it is damaged."""
+    path = folder / File.DATASET
+    if not path.exists():
+        return None
+    try:
+        facts = json.loads(path.read_text())
+        return {**facts, "digest": str(facts["digest"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)[:80]})") from None
+
+
+def add_command(folder: Path) -> None:
+    """Adds the command that resumes the run; says so if other packages are installed than before."""
+    reproduce = folder / File.REPRODUCE
+    with (reproduce / "command.txt").open("a") as file:
+        file.write(f"{_command()}\n")
+    packages = reproduce / "packages.txt"
+    new = set(_packages().splitlines()) - set(packages.read_text().splitlines() if packages.exists() else ())
+    if packages.exists() and new:
+        others = ", ".join(sorted(new)[:5])
+        print(f"note: other packages than before ({others} …): the result may differ in its last digits")
+
+
+def command_to_resume(run_id: str | None) -> str:
+    """The command line that resumes this command's run."""
+    words = [word for word in sys.argv if not word.startswith("resume=")]
+    return without_password(shlex.join(["python", *words, f"resume={run_id or 'true'}"]))
+
+
+def _command() -> str:
+    return without_password(shlex.join(["python", *sys.argv]))
+
+
+@cache
+def _packages() -> str:
+    """What is installed, one line each, as pip reads it."""
+    packages = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
+    header = f"# Python {sys.version.split()[0]}"
+    return "\n".join([header, *sorted(packages, key=str.lower), ""])
+
+
+@cache
+def _git(*command: str) -> str | None:
+    """git's output for lenetexp's own checkout; None if there is no git or no checkout.
+
+    Asked once a process: its imported code does not change later.
+    """
+    if not (PROJECT / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")

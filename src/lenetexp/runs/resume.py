@@ -1,0 +1,223 @@
+"""Finds the run that a command with `resume` means, and opens it where it stopped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lenetexp.cli import require_empty
+from lenetexp.config.identity import INVOCATION_KEYS, LOCATION_KEYS, config_hash, defines_experiment, differences
+from lenetexp.config.schema import RunConfig, check
+from lenetexp.datasets.load import FUNCTIONS
+from lenetexp.errors import UserError, one_line
+from lenetexp.optim.schedules import warmup_cosine
+from lenetexp.runs import provenance
+from lenetexp.runs.trust import read_config, require_trusted
+from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Result, Sent, Start
+from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
+from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
+from lenetexp.tracking.store import Store, open_store
+from lenetexp.training import checkpoint
+
+# What is downloaded of another machine's run: files by name, never whole folders, which may hold anything.
+REPRODUCE = ("command.txt", "packages.txt", "commit.txt", "uncommitted.diff")
+NEEDED = (File.CONFIG, File.DATASET, File.LAST, *(f"{File.REPRODUCE}/{name}" for name in REPRODUCE))
+
+
+@dataclass(frozen=True)
+class ResumePlan:
+    """What a command with `resume` has to do."""
+
+    previous: RecordedRun
+    settings: RunConfig
+    config: dict[str, Any]
+    extends: bool = False  # a finished run by more epochs: a new run that begins where it ended
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return self.previous.status == "FINISHED" and not self.extends
+
+    def open(self, folder: Path) -> tuple[Path, dict[str, Any] | None, str | None]:
+        """Where the run goes on: its own folder if that is on this machine, else `folder`, a new one.
+
+        Returns:
+            the folder; the state to restore, None if it had no checkpoint yet; the digest of its images,
+            None if it had not loaded them. Raises `UserError` if they are damaged or cannot be downloaded.
+        """
+        previous = self.previous
+        if previous.folder is not None and not self.extends:
+            return previous.folder, *_read_state(previous.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        require_empty(folder)
+        if self.extends:
+            with previous.files(File.LAST, File.DATASET) as source:
+                return folder, *_read_state(source)
+        _download_run(previous, folder)
+        return folder, *_read_state(folder)
+
+
+def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
+    """The run that `settings.resume` means; None if there is none yet, so that a new one begins.
+
+    Args:
+        settings: the checked config; `UserError` is raised if the run is running, differs, or does not exist.
+        config: the same as it was composed.
+        folder: that a new run would have; runs recorded offline are beside it.
+    """
+    store = None if settings.tracking.offline else _open_existing(settings)
+    if isinstance(settings.resume, str):
+        previous = _require_stopped(_by_id(store, settings.resume, folder))
+        if not any(defines_experiment(word) for word in settings.given):
+            return ResumePlan(previous, *_settings_of(previous, settings, config))
+        return _same_experiment(previous, settings, config)
+    shorter = killed = None
+    for previous in recorded_beside(folder) if store is None else _in_store(store):  # the newest first
+        if previous.config_hash == config_hash(config):
+            if _require_stopped(previous).status == "RUNNING" and not previous.is_here:
+                raise UserError(
+                    f"resume=true: run {previous.run_id} is marked as running on {previous.tags.get(Tag.HOST)}; "
+                    f"if it is not, resume it by its id: resume={previous.run_id}"
+                )
+            return ResumePlan(previous, settings, config)
+        epochs = previous.params.get("epochs", "")  # looked at first, so that not every run's config is read
+        fewer = previous.status == "FINISHED" and epochs.isdigit() and int(epochs) < settings.epochs
+        if shorter is None and fewer and _is_shorter(differences(_config_of(previous), config)):
+            shorter = previous
+        if killed is None and previous.is_here and (previous.status == "KILLED" or previous.was_killed_here):
+            killed = previous
+    if (found := shorter or killed) is not None:
+        return _same_experiment(found, settings, config)
+    print("Nothing to resume: no interrupted run of this config. A new one begins.", flush=True)
+    return None
+
+
+def _same_experiment(previous: RecordedRun, settings: RunConfig, config: dict[str, Any]) -> ResumePlan:
+    """A plan for `previous`, if it is this experiment or the same for fewer epochs; else `UserError`."""
+    differing = differences(_config_of(previous), config)
+    differing.pop("dataset.root", None)  # pictures may have moved: their digest tells whether they are the same
+    if not differing:
+        return ResumePlan(previous, settings, config)
+    run_id, given = previous.run_id, "true" if settings.resume is True else previous.run_id
+    if previous.status == "FINISHED" and _is_shorter(differing):
+        if set(differing) == {"epochs"}:
+            return ResumePlan(previous, settings, config, extends=True)
+        then, now = differing["epochs"]
+        raise UserError(
+            f"resume={given}: {settings.scheduler.name} spreads the learning rate over all epochs, so "
+            f"run {run_id} of {then} is not the beginning of one of {now}; start a new run without "
+            "resume, or choose scheduler=constant, step, multistep, exponential or plateau"
+        )
+    keys = ", ".join(f"{key} ({then} there, {now} here)" for key, (then, now) in differing.items())
+    ways = "give its own command, or start a new run without resume"
+    if isinstance(settings.resume, str):
+        ways = f"resume={run_id} alone takes the run's own settings; else {ways}"
+    raise UserError(f"resume={given}: run {run_id} differs in {keys}; {ways}")
+
+
+def _is_shorter(differing: Mapping[str, tuple[Any, Any]]) -> bool:
+    """Whether only the number of epochs differs, and a schedule that is spread over them."""
+    then, now = differing.get("epochs", (0, 0))
+    others = [key for key in differing if key != "epochs"]
+    spread = all(key.startswith("scheduler.") and key != "scheduler._target_" for key in others)
+    return spread and isinstance(then, int) and isinstance(now, int) and then < now
+
+
+def _require_stopped(previous: RecordedRun) -> RecordedRun:
+    if previous.is_running_here:
+        raise UserError(f"resume: run {previous.run_id} is running on this machine; end it first")
+    return previous
+
+
+def _open_existing(settings: RunConfig) -> Store | None:
+    try:
+        return open_store(settings.tracking, create=False)
+    except UserError:
+        if settings.resume is True and settings.tracking.uri.startswith("sqlite"):
+            return None  # nothing was recorded yet: a first command may say resume=true as well
+        raise
+
+
+def _in_store(store: Store) -> list[RecordedRun]:
+    """Runs of single commands, the newest first."""
+    return [run for run in search(store, f"tags.`{Tag.CONFIG_HASH}` LIKE '%'") if Tag.PARENT not in run.tags]
+
+
+def _by_id(store: Store | None, which: str, folder: Path) -> RecordedRun:
+    if store is None:
+        place = Path(which).expanduser().resolve()
+        for run in recorded_beside(folder):
+            if place == Path(run.run_id).resolve() or which == JournalReader(Path(run.run_id)).run_id:
+                return run
+        raise UserError(f"resume={which}: there is no such run beside {folder}")
+    run = get_run(store, which, "resume", "true, false or the MLflow id of a run")
+    if run.is_sweep:
+        raise UserError(f"resume={which}: is a sweep; resume it by its own command with resume=true")
+    if run.deleted:
+        raise UserError(f"resume={which}: was deleted; mlflow runs restore --run-id {which} restores it")
+    if not run.config_hash:
+        raise UserError(f"resume={which}: is not a run of lenetexp's")
+    return run
+
+
+def _config_of(previous: RecordedRun) -> dict[str, Any]:
+    """The config that the run was started with; raises `UserError` if it is damaged."""
+    with previous.files(File.CONFIG) as folder:
+        try:
+            text = (folder / File.CONFIG).read_text()
+        except (OSError, ValueError) as error:
+            raise UserError(f"resume={previous.run_id}: its record is damaged ({one_line(error)[:120]})") from None
+    return read_config(text, f"resume={previous.run_id}")
+
+
+def _settings_of(
+    previous: RecordedRun, settings: RunConfig, config: Mapping[str, Any]
+) -> tuple[RunConfig, dict[str, Any]]:
+    """The run's own settings and config; only how and where it is recorded is this command's.
+
+    Raises `UserError` if its record is damaged, or names what is not trusted.
+    """
+    kept = {key: config[key] for key in (*INVOCATION_KEYS, *LOCATION_KEYS) if key in config}
+    own = {**_config_of(previous), **kept}
+    with previous.files(File.DATASET) as folder:
+        facts = provenance.read_dataset(folder) or {}
+    if facts.get("root") is not None and isinstance(own.get("dataset"), dict):
+        # The absolute path: the config's may be relative to another folder.
+        own["dataset"] = {**own["dataset"], "root": str(facts["root"])}
+    checked = check(RunConfig, own)
+    require_trusted(checked.model.call(), "model", settings.trust, nn.Module)
+    require_trusted(checked.optimizer.call(), "optimizer", settings.trust, Optimizer)
+    require_trusted(checked.scheduler.call(), "scheduler", settings.trust, LRScheduler, (warmup_cosine,))
+    require_trusted(checked.dataset.call(), "dataset", settings.trust, None, FUNCTIONS)
+    return checked, own
+
+
+def _read_state(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    last, facts = folder / File.LAST, provenance.read_dataset(folder)
+    return checkpoint.load(last) if last.exists() else None, facts["digest"] if facts else None
+
+
+def _download_run(previous: RecordedRun, folder: Path) -> None:
+    """Brings a run of another machine into `folder`, with a journal of what the store has of it."""
+    previous.download(folder, *[path for path in previous.artifacts() if path in NEEDED])
+    events = Journal(folder)
+    try:
+        tags = previous.tags
+        swept = {key.removeprefix(Tag.SWEPT): tags[key] for key in tags if key.startswith(Tag.SWEPT)}
+        # This command's own event of its start has the true number of epochs.
+        events.add(Start(run_id=previous.run_id, tags=tags, params=previous.params, swept=swept, epochs=0))
+        epochs: dict[int, Epoch] = {}
+        for key in SERIES:
+            for metric in previous.history(key):
+                epoch = epochs.setdefault(metric.step, Epoch(epoch=metric.step, time=metric.timestamp))
+                epoch.metrics[key] = metric.value
+        for _, epoch in sorted(epochs.items()):
+            events.add(epoch)
+        if TEST_ACCURACY in previous.metrics:
+            events.add(Result(values={}))
+        events.add(Sent())
+    finally:
+        events.close()

@@ -1,0 +1,92 @@
+"""What a stored config may name: it can come from a stranger, and importing a name can run code."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from hydra.utils import get_object
+from torch import nn
+
+from lenetexp.config.identity import TRUSTED
+from lenetexp.errors import UserError, one_line
+
+DEEPEST = 20  # levels of settings; no real config has more
+
+
+def read_config(text: str, whose: str) -> dict[str, Any]:
+    """A stored config as plain dicts, lists, strings and numbers; interpolations stay strings.
+
+    YAML has more types (sets, pairs, bytes, dates, a list that holds itself). None of them is a setting, and a search
+    through the settings would not look inside them. Raises `UserError` if it is not YAML, or holds anything else.
+    """
+    try:
+        values = yaml.safe_load(text)
+        _require_plain(values)
+        if not isinstance(values, dict):
+            raise ValueError("it holds no settings")
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{whose}: its config is damaged ({one_line(error)[:120]})") from None
+    return values
+
+
+def _require_plain(value: Any, depth: int = 0) -> None:
+    if depth > DEEPEST:
+        raise ValueError("it is nested too deeply")
+    if type(value) is dict:
+        if not all(type(key) is str for key in value):
+            raise ValueError("a key is not a string")
+        value = list(value.values())
+    if type(value) is list:
+        for item in value:
+            _require_plain(item, depth + 1)
+    elif value is not None and type(value) not in (str, int, float, bool):
+        raise ValueError(f"a {type(value).__name__} is no setting")
+
+
+def require_trusted(
+    value: Any, key: str, trust: Sequence[str], kind: type | None, functions: Sequence[Any] = ()
+) -> None:
+    """Makes sure that every `_target_` in a stored config is a class or function of a trusted package.
+
+    It looks at the object that a name leads to, not at the name alone: lenetexp.models.lenet.torch.hub.load
+    would be a way out. Below the outermost `_target_`, only nets may be named. Raises `UserError` if
+    something else is named.
+
+    Args:
+        value: stored settings, or a part of them.
+        key: its place in the config.
+        trust: modules, beside `TRUSTED`, whose classes it may name.
+        kind: what a trusted package's class must be.
+        functions: lenetexp's own functions that it may name as well.
+    """
+    _require_plain(value)
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{key}={value}: a stored config must not hold interpolations")
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            require_trusted(item, f"{key}.{i}", trust, nn.Module)
+    if not isinstance(value, Mapping):
+        return
+    for name, item in value.items():
+        require_trusted(item, f"{key}.{name}", trust, nn.Module)
+    if "_target_" not in value:
+        return
+    target = str(value["_target_"])
+    refusal = UserError(
+        f"{key}._target_={target}: the run's config names what is not trusted; must be of "
+        f"{', '.join(TRUSTED)}, or allowed: trust=[{target.rpartition('.')[0]}]"
+    )
+    if not _is_in(target, (*TRUSTED, *trust)):
+        raise refusal
+    try:
+        found = get_object(target)
+    except Exception as error:  # importing runs the module's own code
+        raise UserError(f"{key}._target_={target}: {one_line(error)[:120]}") from None
+    module = str(getattr(found, "__module__", ""))
+    is_kind = kind is not None and isinstance(found, type) and issubclass(found, kind)
+    if not (_is_in(module, trust) or (is_kind and _is_in(module, TRUSTED)) or found in functions):
+        raise refusal
+
+
+def _is_in(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)

@@ -1,0 +1,252 @@
+"""Trials that Optuna proposes, each when a process is free for it: hydra/sweeper=optuna."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import optuna
+from filelock import FileLock
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.utils import JobReturn
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import Field, InstanceOf
+
+from lenetexp.config.fields import Count, described
+from lenetexp.config.schema import Settings, check
+from lenetexp.errors import UserError, one_line
+from lenetexp.reporting.sweep_progress import SweepProgress
+from lenetexp.reporting.terminal import say, shown
+from lenetexp.sweeps.plan import Job, Plan, launch, plan_of, warm
+from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
+
+if TYPE_CHECKING:
+    from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
+    from lenetexp.sweeps.sweep import Sweep
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+Space = dict[str, BaseDistribution]
+
+
+class _SearchSettings(Settings):
+    """The sweeper's own settings, checked."""
+
+    n_trials: Count
+    n_jobs: Count
+    sampler: Annotated[
+        InstanceOf[BaseSampler] | None, described("null or a class, as {_target_:optuna.samplers.TPESampler}")
+    ]
+    pruner: Annotated[
+        InstanceOf[BasePruner] | None, described("null or a class, as {_target_:optuna.pruners.MedianPruner}")
+    ]
+    storage: Annotated[str, Field(pattern="://"), described("as sqlite:///outputs/optuna.db")]
+
+
+def run(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -> None:
+    """Runs trials until the study has as many as were asked for.
+
+    Raises `UserError` if the space or a config is wrong, before anything starts; or, at the end, a trial failed.
+    """
+    own = {key: getattr(sweeper, key) for key in _SearchSettings.model_fields}
+    check(_SearchSettings, own, prefix="hydra.sweeper.")
+    plan = plan_of(sweeper, "search", overrides)
+    space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
+    if not space:
+        raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
+    # Every limit and every choice is composed and checked before the first trial.
+    settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
+    with warm(sweeper.launcher, sweeper.n_trials):
+        from lenetexp.sweeps.sweep import recorded  # imports MLflow, while the processes start
+
+        with recorded(settings, folder, plan) as sweep:
+            study = _open_study(sweeper, sweep.recorder.run_id, space)
+            _Search(sweeper, plan, sweep, study, space).run(settings.epochs)
+
+
+def _overrides(plan: Plan, params: dict[str, Any]) -> list[str]:
+    return [*plan.fixed, *(f"{key}={value}" for key, value in params.items())]
+
+
+class _Search:
+    """A search while it runs."""
+
+    def __init__(self, sweeper: "OptunaSweeper", plan: Plan, sweep: "Sweep", study: optuna.Study, space: Space) -> None:
+        self.sweeper, self.plan, self.sweep, self.study, self.space = sweeper, plan, sweep, study, space
+        self.running: dict[int, tuple[Trial, Job]] = {}  # by the job's number
+        self.exhausted = False  # whether the sampler has nothing more to propose
+        self.told = False  # whether the user knows that the store fails
+
+    def run(self, epochs: int) -> None:
+        """Runs all trials that are left."""
+        before = self.study.get_trials(deepcopy=False)
+        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in before)
+        to_do = max(self.sweeper.n_trials - ended, 0)
+        if ended:
+            print(f"{ended} of {self.sweeper.n_trials} trials are done already", flush=True)
+        if to_do:
+            print(f"{to_do} trials, in {shown(self.sweep.folder)}", flush=True)
+        jobs, launcher, first = self._jobs(before, to_do), self.sweeper.launcher, 0
+        with SweepProgress(self.sweep.folder, to_do, to_do * epochs, self._report):
+            if hasattr(launcher, "stream"):
+                launcher.stream(jobs, self._take, first=0)
+                return
+            # Other launchers take a list: as many at a time as there may be.
+            while wave := [job for _, job in zip(range(self.sweeper.n_jobs), jobs, strict=False)]:
+                for number, result in enumerate(launch(launcher, wave, first), first):
+                    self._take(number, result)
+                first += len(wave)
+
+    def _jobs(self, before: Sequence[FrozenTrial], to_do: int) -> Iterator[list[str]]:
+        """Each trial's job, made only when a process is free for it: Optuna then knows the most."""
+        number = 0
+        for _, trial in zip(range(to_do), self._trials(before), strict=False):
+            job = self.plan.job(_overrides(self.plan, trial.params))
+            if self.sweep.skip(job):
+                self._tell(trial, self.sweep.value_of(job))
+                continue
+            self._despite_outage(self.sweep.save_index)
+            self.running[number] = (trial, job)
+            number += 1
+            yield self.sweep.overrides(job)
+
+    def _trials(self, before: Sequence[FrozenTrial]) -> Iterator[Trial]:
+        """First what an earlier command left running or failed; after that, new ones."""
+        for frozen in before:
+            if frozen.state == TrialState.RUNNING:
+                if set(frozen.params) == set(self.space):
+                    yield Trial(self.study, frozen._trial_id)
+                else:  # killed while it was drawn
+                    self.study.tell(frozen.number, state=TrialState.FAIL)
+        again = {repr(t.params): t.params for t in before if t.state == TrialState.FAIL and t.params}
+        done = {repr(t.params) for t in before if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        for key in again.keys() - done:
+            self.study.enqueue_trial(again[key])
+        while not self.exhausted:
+            try:
+                trial = self.study.ask(self.space)
+            except ValueError as error:  # of a sampler that has a space of its own
+                name = type(self.study.sampler).__name__
+                raise UserError(f"hydra.sweeper.sampler={name}: {one_line(error)}") from error
+            yield trial
+        say("  the sampler has nothing more to propose")
+
+    def _take(self, number: int, result: JobReturn) -> None:
+        """Tells Optuna how a job ended."""
+        from lenetexp.sweeps.sweep import failure_of
+
+        trial, job = self.running.pop(number)
+        if reason := failure_of(result):
+            self.sweep.failed(job, reason)
+            self._end(trial, TrialState.FAIL)
+        elif JournalReader(self.sweep.folder_of(job)).ending == "pruned":
+            self._end(trial, TrialState.PRUNED)
+        else:
+            self._tell(trial, float(result.return_value))
+        self._despite_outage(lambda: self.sweep.done(job))
+
+    def _report(self, folder: Path, epoch: Epoch) -> None:
+        """Reports a running trial's epoch to Optuna, and asks it to stop if the pruner gives it up."""
+        for trial, job in list(self.running.values()):
+            if self.sweep.folder_of(job) == folder:
+                with suppress(optuna.exceptions.OptunaError):  # the trial may have ended meanwhile
+                    trial.report(epoch.metrics["val/accuracy"], epoch.epoch)
+                    if trial.should_prune():
+                        ask_to_stop(folder)
+
+    def _tell(self, trial: Trial, value: float) -> None:
+        # A run that diverged in its first epoch is a result, and the worst: Optuna has no worse than pruned.
+        if isnan(value):
+            self._end(trial, TrialState.PRUNED)
+        else:
+            self._end(trial, TrialState.COMPLETE, value)
+
+    def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
+        try:
+            self.study.tell(trial, value, state=state)
+        except RuntimeError as error:
+            # How samplers that go through a list say that it is finished; the trial has been told by then.
+            if "Study.stop" not in str(error):
+                raise
+            self.exhausted = True
+
+    def _despite_outage(self, do: Callable[[], None]) -> None:
+        """What can also be done at the end: a store that is away for a while ends no search."""
+        try:
+            do()
+        except UserError as error:
+            if not self.told:
+                say(f"note: {error}; the search goes on")
+            self.told = True
+
+
+def distribution(override: Override) -> BaseDistribution:
+    """Hydra's sweep syntax as what Optuna draws from. Raises `UserError` if an interval that Optuna does not take."""
+    value = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            assert value.start is not None and value.end is not None
+            log = "log" in value.tags
+            if "int" in value.tags or (isinstance(value.start, int) and isinstance(value.end, int)):
+                return IntDistribution(int(value.start), int(value.end), log=log)
+            return FloatDistribution(float(value.start), float(value.end), log=log)
+        if isinstance(value, RangeSweep) and not value.shuffle:
+            steps = list(value.range())
+            if all(isinstance(step, int) for step in steps):
+                low, high = int(min(steps)), int(max(steps))
+                return IntDistribution(low, high, log="log" in value.tags, step=abs(int(value.step)))
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{override.input_line}: {one_line(error)}") from None
+
+
+def _limits(given: BaseDistribution) -> list[Any]:
+    if isinstance(given, CategoricalDistribution):
+        return list(given.choices)
+    assert isinstance(given, (IntDistribution, FloatDistribution))
+    return [given.low, given.high]
+
+
+def _corners(space: Space) -> list[dict[str, Any]]:
+    """Points that have every limit and every choice at least once."""
+    limits = {key: _limits(given) for key, given in space.items()}
+    longest = max(map(len, limits.values()))
+    return [{key: each[min(i, len(each) - 1)] for key, each in limits.items()} for i in range(longest)]
+
+
+def _open_study(sweeper: "OptunaSweeper", name: str, space: Space) -> optuna.Study:
+    """The study of this sweep, new or of its earlier command.
+
+    Raises `UserError` if its storage does not answer, or it searched another space.
+    """
+    sqlite = sweeper.storage.startswith("sqlite")
+    path = Path(sweeper.storage.removeprefix("sqlite:///"))
+    try:
+        if sqlite:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock") if sqlite else nullcontext():
+            study = optuna.create_study(
+                study_name=name,
+                storage=sweeper.storage,
+                sampler=sweeper.sampler or TPESampler(),
+                pruner=sweeper.pruner or NopPruner(),
+                direction="maximize",
+                load_if_exists=True,
+            )
+    except Exception as error:  # a database driver may raise anything
+        raise UserError(f"hydra.sweeper.storage={sweeper.storage}: {one_line(error)[:200]}") from error
+    for trial in study.get_trials(deepcopy=False):
+        for key, then in trial.distributions.items():
+            try:
+                optuna.distributions.check_distribution_compatibility(then, space[key])
+            except (KeyError, ValueError):
+                between = ", " if isinstance(then, CategoricalDistribution) else " to "
+                raise UserError(
+                    f"resume=true: {key} was searched over {between.join(map(str, _limits(then)))} before, and "
+                    "a resumed search needs the same choices; start a new one without resume"
+                ) from None
+    return study

@@ -1,0 +1,10 @@
+"""The record of a run: its journal on this machine, and MLflow. The only package that imports mlflow; no torch.
+
+names     the names of tags, metrics and artifacts, which MLflow and run folders share
+journal   what happens in a run, one JSON line each: typed events, their writer and an incremental reader
+store     opening an MLflow store; one sentence when it fails
+recorder  writing one run into the store
+query     reading runs from the store
+outbox    sends a journal to MLflow from a thread; no outage stops training
+sync      sends later what MLflow missed: scripts/sync.py
+"""

@@ -1,0 +1,265 @@
+"""What happens in a run, one JSON line each, in the run's own folder: its start, its epochs, its end.
+
+A line is flushed to the disk before anything is sent to MLflow, so that what a store missed can be sent later. A killed
+process may leave a torn last line: readers skip it, and the next writer removes it.
+"""
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from lenetexp.errors import UserError, one_line
+from lenetexp.tracking.names import HOST, Tag
+
+NAME = "journal.jsonl"
+LOCK = ".journal.lock"
+STOP = "stop"  # a file of this name asks the run to end after the current epoch
+# Seconds that a writer waits for the lock: a reader that asks `in_use` holds it for an instant.
+LOCK_TIMEOUT = 1.0
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+class Event(BaseModel):
+    """Something that happened in a run."""
+
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
+
+    time: int = Field(default_factory=_now)  # milliseconds since 1970
+    run_id: str | None = None  # MLflow's, where the event tells it
+
+
+class Start(Event):
+    """All that is known of a run before it starts; `Resumed` is the same of a later command."""
+
+    event: Literal["start", "resumed"] = "start"
+    name: str = ""
+    tags: dict[str, str]
+    params: dict[str, Any] = {}
+    dataset: dict[str, str] | None = None
+    epochs: int
+    swept: dict[str, str] = {}
+
+
+class Created(Event):
+    """The run exists in MLflow."""
+
+    event: Literal["created"] = "created"
+
+
+class Epoch(Event):
+    """An epoch's metrics are its further keys."""
+
+    event: Literal["epoch"] = "epoch"
+    epoch: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By their names in MLflow."""
+        return self.model_extra or {}
+
+
+class Result(Event):
+    """The metrics of the finished run."""
+
+    event: Literal["result"] = "result"
+    values: dict[str, float]
+
+
+class TagSet(Event):
+    """A tag was set."""
+
+    event: Literal["tag"] = "tag"
+    key: str
+    value: str
+
+
+class Ready(Event):
+    """Files in the run's folder are ready to be sent: a draft of the record, the model, or everything."""
+
+    event: Literal["draft", "model", "files"]
+
+
+class End(Event):
+    """The run ended as FINISHED, FAILED or KILLED."""
+
+    event: Literal["end"] = "end"
+    status: str
+
+
+class Sent(Event):
+    """MLflow has everything that stands before this line."""
+
+    event: Literal["sent"] = "sent"
+    store: str | None = None
+
+
+AnyEvent = Start | Created | Epoch | Result | TagSet | Ready | End | Sent
+_PARSER: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
+E = TypeVar("E", bound=Event)
+
+
+def in_use(folder: Path | str) -> bool:
+    """Whether a process of this machine is writing here: its lock dies with it, however it ends."""
+    lock = Path(folder) / LOCK
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0, is_singleton=False):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Makes this process the only one that writes in `folder`, until it ends or releases the lock.
+
+    Raises `UserError` if another process does.
+    """
+    lock = FileLock(folder / LOCK, timeout=LOCK_TIMEOUT, is_singleton=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another process is running this; end it first") from None
+    except OSError as error:
+        raise _unwritable(folder / LOCK, error) from error
+    return lock
+
+
+class JournalReader:
+    """A journal that may still grow; `update` reads what is new. Missing files are empty journals.
+
+    Raises `UserError` if the journal is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / NAME
+        self.events: list[AnyEvent] = []
+        self.size = 0  # bytes read, all whole lines
+        self.update()
+
+    def update(self) -> list[AnyEvent]:
+        """Reads the lines that were added since the last call; returns their events."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.size)
+                lines = file.read()
+        except FileNotFoundError:
+            return []
+        lines = lines[: lines.rfind(b"\n") + 1]
+        try:
+            new = [_PARSER.validate_json(line) for line in lines.splitlines()]
+        except ValidationError as error:
+            reason = one_line(error.errors(include_url=False)[0]["msg"])[:80]
+            raise UserError(f"{self.path} is damaged ({reason}); it cannot be resumed") from None
+        self.size += len(lines)
+        self.events += new
+        return new
+
+    def of(self, kind: type[E]) -> list[E]:
+        """All events of one kind, in order."""
+        return [event for event in list(self.events) if isinstance(event, kind)]
+
+    @property
+    def starts(self) -> list[Start]:
+        """One for each command that ran this; the first is the run's start."""
+        return self.of(Start)
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None if it was recorded offline and not sent yet."""
+        ids = [event.run_id for event in list(self.events) if event.run_id]
+        return ids[-1] if ids else None
+
+    @property
+    def end(self) -> End | None:
+        """How the run ended; None if it did not, or was resumed."""
+        last = [event for event in list(self.events) if isinstance(event, Start | End)]
+        return last[-1] if last and isinstance(last[-1], End) else None
+
+    @property
+    def ending(self) -> str:
+        """ "diverged" or "pruned" for a run that ended so; else empty."""
+        return next((tag.value for tag in reversed(self.of(TagSet)) if tag.key == Tag.ENDING), "")
+
+    @property
+    def died(self) -> bool:
+        """Whether its process was on this machine and is gone without a word."""
+        return self.end is None and self.starts[-1].tags.get(Tag.HOST) == HOST and not in_use(self.folder)
+
+    @property
+    def seconds_worked(self) -> float:
+        """What the run's commands took, each from its first event to its last."""
+        milliseconds = first = last = 0
+        for event in list(self.events):
+            if isinstance(event, Start):
+                milliseconds += last - first
+                first = event.time
+            if not isinstance(event, Created | Sent):  # which may be much later
+                last = event.time
+        return (milliseconds + last - first) / 1000
+
+    @property
+    def unsent(self) -> list[AnyEvent]:
+        """What MLflow may have missed."""
+        events = list(self.events)
+        sent = [i for i, event in enumerate(events) if isinstance(event, Sent)]
+        return events[sent[-1] + 1 :] if sent else events
+
+
+class Journal(JournalReader):
+    """The journal of the run in `folder`, written by this process alone.
+
+    Raises `UserError` if another process is running it, or it cannot be read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = lock_folder(folder)
+        self._one_at_a_time = threading.Lock()
+        try:
+            super().__init__(folder)
+            if self.path.exists():
+                os.truncate(self.path, self.size)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def add(self, event: AnyEvent) -> None:
+        """Appends one event and flushes it to the disk.
+
+        Raises `UserError` if it cannot be written, for example because the disk is full.
+        """
+        line = f"{event.model_dump_json(exclude_none=True)}\n".encode()
+        with self._one_at_a_time:
+            try:
+                with self.path.open("ab") as file:
+                    file.write(line)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
+            self.events.append(event)
+
+    def close(self) -> None:
+        """Lets another process write."""
+        self._lock.release()
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({error.strerror}); what it holds is intact")
+
+
+def ask_to_stop(folder: Path) -> None:
+    """Asks the run in `folder` to end after the current epoch."""
+    (folder / STOP).touch()
+
+
+def asked_to_stop(folder: Path) -> bool:
+    """Whether that was asked."""
+    return (folder / STOP).exists()

@@ -1,0 +1,229 @@
+"""Reading runs from the store. Whatever the store raises is a `UserError`."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from math import nan
+from pathlib import Path
+
+from mlflow.entities import Metric, Run
+
+from lenetexp.errors import UserError
+from lenetexp.tracking import journal
+from lenetexp.tracking.journal import JournalReader, Result, in_use
+from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
+from lenetexp.tracking.store import Store, reason_of
+
+# A run that ended with weights worth predicting with.
+FINISHED = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
+NEWEST_FIRST = ["attributes.start_time DESC"]
+BEST_FIRST = [f"metrics.`{BEST_ACCURACY}` DESC", f"metrics.`{BEST_LOSS}` ASC"]
+RUNS_A_CALL = 1000
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run of any command: in a store, or, recorded offline, only in its folder on this machine."""
+
+    run_id: str  # MLflow's; of a run recorded offline, its folder
+    name: str
+    status: str  # RUNNING, FINISHED, FAILED or KILLED
+    metrics: dict[str, float]  # the last value of each
+    params: dict[str, str]
+    tags: dict[str, str]
+    started: int  # milliseconds since 1970
+    ended: int | None = None
+    deleted: bool = False
+    store: Store | None = None
+
+    @property
+    def config_hash(self) -> str:
+        """The same for runs of the same experiment; empty if this is not a run of lenetexp's."""
+        return self.tags.get(Tag.CONFIG_HASH, "")
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it is a sweep's own run."""
+        return Tag.SWEEP in self.tags
+
+    @property
+    def ending(self) -> str:
+        """ "diverged", "pruned" or empty."""
+        return self.tags.get(Tag.ENDING, "")
+
+    @property
+    def is_result(self) -> bool:
+        """Whether it trained to its end, or until it diverged; a pruned run did not."""
+        return bool(self.config_hash) and self.status == "FINISHED" and self.ending != "pruned"
+
+    @property
+    def seconds(self) -> float:
+        """From its start to its end, without the time between its commands; NaN while it runs."""
+        with suppress(KeyError, ValueError):
+            return float(self.tags[Tag.SECONDS])
+        return (self.ended - self.started) / 1000 if self.ended else nan
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its last command ran on this machine."""
+        return self.tags.get(Tag.HOST) == HOST and Tag.FOLDER in self.tags
+
+    @property
+    def is_running_here(self) -> bool:
+        return self.status == "RUNNING" and self.is_here and in_use(self.tags[Tag.FOLDER])
+
+    @property
+    def was_killed_here(self) -> bool:
+        """Whether it is marked as running, but its process is gone."""
+        return self.status == "RUNNING" and self.is_here and not in_use(self.tags[Tag.FOLDER])
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Its folder, if that is on this machine."""
+        folder = Path(self.tags.get(Tag.FOLDER, ""))
+        if not self.is_here or not (folder / journal.NAME).is_file():
+            return None
+        # Another machine of this name may have had a folder of this name. A run killed before its id was
+        # written down is known by its journal's key.
+        events = JournalReader(folder)
+        keys = [start.tags.get(Tag.JOURNAL) for start in events.starts]
+        return folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
+
+    def history(self, key: str) -> list[Metric]:
+        """A metric's values in the order of their steps."""
+        assert self.store is not None
+        return sorted(self.store.client.get_metric_history(self.run_id, key), key=lambda metric: metric.step)
+
+    def artifacts(self) -> list[str]:
+        """The paths of its artifacts: at the top, in checkpoints/ and in reproduce/."""
+        assert self.store is not None
+        places, listed = (None, File.CHECKPOINTS, File.REPRODUCE), self.store.client.list_artifacts
+        return [entry.path for place in places for entry in listed(self.run_id, place)]
+
+    def download(self, folder: Path, *paths: str) -> list[Path]:
+        """Downloads artifacts to the same paths in `folder`; raises `UserError` for a missing one."""
+        assert self.store is not None
+        files = []
+        for path in paths:
+            try:
+                local = self.store.client.download_artifacts(self.run_id, path, str(folder))
+            except UserError as error:
+                raise UserError(
+                    f"run={self.run_id}: has no artifact {path} ({reason_of(error)}); "
+                    "a run that ended before its first epoch has none"
+                ) from error
+            target = folder / path  # MLflow drops a file's folders
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.append(Path(local).replace(target))
+        return files
+
+    @contextmanager
+    def files(self, *paths: str) -> Iterator[Path]:
+        """A folder that holds these files: the run's own, or a temporary one with what the store has."""
+        if self.folder is not None:
+            yield self.folder
+            return
+        with tempfile.TemporaryDirectory(prefix="lenetexp-") as folder:
+            self.download(Path(folder), *paths)
+            yield Path(folder)
+
+
+def _of_store(store: Store, run: Run) -> RecordedRun:
+    info, data = run.info, run.data
+    return RecordedRun(
+        info.run_id, info.run_name, info.status, dict(data.metrics), dict(data.params), dict(data.tags),
+        info.start_time, info.end_time, info.lifecycle_stage == "deleted", store,
+    )  # fmt: skip
+
+
+def recorded_beside(folder: Path) -> list[RecordedRun]:
+    """Runs whose folders are beside `folder`, the newest first, from their journals."""
+    found = []
+    for path in folder.parent.glob(f"*/{journal.NAME}"):
+        try:
+            events = JournalReader(path.parent)
+        except UserError as error:
+            print(f"note: {error}")
+            continue
+        if starts := events.starts:
+            results = events.of(Result)
+            found.append(
+                RecordedRun(
+                    run_id=str(path.parent),
+                    name=starts[0].name,
+                    status=events.end.status if events.end else "RUNNING",
+                    metrics=results[0].values if results else {},
+                    params={key: str(value) for key, value in starts[0].params.items()},
+                    tags={**starts[0].tags, **starts[-1].tags},
+                    started=starts[0].time,
+                )
+            )
+    return sorted(found, key=lambda run: -run.started)
+
+
+def search(
+    store: Store, condition: str, at_most: int | None = None, order: list[str] = NEWEST_FIRST
+) -> list[RecordedRun]:
+    """The experiment's runs that an MLflow filter selects; raises `UserError` if it is not a filter."""
+    found: list[RecordedRun] = []
+    token = None
+    while True:
+        size = min(at_most or RUNS_A_CALL, RUNS_A_CALL)
+        try:
+            page = store.client.search_runs(
+                [store.experiment_id], condition, max_results=size, order_by=order, page_token=token
+            )
+        except UserError as error:
+            if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
+                raise
+            raise UserError(f"runs={condition}: must be a filter that MLflow reads ({reason_of(error)})") from error
+        found += [_of_store(store, run) for run in page]
+        token = page.token
+        if not token or (at_most is not None and len(found) >= at_most):
+            return found
+
+
+def children(store: Store, parent: str, condition: str = "") -> list[RecordedRun]:
+    """The runs of a sweep that an MLflow filter selects, the newest first."""
+    return search(store, " and ".join(filter(None, [f"tags.`{Tag.PARENT}` = '{parent}'", condition])))
+
+
+def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest, best or a run's id") -> RecordedRun:
+    """The run of this id. If there is none, raises `UserError` that says `key` and what is `allowed`."""
+    try:
+        return _of_store(store, store.client.get_run(run_id))
+    except UserError as error:
+        raise UserError(
+            f"{key}={run_id}: there is no such run in {store.shown} ({reason_of(error)}); must be {allowed}"
+        ) from error
+
+
+def find_run(store: Store, which: str) -> RecordedRun:
+    """The run that `which` means: "latest" or "best" of the finished ones, or an id; else `UserError`."""
+    if which not in ("latest", "best"):
+        return get_run(store, which)
+    found = search(store, FINISHED, at_most=1, order=NEWEST_FIRST if which == "latest" else BEST_FIRST)
+    if not found:
+        raise UserError(
+            f"run={which}: no finished run in {store.shown}, so there is nothing to predict with; "
+            "train one: python scripts/run.py"
+        )
+    return found[0]
+
+
+def find_sweep(store: Store, which: str) -> RecordedRun:
+    """A sweep's own run: "latest", or by its id; else `UserError`."""
+    allowed = "latest or the id of a sweep's run"
+    if which == "latest":
+        found = search(store, f"tags.`{Tag.SWEEP}` LIKE '%'", at_most=1)
+        if not found:
+            raise UserError(
+                f"sweep=latest: no sweep in {store.shown} yet; run one: python scripts/run.py -m optimizer.lr=0.01,0.1"
+            )
+        return found[0]
+    run = get_run(store, which, "sweep", allowed)
+    if not run.is_sweep:
+        raise UserError(f"sweep={which}: is not a sweep; must be {allowed}")
+    return run

@@ -1,0 +1,155 @@
+"""Writing one run into the store. Whatever the store raises is a `UserError`."""
+
+import getpass
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
+
+from lenetexp.errors import UserError
+from lenetexp.tracking.journal import Start
+from lenetexp.tracking.names import HOST, File, Tag
+from lenetexp.tracking.store import Store
+
+# MLflow's own limits for one call and one value.
+PARAMS_A_CALL = 100
+CHARACTERS_A_PARAM = 6000
+# Of several runs that log the same new dataset at once all but one fail: they find it when they try again.
+DATASET_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """Writes one run into the store."""
+
+    store: Store
+    run_id: str
+
+    @property
+    def page(self) -> str:
+        """The run's page below the UI's address."""
+        # Without the last part the UI opens its pages for language models.
+        place = f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}"
+        return f"{place}?workflowType=machine_learning"
+
+    def metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
+        """Logs numbers in one call. MLflow drops those that it has with the same step and time."""
+        now = int(time.time() * 1000) if time_ms is None else time_ms
+        metrics = [Metric(key, value, now, step) for key, value in values.items()]
+        self.store.client.log_batch(self.run_id, metrics=metrics)
+
+    def tag(self, key: str, value: str) -> None:
+        """Sets a tag."""
+        self.store.client.set_tag(self.run_id, key, value)
+
+    def untag(self, *keys: str) -> None:
+        """Deletes those of the tags that are set."""
+        for key in {*keys} & {*self.store.client.get_run(self.run_id).data.tags}:
+            self.store.client.delete_tag(self.run_id, key)
+
+    def artifacts(self, place: Path, path: str | None = None) -> None:
+        """Uploads a file, or everything in a folder, to `path` in the run's artifacts."""
+        client = self.store.client
+        (client.log_artifacts if place.is_dir() else client.log_artifact)(self.run_id, str(place), path)
+
+    def model(self, folder: Path) -> None:
+        """Makes what `save_model` wrote the run's logged model, once."""
+        client, experiment = self.store.client, self.store.experiment_id
+        found = client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'", max_results=1)
+        if found and str(found[0].status) == "READY":
+            return
+        params = client.get_run(self.run_id).data.params
+        made = found or [
+            client.create_logged_model(experiment, name=File.MODEL, source_run_id=self.run_id, params=params)
+        ]
+        client.log_outputs(self.run_id, [LoggedModelOutput(made[0].model_id, step=0)])
+        client.log_model_artifacts(made[0].model_id, str(folder))
+        client.finalize_logged_model(made[0].model_id, "READY")
+
+    def describe(self, start: Start) -> None:
+        """Logs the run's params and dataset; may be repeated."""
+        entries = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in start.params.items()]
+        for first in range(0, len(entries), PARAMS_A_CALL):
+            self.store.client.log_batch(self.run_id, params=entries[first : first + PARAMS_A_CALL])
+        if start.dataset is None:
+            return
+        dataset = Dataset(source_type="local", **start.dataset)
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        for _ in range(DATASET_TRIES - 1):
+            with suppress(UserError):
+                return self.store.client.log_inputs(self.run_id, datasets=inputs)
+            time.sleep(0.1)
+        self.store.client.log_inputs(self.run_id, datasets=inputs)
+
+    def end(self, status: str, time_ms: int | None = None) -> None:
+        """Closes the run as FINISHED, FAILED or KILLED."""
+        self.store.client.set_terminated(self.run_id, status, end_time=time_ms)
+
+    def reopen(self, tags: Mapping[str, str]) -> None:
+        """Marks the run as running, by the command that `tags` describe; why it ended is no longer true."""
+        for key, value in tags.items():
+            self.tag(key, value)
+        self.untag(Tag.REASON, Tag.ENDING, Tag.UNSENT)
+        self.store.client.update_run(self.run_id, status="RUNNING")
+
+    def mark_killed(self, reason: str) -> None:
+        """Closes a run whose process is gone."""
+        self.tag(Tag.REASON, reason)
+        self.end("KILLED")
+
+
+def create_run(store: Store, name: str, tags: Mapping[str, str], time_ms: int | None = None) -> Recorder:
+    """Creates a run."""
+    run = store.client.create_run(store.experiment_id, start_time=time_ms, run_name=name, tags=dict(tags))
+    return Recorder(store, run.info.run_id)
+
+
+def start_run(store: Store, start: Start) -> Recorder:
+    """Creates a run with all that is known before it starts."""
+    recorder = create_run(store, start.name, start.tags, start.time)
+    try:
+        recorder.describe(start)
+    except BaseException:
+        with suppress(UserError):
+            recorder.end("FAILED")
+        raise
+    return recorder
+
+
+def origin_tags(folder: Path) -> dict[str, str]:
+    """Tags that say who runs this, on which machine, in which folder."""
+    tags = {Tag.HOST: HOST, Tag.FOLDER: str(folder.resolve()), "mlflow.source.name": sys.argv[0]}
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    return {**tags, "mlflow.source.type": "LOCAL"}
+
+
+def warm_up() -> None:
+    """Imports what `save_model` needs, seconds before it is needed."""
+    import mlflow.pytorch  # noqa: F401
+
+
+def save_model(model: Any, example: Any, folder: Path) -> None:
+    """Writes a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
+
+    Args:
+        model: the net; exceptions of many kinds are raised if torch cannot trace it.
+        example: two images, N×C×H×W floats as a NumPy array; one would fix the batch size at 1.
+        folder: a new one.
+    """
+    import mlflow.pytorch  # takes seconds, and nothing else needs it
+
+    mlflow.pytorch.save_model(
+        model,
+        str(folder),
+        input_example=example,
+        serialization_format="pt2",
+        # Without this MLflow takes 8 to 28 s to infer them.
+        pip_requirements=[f"torch=={version('torch').split('+')[0]}"],
+    )

@@ -1,0 +1,160 @@
+"""Opening an MLflow store, and one sentence whenever it fails."""
+
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock
+
+from lenetexp.config.schema import Tracking
+from lenetexp.errors import UserError, one_line, without_password
+
+# MLflow reads these when it is imported, so they must be set before; what the user has set wins.
+for _key, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}.items():
+    os.environ.setdefault(_key, _value)
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.exceptions import MlflowException, RestException  # noqa: E402
+
+# It prints every database failure with its SQL; here a failure is one sentence.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+# How a server is waited for: tries, and seconds a try. MLflow's defaults wait 246 s for one that is gone.
+_PATIENCE = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+_SET_BY_USER = {key for key in _PATIENCE if key in os.environ}
+AT_THE_START = (1, 4)  # nothing has been done yet, so nothing is lost by giving up
+USUAL = (3, 30)
+ONE_TRY = (1, 10)  # the outbox tries again by itself
+
+
+def set_patience(tries: int, seconds: int) -> None:
+    """How this process waits for servers from now on."""
+    for key, value in zip(_PATIENCE, (tries, seconds), strict=True):
+        if key not in _SET_BY_USER:
+            os.environ[key] = str(value)
+
+
+set_patience(*USUAL)
+
+
+class Refused(UserError):
+    """A server that answers does not take something, and would not take it later."""
+
+
+class _AnsweringClient:
+    """MLflow's client; whatever its calls raise becomes a `UserError` of one sentence."""
+
+    def __init__(self, client: MlflowClient, uri: str) -> None:
+        self._client, self._uri = client, uri
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._client, name)
+
+        def answering(*arguments: Any, **named: Any) -> Any:
+            try:
+                return call(*arguments, **named)
+            except Exception as error:  # a driver, a proxy or an artifact store may raise anything
+                # By MLflow's own error code: a proxy's refusal may be temporary.
+                code = error.error_code if isinstance(error, RestException) else None
+                final = code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+                kind = Refused if final and self._uri.startswith("http") else UserError
+                shown = without_password(self._uri)
+                raise kind(f"tracking.uri={shown}: the store failed at {name} ({reason_of(error)})") from error
+
+        return answering
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that answered, and the experiment in it; calls of `client` raise `UserError`."""
+
+    client: MlflowClient
+    uri: str  # as given: it may hold a password
+    experiment_id: str
+
+    @property
+    def shown(self) -> str:
+        """The store's address without its password."""
+        return without_password(self.uri)
+
+
+def open_store(settings: Tracking, create: bool = True) -> Store:
+    """Connects to the store that `settings` name; a missing SQLite file is created first.
+
+    Raises `UserError` if it does not answer, is not a store, or (without `create`) does not exist.
+    """
+    shown, uri, artifacts = without_password(settings.uri), settings.uri, None
+    sqlite = uri.startswith("sqlite:")
+    path = Path(uri.removeprefix("sqlite:///")).expanduser()
+    if sqlite:
+        uri = f"sqlite:///{path}"
+        if not create and not path.exists():
+            raise UserError(f"tracking.uri={shown}: {path} does not exist; no run was recorded yet")
+        artifacts = (path.parent / "mlartifacts").resolve().as_uri()
+    set_patience(*AT_THE_START)
+    try:
+        if sqlite and create:
+            _create_sqlite(path)
+        client = MlflowClient(uri)
+        experiment = _experiment(client, settings.experiment, artifacts, create)
+    except UserError:
+        raise
+    except Exception as error:  # a driver or a proxy may raise anything
+        raise UserError(
+            f"tracking.uri={shown}: this MLflow store does not answer ({reason_of(error)}); it must be "
+            "a running server or an SQLite file of MLflow's"
+        ) from error
+    finally:
+        set_patience(*USUAL)
+    return Store(cast(MlflowClient, _AnsweringClient(client, uri)), uri, experiment)
+
+
+def _create_sqlite(path: Path) -> None:
+    """Creates a new store under a temporary name and renames it.
+
+    MLflow's own creation has no lock: of several processes that open a missing file at once most die, and the file may
+    stay broken.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        if path.exists():
+            return
+        for left_by_a_killed_process in path.parent.glob(f".{path.name}.new*"):
+            left_by_a_killed_process.unlink()
+        new = path.with_name(f".{path.name}.new")
+        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        new.replace(path)
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: bool) -> str:
+    """The id of the experiment of this name, created if need be."""
+    if create and client.get_experiment_by_name(name) is None:
+        with suppress(MlflowException):  # another process was quicker
+            return client.create_experiment(name, artifact_location=artifacts)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        names = ", ".join(e.name for e in client.search_experiments(max_results=20))
+        raise UserError(f"tracking.experiment={name}: there is no such experiment; there are {names}")
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"tracking.experiment={name}: must not be a deleted one; choose another name, "
+            f"or restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
+
+
+def reason_of(error: BaseException) -> str:
+    """The innermost cause, on one line."""
+    while isinstance(inner := error.__cause__ or error.__context__, Exception):
+        error = inner
+    return without_password(one_line(error)[:160])

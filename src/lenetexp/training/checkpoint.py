@@ -1,0 +1,58 @@
+"""One dictionary in one file: written to a temporary file, flushed and renamed; read back as weights only."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lenetexp.errors import UserError, one_line
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content`; at any moment, `path` is the whole old file or the whole new one.
+
+    Raises `UserError` if it cannot be written, for example because the disk is full.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        _flush_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)[:120]
+        raise UserError(f"{path} cannot be written ({reason}); the checkpoint before it is intact") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flushes a new name to the disk; Windows cannot."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads tensors, numbers and strings, never anything that could run.
+
+    Raises `UserError` if the file is missing, damaged, or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint") from None
+    except Exception as error:  # a damaged pickle raises whatever its next byte leads to
+        raise UserError(f"{path} is damaged or not a checkpoint of weights only ({one_line(error)[:120]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a dictionary, not a {type(content).__name__}")
+    return content

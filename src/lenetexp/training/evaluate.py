@@ -1,0 +1,101 @@
+"""A net and a split to numbers: summed first, divided once. Evaluation is always in fp32."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lenetexp.datasets.source import Split
+from lenetexp.training.batches import as_floats
+
+BATCH = 1000  # images at once: fast on a CPU, and 3 MB of floats
+# Batches between two looks at whether the loss is still finite: each look waits for the device.
+SYNC_EVERY = 64
+
+
+class Diverged(Exception):
+    """The loss is no longer finite: a result of the settings, not a fault."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"the loss stopped being finite in epoch {epoch}")
+        self.epoch = epoch
+
+
+class Totals:
+    """Summed loss and correct predictions over the batches so far, kept on the device."""
+
+    def __init__(self, epoch: int, device: torch.device) -> None:
+        self.epoch, self.batches, self.images = epoch, 0, 0
+        self.sums = torch.zeros(2, device=device)
+        self.loss_sum, self.correct = self.sums
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch with its mean loss.
+
+        Raises `Diverged` if the loss is not finite, seen within `SYNC_EVERY` batches.
+        """
+        self.loss_sum.add_(loss.detach(), alpha=len(labels))
+        self.correct.add_((logits.argmax(1) == labels).sum())
+        if self.batches % SYNC_EVERY == 0 and not isfinite(self.loss_sum.item()):
+            raise Diverged(self.epoch)
+        self.batches += 1
+        self.images += len(labels)
+
+    def means(self) -> tuple[float, float]:
+        """Loss in nats an example, and accuracy in [0, 1]; waits for the device."""
+        loss, accuracy = (self.sums / self.images).tolist()
+        return loss, accuracy
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a net makes of every example of a split; on the CPU."""
+
+    logits: Tensor  # N×classes
+    labels: Tensor  # N
+
+    @cached_property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats an example."""
+        return F.cross_entropy(self.logits.double(), self.labels, reduction="sum").item() / len(self.labels)
+
+    @property
+    def correct(self) -> int:
+        """Number of examples whose largest logit is that of their class."""
+        return int((self.predicted == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct predictions, in [0, 1]."""
+        return self.correct / len(self.labels)
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """N class numbers."""
+        return self.logits.argmax(1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """N probabilities of the predicted classes."""
+        return self.logits.softmax(1).amax(1)
+
+    def confusion(self) -> Tensor:
+        """classes×classes counts: row the true class, column the predicted one."""
+        classes = self.logits.shape[1]
+        pairs = self.labels * classes + self.predicted
+        return pairs.bincount(minlength=classes**2).view(classes, classes)
+
+
+@torch.inference_mode()
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """N×C×H×W uint8 images to N×classes logits; leaves the model in evaluation mode."""
+    model.eval()
+    return torch.cat([model(as_floats(batch)).float() for batch in images.split(BATCH)])
+
+
+def evaluate(model: nn.Module, split: Split) -> Scores:
+    """Scores every example of `split` once."""
+    return Scores(logits_of(model, split.images).cpu(), split.labels.cpu())

@@ -1,0 +1,71 @@
+"""The training loop."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lenetexp.config.schema import Augment
+from lenetexp.datasets.load import Data
+from lenetexp.datasets.source import Split
+from lenetexp.training.batches import batches, seed_of
+from lenetexp.training.evaluate import Totals, evaluate
+from lenetexp.training.state import EpochRecord, Training
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and on what a net is trained."""
+
+    epochs: int  # in all, those of an interrupted run included
+    batch_size: int  # images an optimizer step
+    seed: int  # decides the order of images and their augmentation in every epoch
+    augment: Augment | None = None
+    clip_norm: float | None = None  # largest norm of the whole gradient
+    patience: int | None = None  # epochs without improvement before training stops
+
+
+def fit(
+    training: Training, data: Data, recipe: Recipe, on_batch: Callable[[Totals], None] = lambda totals: None
+) -> Iterator[EpochRecord]:
+    """Trains epoch by epoch and yields each one's record, with `training` in the state after it.
+
+    Raises `Diverged` if the loss is no longer finite; `training.best` is of the epochs before.
+    """
+    for epoch in range(training.epochs_done + 1, recipe.epochs + 1):
+        if recipe.patience is not None and training.epochs_without_improvement >= recipe.patience:
+            return
+        lr = training.lr
+        started = time.perf_counter()
+        train = train_epoch(training, data.train, recipe, epoch, on_batch)
+        seconds = time.perf_counter() - started
+        val = evaluate(training.model, data.val)
+        training.schedule.after_epoch(val.loss)
+        yield training.record(epoch, train, val, lr, images_per_second=len(data.train) / seconds)
+
+
+def train_epoch(
+    training: Training, split: Split, recipe: Recipe, epoch: int, on_batch: Callable[[Totals], None]
+) -> Totals:
+    """One pass over `split`; returns its summed loss and correct predictions, while the weights changed."""
+    model, optimizer, scaler = training.model, training.optimizer, training.scaler
+    totals = Totals(epoch, split.labels.device)
+    torch.manual_seed(seed_of("layers", recipe.seed, epoch))  # for dropout and the like in a custom net
+    model.train()
+    for images, labels in batches(split, recipe.batch_size, recipe.seed, epoch, recipe.augment):
+        logits = training.forward(images)
+        loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()  # the scaler does nothing unless the precision is fp16
+        if recipe.clip_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        training.schedule.after_batch()
+        totals.add(loss, logits, labels)
+        on_batch(totals)
+    return totals

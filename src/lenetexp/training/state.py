@@ -1,0 +1,149 @@
+"""All that changes while a net learns, the record of its epochs, and saving and restoring both."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lenetexp.optim.build import Schedule
+from lenetexp.training.evaluate import Diverged, Scores, Totals
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave. Losses are mean nats an example, accuracies shares in [0, 1]."""
+
+    epoch: int  # from 1
+    train_loss: float  # over the epoch, while the weights changed
+    train_accuracy: float
+    val_loss: float  # after the epoch
+    val_accuracy: float
+    lr: float  # of the epoch's first step
+    images_per_second: float  # of training alone
+    improved: bool  # whether these are the best weights so far
+
+
+@dataclass
+class Training:
+    """All that changes while a net learns; `state_dict` is the whole state of a run.
+
+    The best weights are those of the highest validation accuracy; of equal accuracies, the lower loss.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    # The model as training calls it: itself, compiled, or under autocast.
+    forward: Callable[[Tensor], Tensor]
+    history: list[EpochRecord] = field(default_factory=list)
+    best_weights: dict[str, Tensor] | None = None  # on the CPU, as any module with these names takes them
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of epochs trained."""
+        return len(self.history)
+
+    @property
+    def best(self) -> EpochRecord | None:
+        """The epoch of `best_weights`."""
+        return next((record for record in reversed(self.history) if record.improved), None)
+
+    @property
+    def epochs_without_improvement(self) -> int:
+        """Epochs since the best one."""
+        return self.epochs_done - self.best.epoch if self.best else 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def record(self, epoch: int, train: Totals, val: Scores, lr: float, images_per_second: float) -> EpochRecord:
+        """Adds an epoch to the history and keeps its weights if they are the best so far.
+
+        Raises `Diverged` if its losses are not finite.
+        """
+        train_loss, train_accuracy = train.means()
+        if not isfinite(train_loss + val.loss):
+            raise Diverged(epoch)
+        best = self.best
+        improved = best is None or (val.accuracy, -val.loss) > (best.val_accuracy, -best.val_loss)
+        if improved:
+            self.best_weights = _copy_of_weights(self.model)
+        record = EpochRecord(epoch, train_loss, train_accuracy, val.loss, val.accuracy, lr, images_per_second, improved)
+        self.history.append(record)
+        return record
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and strings only, so that it can be read back without trust."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.schedule.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "history": [asdict(record) for record in self.history],
+            "best_weights": self.best_weights,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned.
+
+        Raises `Exception` if of many kinds, if it is the state of something else.
+        """
+        if state["best_weights"] is not None:
+            self.model.load_state_dict(state["best_weights"])  # to see that they fit
+        self.model.load_state_dict(state["model"])
+        # torch accepts any state here and fails only later, in a step: a fused optimizer by touching memory
+        # that is not its own.
+        groups = [{**group, "params": []} for group in state["optimizer"]["param_groups"]]
+        _require_alike([{**group, "params": []} for group in self.optimizer.param_groups], groups)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if any(group.get("fused") for group in self.optimizer.param_groups):
+            _require_shapes(self.optimizer)
+        _require_alike(self.schedule.scheduler.state_dict(), state["scheduler"])
+        self.schedule.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.history = [_checked(record, i) for i, record in enumerate(state["history"], start=1)]
+        self.best_weights = state["best_weights"]
+
+
+def _require_shapes(optimizer: Optimizer) -> None:
+    for parameter, kept in optimizer.state.items():
+        for tensor in kept.values():
+            if isinstance(tensor, Tensor) and tensor.shape not in ((), parameter.shape):
+                raise ValueError(f"the optimizer's state has the shape {tuple(tensor.shape)}")
+
+
+def _require_alike(ours: Any, theirs: Any) -> None:
+    """Raises ValueError unless both have the same keys and types everywhere; None matches anything."""
+    if ours is None or theirs is None:
+        return
+    numbers = isinstance(ours, (int, float)) and isinstance(theirs, (int, float))
+    if not numbers and type(ours) is not type(theirs):
+        raise ValueError(f"found a {type(theirs).__name__} in place of a {type(ours).__name__}")
+    if isinstance(ours, Mapping):
+        if set(ours) != set(theirs):
+            raise ValueError(f"missing or unknown: {', '.join(map(str, set(ours) ^ set(theirs)))}")
+        for key, value in ours.items():
+            _require_alike(value, theirs[key])
+    elif isinstance(ours, (list, tuple)):
+        for one, other in zip(ours, theirs, strict=True):
+            _require_alike(one, other)
+
+
+def _checked(record: Mapping[str, Any], number: int) -> EpochRecord:
+    _require_alike(asdict(EpochRecord(number, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False)), dict(record))
+    if record["epoch"] != number:
+        raise ValueError(f"found epoch {record['epoch']} in place of {number}")
+    return EpochRecord(**record)
+
+
+def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
+    """On the CPU in torch's default memory format."""
+    contiguous = torch.contiguous_format
+    return {k: v.to("cpu", copy=True, memory_format=contiguous) for k, v in model.state_dict().items()}
