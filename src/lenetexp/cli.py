@@ -36,14 +36,10 @@ OmegaConf.register_new_resolver(
 
 
 def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyType({}), sweeps: bool = False) -> None:
-    """Runs a function decorated with `hydra.main`; user errors print one line, no traceback.
+    """Runs `main`, decorated with `hydra.main`; user errors print one line, no traceback.
 
-    Modules in the working directory can be named by a `_target_`.
-
-    Args:
-        main: the function.
-        renamed: keys as they are typed, and as the config has them.
-        sweeps: whether the command takes -m.
+    `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m. Modules
+    in the working directory can be named by a `_target_`.
     """
     if {"-m", "--multirun"} & {*sys.argv} and not sweeps:
         _exit_with("-m: only run.py takes it")
@@ -53,7 +49,7 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
             sys.argv[i] = f"{renamed[key]}={value}"
     sys.path.append(str(Path.cwd()))
     # Our files in conf/hydra/launcher/ have the names of the plugins' own and are checked against those.
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/(launcher|sweeper)/\w+' is validated against")
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
     # Hydra prints its own report of an error unless it is told to raise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -104,13 +100,8 @@ def _exit_quietly() -> NoReturn:
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
-    """Checks the composed config, then calls a function with the settings, the config and a folder.
-
-    Args:
-        config: as Hydra composed it.
-        kind: the settings to turn it into.
-        function: dotted name of a function of (settings, config as plain dicts, folder for output); its
-            module is imported only after the config was checked.
+    """Checks the composed config as `kind`, then calls the function of this dotted name with the settings, the config
+    as plain dicts, and a folder for output. The function's module is imported only then.
 
     Hydra makes the folder first; if nothing was written into it, it is removed.
     """

@@ -84,13 +84,10 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
 
 
 def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
-    """Rebuilds a run's net from its artifacts.
+    """Rebuilds a run's net from its artifacts. Its config may name classes of lenetexp, torch and the modules in
+    `trust`.
 
-    Raises `UserError` if the run has no weights, is damaged, or its config names what is not trusted.
-
-    Args:
-        stored: the run.
-        trust: modules, beside lenetexp and torch, whose classes its config may name.
+    Raises `UserError` if the run has no weights, is damaged, or names what is not trusted.
     """
     with TemporaryDirectory(prefix="lenetexp-") as folder:
         config_file, facts_file, weights_file = stored.download(Path(folder), File.CONFIG, File.DATASET, File.BEST)

@@ -59,9 +59,8 @@ RunId = Annotated[Name, described("latest, best or the MLflow id of a run")]
 SweepId = Annotated[Name, described("latest or the MLflow id of a sweep (sweep=…)")]
 Resume = Annotated[bool | Name, described("true, false or the MLflow id of a run")]
 Paths = Annotated[
-    list[Name] | None,
+    Annotated[list[Name], Field(min_length=1)] | None,
     BeforeValidator(lambda value: value if isinstance(value, list | None) else [value]),
-    Field(min_length=1),
     described("a file, a folder, a glob, or a list of those in brackets, as [a.png,b.png]"),
 ]
 Address = Annotated[

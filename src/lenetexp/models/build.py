@@ -9,15 +9,10 @@ from lenetexp.errors import UserError, one_line
 
 
 def build(settings: Target, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    """The net that `settings` name, for so many classes and images of this shape, on the CPU.
+    """The net that `settings` name, for so many classes and images of this shape (C, H, W), on the CPU.
 
-    A custom net is a class that takes `classes` and `channels` beside its settings. Raises `UserError` if
-    its class refuses the settings, or the net does not take such images.
-
-    Args:
-        settings: the class and its settings.
-        classes: number of classes.
-        image_shape: channels, height and width.
+    A custom net is a class that takes `classes` and `channels` beside its settings. Raises `UserError` if the class
+    refuses its settings, or the net does not take such images.
     """
     call = {**settings.call(), "classes": classes, "channels": image_shape[0]}
     try:

@@ -48,15 +48,9 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
 
 
 def build_schedule(settings: schema.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
-    """The scheduler that `settings` name, over `optimizer`.
+    """The scheduler that `settings` name, over `optimizer`, for a run of so many batches an epoch.
 
     Raises `UserError` if its class refuses the settings, or it would be stepped at the wrong moments.
-
-    Args:
-        settings: if its steps_per_epoch is "auto", the true number takes its place.
-        optimizer: whose learning rate is scheduled.
-        steps_per_epoch: batches an epoch.
-        epochs: epochs of the run.
     """
     call = settings.call()
     if "steps_per_epoch" in call and settings.interval == "epoch":

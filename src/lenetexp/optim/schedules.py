@@ -11,14 +11,8 @@ def warmup_cosine(
 ) -> LambdaLR:
     """A linear rise to the optimizer's learning rate, then half a cosine down to `final` of it.
 
-    The cosine is that of Loshchilov and Hutter (SGDR, 2017) without restarts.
-
-    Args:
-        optimizer: whose learning rate is scheduled.
-        epochs: length of the whole schedule.
-        steps_per_epoch: optimizer steps an epoch.
-        warmup: length of the rise, as a share of the schedule, from 0 to below 1.
-        final: end of the cosine, as a share of the learning rate.
+    The cosine is that of Loshchilov and Hutter (SGDR, 2017) without restarts. `epochs` is the length of the whole
+    schedule, `warmup` the share of it that rises, from 0 to below 1, and `final` a share of the learning rate.
     """
     total = epochs * steps_per_epoch
     top = warmup * total

@@ -43,18 +43,13 @@ from lenetexp.training.state import EpochRecord
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
-    """Trains one net as `settings` say and records everything in `folder` and in MLflow.
+    """Trains one net as `settings` say and records everything in `folder`, an empty one, and in MLflow.
 
-    Raises `UserError` if a mistake that the user can fix, mostly before the MLflow run is created. Raises
-    `Interrupted` if SIGINT or SIGTERM came; what was done is recorded.
+    `config` is what the settings were checked from. A resumed run keeps its own folder if that is on this machine.
+    Returns the best validation accuracy, in [0, 1]; NaN if no epoch was finished.
 
-    Args:
-        settings: the checked config.
-        config: the same as it was composed.
-        folder: the run's own folder, empty; a resumed run keeps its own if that is on this machine.
-
-    Returns:
-        the best validation accuracy, in [0, 1]; NaN if no epoch was finished.
+    Raises `UserError` for a mistake that the user can fix, mostly before the MLflow run is created, and `Interrupted`
+    if a signal came; what was done is recorded.
     """
     began = time.perf_counter()
     plan = resume.find(settings, config, folder) if settings.resume else None

@@ -19,15 +19,9 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 
 def write(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> str | None:
-    """Writes config.yaml, dataset.json and reproduce/ into `folder`.
+    """Writes config.yaml, dataset.json and reproduce/ into `folder`; `config` must hold no secrets.
 
-    Args:
-        folder: the run's folder.
-        config: the composed config, without secrets.
-        dataset: what predictions must know about the images that the net was trained on.
-
-    Returns:
-        the commit of lenetexp's code, or None if it is not in a git checkout.
+    Returns the commit of lenetexp's code, or None if it is not in a git checkout.
     """
     reproduce = folder / File.REPRODUCE
     reproduce.mkdir(parents=True, exist_ok=True)

@@ -44,9 +44,8 @@ class ResumePlan:
     def open(self, folder: Path) -> tuple[Path, dict[str, Any] | None, str | None]:
         """Where the run goes on: its own folder if that is on this machine, else `folder`, a new one.
 
-        Returns:
-            the folder; the state to restore, None if it had no checkpoint yet; the digest of its images,
-            None if it had not loaded them. Raises `UserError` if they are damaged or cannot be downloaded.
+        Beside it the state to restore, None if there was no checkpoint yet, and the digest of its images, None if it
+        had not loaded them. Raises `UserError` if they are damaged or cannot be downloaded.
         """
         previous = self.previous
         if previous.folder is not None and not self.extends:
@@ -61,12 +60,10 @@ class ResumePlan:
 
 
 def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
-    """The run that `settings.resume` means; None if there is none yet, so that a new one begins.
+    """The run that `settings.resume` means; None if there is none yet, so that a new one begins in `folder`.
 
-    Args:
-        settings: the checked config; `UserError` is raised if the run is running, differs, or does not exist.
-        config: the same as it was composed.
-        folder: that a new run would have; runs recorded offline are beside it.
+    Runs recorded offline are searched beside `folder`. Raises `UserError` if the run is running, differs in its config,
+    or does not exist.
     """
     store = None if settings.tracking.offline else _open_existing(settings)
     if isinstance(settings.resume, str):

@@ -46,18 +46,11 @@ def _require_plain(value: Any, depth: int = 0) -> None:
 def require_trusted(
     value: Any, key: str, trust: Sequence[str], kind: type | None, functions: Sequence[Any] = ()
 ) -> None:
-    """Makes sure that every `_target_` in a stored config is a class or function of a trusted package.
+    """Raises `UserError` unless every `_target_` in `value`, at `key` of a stored config, is trusted.
 
-    It looks at the object that a name leads to, not at the name alone: lenetexp.models.lenet.torch.hub.load
-    would be a way out. Below the outermost `_target_`, only nets may be named. Raises `UserError` if
-    something else is named.
-
-    Args:
-        value: stored settings, or a part of them.
-        key: its place in the config.
-        trust: modules, beside `TRUSTED`, whose classes it may name.
-        kind: what a trusted package's class must be.
-        functions: lenetexp's own functions that it may name as well.
+    It looks at the object that a name leads to, not at the name alone: lenetexp.models.lenet.torch.hub.load would be a
+    way out. Trusted are classes of kind `kind` in `TRUSTED` packages, these `functions`, and everything in the modules
+    that the user names in `trust`. Below the outermost `_target_`, only nets may be named.
     """
     _require_plain(value)
     if isinstance(value, str) and "${" in value:

@@ -1,9 +1,9 @@
 """From Hydra's overrides to checked jobs: every mistake ends here, before the first job starts."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
@@ -100,14 +100,13 @@ def plan_of(sweeper: "GridSweeper", kind: str, overrides: Sequence[Override]) ->
 @contextmanager
 def warm(launcher: Launcher, at_most: int) -> Iterator[None]:
     """Starts the local launcher's processes while MLflow is imported and its store opened."""
-    if not hasattr(launcher, "warm_up"):
+    warm_up: Callable[[int], None] | None = getattr(launcher, "warm_up", None)
+    if warm_up is None:
         yield
         return
-    launcher.warm_up(at_most)
-    try:
+    warm_up(at_most)
+    with closing(cast(Any, launcher)):
         yield
-    finally:
-        launcher.close()
 
 
 def launch(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:

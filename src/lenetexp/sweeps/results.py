@@ -45,7 +45,6 @@ class Row:
 
     @property
     def is_result(self) -> bool:
-        """Whether it is a result."""
         return self.status in RESULTS
 
 

@@ -59,7 +59,6 @@ class Sweep:
         return finished is not None
 
     def folder_of(self, job: Job) -> Path:
-        """The job's own folder."""
         return self.folder / str(self.jobs[job.config_hash]["place"])
 
     def overrides(self, job: Job) -> list[str]:
@@ -112,12 +111,7 @@ class Sweep:
         self.recorder.store.client.log_text(self.recorder.run_id, json.dumps(content, indent=1), File.SWEEP)
 
     def run(self, jobs: Sequence[Job], launch: Callable[[list[list[str]]], Sequence[JobReturn]]) -> None:
-        """Runs those of `jobs` that are not finished.
-
-        Args:
-            jobs: all that were asked for.
-            launch: takes each job's overrides, returns Hydra's result of each.
-        """
+        """Runs those of `jobs` that are not finished; `launch` takes their overrides and returns Hydra's results."""
         todo = [job for job in jobs if not self.skip(job)]
         self.save_index()
         if skipped := len(jobs) - len(todo):
@@ -149,12 +143,8 @@ class Sweep:
 def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
     """Opens a sweep's own run; closes it with the results, however the body ends.
 
-    Raises `UserError` if these settings do not allow a sweep; at the end, if a job failed.
-
-    Args:
-        settings: of any of its jobs.
-        folder: the sweep's own.
-        plan: what it varies; with resume=true the newest sweep of the same identity is resumed.
+    With resume=true the newest sweep of the same identity is resumed. `settings` are those of any of its jobs. Raises
+    `UserError` if they do not allow a sweep, or, at the end, if a job failed.
     """
     if settings.tracking.offline:
         raise UserError("tracking.offline=true: must be false for a sweep, whose results come from MLflow")

@@ -30,13 +30,8 @@ DRAFT = (File.CONFIG, File.DATASET, File.REPRODUCE)
 class Outbox:
     """Writes a run's events into its journal and sends them in order from a thread of its own.
 
-    MLflow keeps one copy of what it gets twice with the same time and step, so everything that it may have
-    missed can be sent again.
-
-    Args:
-        events: the run's journal.
-        recorder: the run in MLflow, or None if it is recorded offline.
-        notify: shows a line to the user.
+    MLflow keeps one copy of what it gets twice with the same time and step, so everything that it may have missed can
+    be sent again. Without a recorder the run is recorded offline; `notify` shows a line to the user.
     """
 
     def __init__(self, events: Journal, recorder: Recorder | None, notify: Callable[[str], None]) -> None:
@@ -83,19 +78,10 @@ class Outbox:
         patience: float = PATIENCE,
         stop_if_asked: Callable[[], None] = lambda: None,
     ) -> bool:
-        """Uploads the run's folder, closes the run, and waits until everything is sent.
+        """Uploads the run's folder, closes the run as `status`, and waits until everything is sent; whether it was.
 
-        Raises `UserError` if a finished run's journal cannot be written. Raises `Interrupted` if by
-        `stop_if_asked`.
-
-        Args:
-            status: FINISHED, FAILED or KILLED.
-            reason: why, in one line.
-            patience: seconds to wait without progress.
-            stop_if_asked: raises to end the waiting.
-
-        Returns:
-            whether MLflow has everything.
+        It gives up after `patience` seconds without progress, or when `stop_if_asked` raises. Raises `UserError` if a
+        finished run's journal cannot be written.
         """
         last: list[AnyEvent] = [Ready(event="files"), End(status=status)]
         if len(self.journal.starts) > 1:  # MLflow counts the time between the commands as well

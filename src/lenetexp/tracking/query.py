@@ -45,12 +45,10 @@ class RecordedRun:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether it is a sweep's own run."""
         return Tag.SWEEP in self.tags
 
     @property
     def ending(self) -> str:
-        """ "diverged", "pruned" or empty."""
         return self.tags.get(Tag.ENDING, "")
 
     @property

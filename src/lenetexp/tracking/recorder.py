@@ -45,7 +45,6 @@ class Recorder:
         self.store.client.log_batch(self.run_id, metrics=metrics)
 
     def tag(self, key: str, value: str) -> None:
-        """Sets a tag."""
         self.store.client.set_tag(self.run_id, key, value)
 
     def untag(self, *keys: str) -> None:

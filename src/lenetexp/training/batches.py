@@ -34,15 +34,7 @@ def as_floats(images: Tensor) -> Tensor:
 def batches(
     split: Split, batch_size: int, seed: int, epoch: int, augment: Augment | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of one epoch, B×C×H×W floats in [0, 1] and B labels; the last may be short.
-
-    Args:
-        split: images and labels on the device.
-        batch_size: B, 1 or more.
-        seed: the run's seed.
-        epoch: which epoch, from 1.
-        augment: how far images are moved, turned and scaled, or None.
-    """
+    """The batches of one epoch (from 1): B×C×H×W floats in [0, 1] and B labels, the last batch may be short."""
     order = torch.randperm(len(split), generator=generator("order", seed, epoch))
     transforms = affine(augment, len(split), split.images.shape[-1], seed, epoch) if augment else None
     order = order.to(split.images.device)

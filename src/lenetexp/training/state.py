@@ -45,17 +45,14 @@ class Training:
 
     @property
     def epochs_done(self) -> int:
-        """Number of epochs trained."""
         return len(self.history)
 
     @property
     def best(self) -> EpochRecord | None:
-        """The epoch of `best_weights`."""
         return next((record for record in reversed(self.history) if record.improved), None)
 
     @property
     def epochs_without_improvement(self) -> int:
-        """Epochs since the best one."""
         return self.epochs_done - self.best.epoch if self.best else 0
 
     @property
