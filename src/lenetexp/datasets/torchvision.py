@@ -48,17 +48,17 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
 
     top = Path(root).expanduser()
     options = {"split": split} if split else {}
-    opened = partial(getattr(datasets, name), root=str(top), **options)
+    open_part = partial(getattr(datasets, name), root=str(top), **options)
     files = _files(name, split, top)
     lock = top / f".{name}.lock"
     if lock.exists() or not all(file.exists() for file in files):  # another process may be downloading
-        _download(name, opened, top, files, lock)
+        _download(name, open_part, top, files, lock)
     if name not in OTHER_FILES:
         _check_idx(files)
     if name == "MNIST":
         _check_mnist(files)
     try:
-        train, test = opened(train=True), opened(train=False)
+        train, test = open_part(train=True), open_part(train=False)
     except Exception as error:  # torchvision's readers raise almost anything
         raise UserError(
             f"dataset.root={root}: {name}'s files in {files[0].parent} cannot be read ({one_line(error)}); "
@@ -84,7 +84,7 @@ def _files(name: str, split: str | None, root: Path) -> list[Path]:
     return [root / name / "raw" / f"{prefix}{part}-{kind}" for part in parts for kind in kinds]
 
 
-def _download(name: str, opened: Callable[..., Any], root: Path, files: list[Path], lock: Path) -> None:
+def _download(name: str, open_part: Callable[..., Any], root: Path, files: list[Path], lock: Path) -> None:
     """Lets torchvision download and check the files, in one process at a time; the others wait and find them."""
     folder = files[0].parent
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -94,7 +94,7 @@ def _download(name: str, opened: Callable[..., Any], root: Path, files: list[Pat
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             for train in (True, False):
-                opened(train=train, download=True)
+                open_part(train=train, download=True)
     except Exception as error:  # of the network, the disk, or torchvision's checks
         found = re.search(r"urlopen error (?:\[Errno -?\d+\] )?(.*?)>", str(error))
         reason = found[1] if found else one_line(error)[:150]

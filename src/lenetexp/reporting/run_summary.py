@@ -18,16 +18,7 @@ if TYPE_CHECKING:
 def start_of_run(
     settings: RunConfig, data: "Data", training: "Training", device: str, folder: Path, resumes: str | None
 ) -> str:
-    """What is about to run.
-
-    Args:
-        settings: the run's.
-        data: the images.
-        training: the net before its first step, or as it was restored.
-        device: in words.
-        folder: the run's own.
-        resumes: name of the run whose epochs it begins with.
-    """
+    """What is about to run; `resumes` is the id of the run whose epochs it begins with."""
     net = ", ".join(f"{k}={v}" for k, v in settings.model.call().items() if k != "_target_")
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     lr = settings.optimizer.lr

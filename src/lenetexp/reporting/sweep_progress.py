@@ -14,13 +14,9 @@ LOOK_EVERY = 0.3  # seconds
 
 
 class SweepProgress:
-    """A bar over the epochs of all jobs, and a line for every job that ends, from their journals.
+    """A bar over the epochs of all jobs, and a line for every job that ends, from the journals in a sweep's folder.
 
-    Args:
-        folder: the sweep's, which holds the jobs' folders.
-        jobs: how many there are.
-        epochs: of all of them together.
-        on_epoch: called with a job's folder for every epoch that it finishes.
+    `on_epoch` is called with a job's folder for every epoch that it finishes.
     """
 
     def __init__(

@@ -67,13 +67,7 @@ def try_draw(draw: Callable[[], None]) -> bool:
 
 
 class Progress:
-    """A bar over all batches of a run, and a line for every epoch.
-
-    Args:
-        epochs: epochs in all.
-        steps: batches an epoch.
-        done: epochs done before.
-    """
+    """A bar over all batches of a run, so many an epoch, and a line for every epoch; some epochs may be done."""
 
     def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
         self.epochs, self._shown_at, self._has_head = epochs, 0.0, False

@@ -1,0 +1,188 @@
+"""The pictures of a run and of predictions."""
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, light_grid, new_figure, save, styled
+from lenetexp.training.batches import as_floats
+
+if TYPE_CHECKING:
+    from lenetexp.datasets.load import Data
+    from lenetexp.training.evaluate import Scores
+    from lenetexp.training.state import EpochRecord
+
+MOST_MISTAKES, MOST_KERNELS = 25, 8  # in a picture
+CLASSES_WITH_COUNTS = 30  # with more classes, the counts in a confusion matrix cannot be read
+# Inches: the side of a small image, the row and the column that it is in, the space for a title.
+TILE, ROW, COLUMN, TITLE = 1.25, 1.75, 1.45, 0.45
+
+Images = NDArray[np.uint8]
+Tile = tuple[NDArray[Any], str, str]  # an H×W×3 or H×W×4 image, its caption, the caption's colour
+
+
+def draw_run(
+    model: nn.Module, data: "Data", test: "Scores", history: Sequence["EpochRecord"], best: "EpochRecord", folder: Path
+) -> None:
+    """Writes the pictures of a run into `folder`: its history and what `model`, with the best weights, does.
+
+    filters.png is missing if the net has no convolution that takes the images.
+    """
+    summary = f"{data.name}, {len(test.labels):,} test images: accuracy {test.accuracy:.2%}"
+    figures = {
+        "learning_curves": learning_curves(history, best, f"{type(model).__name__} on {data.name}"),
+        "confusion_matrix": confusion_matrix(test.confusion().numpy(), data.classes, summary),
+        "mistakes": mistakes(data, test),
+    }
+    convolutions = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
+    name, first = next(convolutions, ("", None))
+    if first is not None and first.in_channels == data.image_shape[0]:
+        title = f"The filters of {name} and their responses to one {data.name} image"
+        figures["filters"] = filters(first, data.test.images[0], title)
+    save(figures, folder)
+
+
+@styled
+def learning_curves(history: Sequence["EpochRecord"], best: "EpochRecord", title: str) -> Figure:
+    """Loss and accuracy of every epoch, with a dotted line at the best weights."""
+    figure = new_figure(10, 4.2, title, layout=None)
+    figure.subplots_adjust(left=0.085, right=0.975, bottom=0.145, top=0.88)
+    losses, accuracies = figure.subplots(1, 2)
+    epochs = [record.epoch for record in history]
+    marker = "o" if len(epochs) <= 20 else None
+    for axes, name, train, val in (
+        (losses, "loss [nats per example]", [r.train_loss for r in history], [r.val_loss for r in history]),
+        (accuracies, "accuracy", [r.train_accuracy for r in history], [r.val_accuracy for r in history]),
+    ):
+        axes.plot(epochs, train, color=TRAIN, marker=marker, markersize=4, label="training")
+        axes.plot(epochs, val, color=VAL, marker=marker, markersize=4, label="validation")
+        mark = f"best weights: {best.val_accuracy:.2%}"
+        axes.axvline(best.epoch, color=INK, linewidth=0.8, linestyle=":", label=mark)
+        axes.set(xlabel="epoch", ylabel=name, xlim=(min(1, len(epochs) - 1), None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        light_grid(axes)
+    losses.set_ylim(bottom=0)
+    accuracies.set_ylim(top=1.005)
+    accuracies.legend()
+    return figure
+
+
+@styled
+def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
+    """classes×classes counts, rows true, columns predicted: shaded by the share of the row, mistakes in red."""
+    names = [label(name) for name in classes]
+    size = 9 if len(names) <= 12 else 6.5
+    side = min(max(5.0, 0.55 * len(names) + 1.5), 14.0)
+    figure = new_figure(side, side, title)
+    axes = figure.subplots()
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    correct = np.eye(len(names), dtype=bool)
+    # Mistakes are few: the root of their share keeps one in a hundred visible.
+    strength = np.where(correct, share, np.sqrt(share))[..., None]
+    axes.imshow(1 - strength + strength * np.where(correct[..., None], to_rgb(VAL), to_rgb(WRONG)))
+    axes.set_xticks(range(len(names)), names, fontsize=size, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set(xlabel="predicted", ylabel="true")
+    for row, column in np.argwhere(counts) if len(names) <= CLASSES_WITH_COUNTS else ():
+        colour = "white" if strength[row, column] > 0.55 else INK
+        text = axes.text(column, row, str(counts[row, column]), color=colour, fontsize=size, ha="center", va="center")
+        text.set_in_layout(False)  # hundreds of them would be measured
+    return figure
+
+
+def mistakes(data: "Data", test: "Scores") -> Figure:
+    """The misclassified test images, the most confident first."""
+    wrong = torch.nonzero(test.predicted != test.labels).flatten()
+    worst = wrong[test.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES]
+    if len(wrong) > len(worst):
+        title = f"The {len(worst)} most confident of {len(wrong):,} misclassified test images"
+    else:
+        title = f"{len(wrong)} of {len(test.labels):,} test images misclassified"
+    return predictions(
+        data.test.images[worst.to(data.test.images.device)].cpu().numpy(),
+        [data.classes[i] for i in test.predicted[worst]],
+        [data.classes[i] for i in test.labels[worst]],
+        test.confidence[worst].tolist(),
+        title,
+    )
+
+
+@styled
+def predictions(
+    images: Images, predicted: Sequence[str], actual: Sequence[str], confidence: Sequence[float], title: str = ""
+) -> Figure:
+    """N×C×H×W images with their predicted classes; a mistake is red and has the true class, too."""
+    tiles: list[Tile] = []
+    for image, guess, truth, share in zip(images, predicted, actual, confidence, strict=True):
+        caption, wrong = f"{label(guess, 14)} ({share:.0%})", f"\nis {label(truth, 18)}"
+        tiles.append((_rgb(image), caption, INK) if guess == truth else (_rgb(image), caption + wrong, WRONG))
+    count = sum(colour == WRONG for _, _, colour in tiles)
+    return _sheet(tiles, 5 if len(tiles) <= 25 else 10, title or f"{count} of {len(tiles)} images misclassified")
+
+
+@styled
+def prepared_photos(
+    names: Sequence[str], originals: Sequence[Images], prepared: Images, captions: Sequence[str], title: str
+) -> Figure:
+    """H×W×3 photos of any size, each beside its N×C×H×W form that the net was given."""
+    tiles: list[Tile] = []
+    for name, original, image, caption in zip(names, originals, prepared, captions, strict=True):
+        tiles += [(original, label(name, 18), TRAIN), (_rgb(image), label(caption, 20), VAL)]
+    return _sheet(tiles, 2 * min(len(originals), 4), title)
+
+
+@styled
+def filters(layer: nn.Conv2d, image: Tensor, title: str) -> Figure:
+    """A layer's first kernels, as means over their channels, and the response of each to a C×H×W image."""
+    with torch.inference_mode():
+        kernels = layer.weight[:MOST_KERNELS].mean(1).cpu().numpy()
+        maps = layer(as_floats(image[None]))[0, :MOST_KERNELS].cpu().numpy()
+    tiles: list[Tile] = []
+    scales = []
+    nothing, original = (np.ones((1, 1, 3)), "", INK), (_rgb(image.cpu().numpy()), "input", INK)
+    for first, name, values in ((nothing, "kernel", kernels), (original, "map", maps)):
+        limit = np.abs(values).max()
+        scales.append(ScalarMappable(Normalize(-limit, limit), "RdBu_r"))  # blue below zero, red above
+        tiles += [first, *((scales[-1].to_rgba(value), f"{name} {i}", INK) for i, value in enumerate(values, 1))]
+    figure = _sheet(tiles, len(kernels) + 1, title, margin=1.0)
+    width, height = figure.get_size_inches()
+    for row, (scale, name) in enumerate(zip(scales, ("weight", "response"), strict=True)):
+        bottom = (height - TITLE - (row + 1) * ROW + 0.1) / height
+        axes = figure.add_axes((1 - 0.9 / width, bottom, 0.12 / width, TILE / height))
+        figure.colorbar(scale, cax=axes, label=name)
+    return figure
+
+
+def _sheet(tiles: Sequence[Tile], columns: int, title: str, margin: float = 0.0) -> Figure:
+    """Small images in rows, red ones framed; on one axes in inches: an axes for each would take ten times longer."""
+    columns = max(min(len(tiles), columns), 1)
+    width = max(COLUMN * columns, 4.0) + margin
+    height = TITLE + ROW * ceil(len(tiles) / columns)
+    figure = new_figure(width, height, title, layout=None)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    for i, (image, caption, colour) in enumerate(tiles):
+        tall, wide = (TILE * pixels / max(image.shape[:2]) for pixels in image.shape[:2])
+        left, bottom = COLUMN * (i % columns + 0.5) - wide / 2, TITLE + ROW * (i // columns + 1) - 0.1
+        top = bottom - tall
+        axes.imshow(image, extent=(left, left + wide, bottom, top), aspect="auto")
+        axes.text(left + wide / 2, top - 0.05, caption, color=colour, fontsize=9, ha="center", va="bottom")
+        if colour == WRONG:
+            axes.add_patch(Rectangle((left, top), wide, tall, fill=False, color=colour, linewidth=2.5))
+    return figure
+
+
+def _rgb(image: Images) -> Images:
+    """C×H×W, grey or colour, to H×W×3."""
+    return np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)

@@ -1,0 +1,163 @@
+"""Pictures to predict on: which are found, and that a net sees them as it saw its training images."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from lenetexp.datasets.images import find_images, like_mnist
+from lenetexp.errors import UserError
+from sample_images import centres_of_mass
+
+Pixels = NDArray[np.uint8]
+PAPER_SHADE, INK_SHADE = 235, 30
+MIDDLE = 14  # where MNIST's digits have their centre of mass, each within half a pixel
+
+
+def sheet(sign: Pixels, top: int = 230, left: int = 25) -> Pixels:
+    """A light sheet, 400 high and 300 wide, with `sign` (255 is full ink) on it in dark, 140×140."""
+    ink = np.array(Image.fromarray(sign).resize((140, 140), Image.Resampling.BICUBIC)) / 255
+    paper = np.full((400, 300), PAPER_SHADE, np.uint8)
+    paper[top : top + 140, left : left + 140] = PAPER_SHADE - ink * (PAPER_SHADE - INK_SHADE)
+    return paper
+
+
+def boxes(*places: tuple[int, int, int, int]) -> Pixels:
+    """A sign on 28×28 made of filled boxes: top, left, bottom, right."""
+    sign = np.zeros((28, 28), np.uint8)
+    for top, left, bottom, right in places:
+        sign[top:bottom, left:right] = 255
+    return sign
+
+
+SEVEN = boxes((4, 8, 8, 22), (8, 17, 26, 22))
+SIGNS = {"seven": SEVEN, "bar": boxes((2, 3, 25, 6)), "dash": boxes((20, 2, 24, 27)), "dot": boxes((1, 1, 4, 4))}
+
+
+def size(image: Pixels) -> tuple[int, int]:
+    """Height and width of what is not black."""
+    rows, columns = np.flatnonzero(image.any((0, 2))), np.flatnonzero(image.any((0, 1)))
+    return int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    """The mean over all pixels, of 255."""
+    return float(np.abs(one.astype(float) - other).mean())
+
+
+def test_mnists_digits_on_a_sheet_of_paper_come_back_as_they_were(mnist_root: Path) -> None:
+    content = (mnist_root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()
+    digits = np.frombuffer(content, np.uint8, offset=16)[: 200 * 784].reshape(200, 28, 28)
+    back = np.stack([like_mnist(sheet(digit), "auto", "digit") for digit in digits])
+    assert difference(back[:, 0], digits) < 9  # measured: 7.3; one pixel off 14 to 23, centred by its box 23
+    assert (centres_of_mass(torch.from_numpy(back)) - MIDDLE).abs().max() < 0.6
+    assert {max(size(image)) for image in back} == {20}
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_a_sign_is_scaled_into_20_pixels_and_centred_by_its_mass(name: str) -> None:
+    image = like_mnist(sheet(SIGNS[name]), "auto", name)
+    assert image.shape == (1, 28, 28) and image.dtype == np.uint8
+    assert image.max() == 255
+    assert max(size(image)) == 20
+    assert (centres_of_mass(torch.from_numpy(image[None])) - MIDDLE).abs().max() < 0.6
+    before = size(SIGNS[name][None])
+    proportions = [20 * side / max(before) for side in before]
+    assert size(image) == pytest.approx(proportions, abs=1.5)
+
+
+def test_a_sign_may_be_anywhere_on_the_sheet() -> None:
+    here, there = (like_mnist(sheet(SEVEN, *place), "auto", "7") for place in ((3, 150), (250, 10)))
+    np.testing.assert_array_equal(here, there)
+
+
+def test_an_unevenly_lit_sheet_leaves_no_shade_behind() -> None:
+    lit = sheet(SEVEN) - np.linspace(0, 30, 300).astype(np.uint8)
+    image, plain = (like_mnist(picture, "auto", "7") for picture in (lit, sheet(SEVEN)))
+    assert difference(image, plain) < 8
+    assert size(image) == size(plain)
+
+
+@pytest.mark.parametrize("side", [1, 4])
+@pytest.mark.parametrize(
+    ("paper", "ink", "speck"),
+    [
+        (235, 30, 0),
+        (235, 180, 0),  # a pencil, and dust that is darker
+        (150, 70, 255),  # a photo in dim light, and a glint
+    ],
+)
+def test_a_speck_far_from_the_sign_changes_nothing(side: int, paper: int, ink: int, speck: int) -> None:
+    shades = (sheet(SEVEN).astype(float) - INK_SHADE) / (PAPER_SHADE - INK_SHADE)
+    clean = (ink + shades * (paper - ink)).astype(np.uint8)
+    dusty = clean.copy()
+    dusty[30 : 30 + side, 250 : 250 + side] = speck
+    # 20 and more if the speck counts as part of the sign.
+    assert difference(like_mnist(dusty, "auto", "7"), like_mnist(clean, "auto", "7")) < 2
+
+
+def test_auto_tells_dark_on_light_from_light_on_dark() -> None:
+    dark_on_light = sheet(SEVEN)
+    expected = like_mnist(dark_on_light, True, "7")
+    np.testing.assert_array_equal(like_mnist(dark_on_light, "auto", "7"), expected)
+    for invert in ("auto", False):
+        np.testing.assert_array_equal(like_mnist(255 - dark_on_light, invert, "7"), expected)
+
+
+def test_invert_overrules_what_the_shades_suggest() -> None:
+    picture = np.full((100, 100), 128, np.uint8)
+    picture[10:70, 20:30] = 60  # the stroke: 60 high, 10 wide
+    picture[80:90, 60:90] = 255  # a reflection, stronger than the stroke: 10 high, 30 wide
+    stroke, reflection = (20, 3), (7, 20)
+    for invert, expected in ((True, stroke), (False, reflection), ("auto", reflection)):
+        assert size(like_mnist(picture, invert, "photo")) == expected
+
+
+@pytest.mark.parametrize("spread", [0, 5])
+@pytest.mark.parametrize("invert", ["auto", True, False])
+def test_a_picture_without_a_sign_is_refused_by_name(spread: int, invert: bool | str) -> None:
+    flat = np.random.default_rng(0).integers(200 - spread, 201 + spread, (120, 90)).astype(np.uint8)
+    with pytest.raises(UserError, match=r"^scan-3.png: must show a sign"):
+        like_mnist(flat, invert, "scan-3.png")
+
+
+# ---- which pictures ----
+
+
+@pytest.fixture
+def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """b.PNG, a.jpg, a note, and sub/c.png in the working folder, which is the home folder, too."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "empty").mkdir()
+    for name in ("b.PNG", "a.jpg", "note.txt", "sub/c.png"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.jpg", ["a.jpg"]),
+        ("note.txt", ["note.txt"]),  # a file named in full is taken, whatever its suffix
+        (".", ["a.jpg", "b.PNG"]),
+        ("*", ["a.jpg", "b.PNG"]),
+        ("*.PNG", ["b.PNG"]),
+        ("**/*", ["a.jpg", "b.PNG", "sub/c.png"]),
+        ("~/*.jpg", ["a.jpg"]),
+    ],
+)
+def test_a_file_a_folder_or_a_glob_names_pictures(pattern: str, names: list[str], scans: Path) -> None:
+    found = find_images([str(scans / "sub"), pattern])
+    assert [path.absolute() for path in found] == [scans / name for name in ("sub/c.png", *names)]
+
+
+@pytest.mark.parametrize("pattern", ["missing.png", "*.gif", "empty"])
+def test_a_pattern_without_pictures_is_named(pattern: str, scans: Path) -> None:
+    with pytest.raises(UserError, match=f"^images={re.escape(pattern)}: no pictures there"):
+        find_images(["a.jpg", pattern])
