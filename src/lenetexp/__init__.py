@@ -1,1 +1,17 @@
-"""A lab bench for LeNet: docs/architecture.md shows the rooms and the one way of the data."""
+"""An experiment bench for LeNet: docs/architecture.md has the map and the data flow.
+
+From the bottom up; nothing imports from a line below its own.
+
+errors     what a user can put right prints one line
+config     a composed config, checked and typed
+cli        what all commands share
+datasets   images and labels
+models     LeNet
+optim      optimizers and learning-rate schedules
+training   the loop
+tracking   the record in MLflow
+reporting  terminal and figures
+runs       one run, from its config to its record
+sweeps     many runs, and what they show
+predict    what a trained net says of images
+"""

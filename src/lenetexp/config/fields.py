@@ -2,20 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator
+from pydantic import ValidatorFunctionWrapHandler as Check
 
 
 def described(allowed: str) -> WrapValidator:
     """Replaces whatever pydantic says of a wrong value by the words for what is allowed."""
 
-    def validate(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    def validate(value: Any, check: Check) -> Any:
         try:
             return check(value)
         except (ValidationError, ValueError, OverflowError):
@@ -35,7 +29,7 @@ Degrees = Annotated[Finite, Field(ge=0, le=180), described("a number of degrees 
 Count = Annotated[Whole, Field(ge=1), described("a whole number, 1 or more")]
 FromZero = Annotated[Whole, described("a whole number, 0 or more")]
 Seed = Annotated[Whole, described("a whole number from 0 to below 2^63")]
-CountOrAuto = Annotated[Whole | Literal["auto"], described("a whole number, 1 or more, or auto")]
+CountOrAuto = Annotated[Count | Literal["auto"], described("a whole number, 1 or more, or auto")]
 HeldOut = Annotated[Finite, Field(gt=0, lt=1), described("a share of the images, above 0 and below 1")]
 HeldOutOrTest = Annotated[
     HeldOut | Literal["test"], described('a share of the training images, above 0 and below 1, or "test"')

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +15,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lenetexp.datasets.load import Data
 from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, light_grid, new_figure, save, styled
 from lenetexp.training.batches import as_floats
-
-if TYPE_CHECKING:
-    from lenetexp.datasets.load import Data
-    from lenetexp.training.evaluate import Scores
-    from lenetexp.training.state import EpochRecord
+from lenetexp.training.evaluate import Scores
+from lenetexp.training.state import EpochRecord
 
 MOST_MISTAKES, MOST_KERNELS = 25, 8  # in a picture
 CLASSES_WITH_COUNTS = 30  # with more classes, the counts in a confusion matrix cannot be read
@@ -33,12 +31,9 @@ Tile = tuple[NDArray[Any], str, str]  # an H×W×3 or H×W×4 image, its caption
 
 
 def draw_run(
-    model: nn.Module, data: "Data", test: "Scores", history: Sequence["EpochRecord"], best: "EpochRecord", folder: Path
+    model: nn.Module, data: Data, test: Scores, history: Sequence[EpochRecord], best: EpochRecord, folder: Path
 ) -> None:
-    """Writes the pictures of a run into `folder`: its history and what `model`, with the best weights, does.
-
-    filters.png is missing if the net has no convolution that takes the images.
-    """
+    """Writes the pictures of a run; `model` has its best weights. Without a convolution there is no filters.png."""
     summary = f"{data.name}, {len(test.labels):,} test images: accuracy {test.accuracy:.2%}"
     figures = {
         "learning_curves": learning_curves(history, best, f"{type(model).__name__} on {data.name}"),
@@ -54,9 +49,9 @@ def draw_run(
 
 
 @styled
-def learning_curves(history: Sequence["EpochRecord"], best: "EpochRecord", title: str) -> Figure:
-    """Loss and accuracy of every epoch, with a dotted line at the best weights."""
-    figure = new_figure(10, 4.2, title, layout=None)
+def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, title: str) -> Figure:
+    """Loss and accuracy of every epoch, with a dotted line at the best one."""
+    figure = new_figure(10, 4.2, title, fitted=False)
     figure.subplots_adjust(left=0.085, right=0.975, bottom=0.145, top=0.88)
     losses, accuracies = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]
@@ -67,8 +62,7 @@ def learning_curves(history: Sequence["EpochRecord"], best: "EpochRecord", title
     ):
         axes.plot(epochs, train, color=TRAIN, marker=marker, markersize=4, label="training")
         axes.plot(epochs, val, color=VAL, marker=marker, markersize=4, label="validation")
-        mark = f"best weights: {best.val_accuracy:.2%}"
-        axes.axvline(best.epoch, color=INK, linewidth=0.8, linestyle=":", label=mark)
+        axes.axvline(best.epoch, color=INK, linewidth=0.8, linestyle=":", label=f"best epoch: {best.val_accuracy:.2%}")
         axes.set(xlabel="epoch", ylabel=name, xlim=(min(1, len(epochs) - 1), None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         light_grid(axes)
@@ -101,7 +95,7 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
     return figure
 
 
-def mistakes(data: "Data", test: "Scores") -> Figure:
+def mistakes(data: Data, test: Scores) -> Figure:
     """The misclassified test images, the most confident first."""
     wrong = torch.nonzero(test.predicted != test.labels).flatten()
     worst = wrong[test.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES]
@@ -109,24 +103,20 @@ def mistakes(data: "Data", test: "Scores") -> Figure:
         title = f"The {len(worst)} most confident of {len(wrong):,} misclassified test images"
     else:
         title = f"{len(wrong)} of {len(test.labels):,} test images misclassified"
-    return predictions(
-        data.test.images[worst.to(data.test.images.device)].cpu().numpy(),
-        [data.classes[i] for i in test.predicted[worst]],
-        [data.classes[i] for i in test.labels[worst]],
-        test.confidence[worst].tolist(),
-        title,
-    )
+    predicted, actual = ([data.classes[i] for i in numbers[worst]] for numbers in (test.predicted, test.labels))
+    return predictions(data.test.images[worst].cpu().numpy(), predicted, actual, test.confidence[worst].tolist(), title)
 
 
 @styled
 def predictions(
     images: Images, predicted: Sequence[str], actual: Sequence[str], confidence: Sequence[float], title: str = ""
 ) -> Figure:
-    """N×C×H×W images with their predicted classes; a mistake is red and has the true class, too."""
+    """N×C×H×W images with their predicted classes; mistakes are red and show the true class, too."""
     tiles: list[Tile] = []
     for image, guess, truth, share in zip(images, predicted, actual, confidence, strict=True):
-        caption, wrong = f"{label(guess, 14)} ({share:.0%})", f"\nis {label(truth, 18)}"
-        tiles.append((_rgb(image), caption, INK) if guess == truth else (_rgb(image), caption + wrong, WRONG))
+        colour = INK if guess == truth else WRONG
+        caption = f"{label(guess, 14)} ({share:.0%})" + (f"\nis {label(truth, 18)}" if colour == WRONG else "")
+        tiles.append((_rgb(image), caption, colour))
     count = sum(colour == WRONG for _, _, colour in tiles)
     return _sheet(tiles, 5 if len(tiles) <= 25 else 10, title or f"{count} of {len(tiles)} images misclassified")
 
@@ -169,7 +159,7 @@ def _sheet(tiles: Sequence[Tile], columns: int, title: str, margin: float = 0.0)
     columns = max(min(len(tiles), columns), 1)
     width = max(COLUMN * columns, 4.0) + margin
     height = TITLE + ROW * ceil(len(tiles) / columns)
-    figure = new_figure(width, height, title, layout=None)
+    figure = new_figure(width, height, title, fitted=False)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     for i, (image, caption, colour) in enumerate(tiles):

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,17 +15,16 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 TRAIN, VAL, WRONG, INK, FAINT = "#8a8f98", "#1f6fb4", "#c8372d", "#22262b", "#d5d8dc"
 
-# Around everything that makes a figure: a dollar in a name starts no formula.
-# Not set for the whole process, where a custom model may draw pictures, too.
+# Decorates what draws: a dollar in a name starts no formula. Not set globally, as a custom model may draw, too.
 styled = matplotlib.rc_context({"text.parse_math": False, "legend.frameon": False})
 
 
-def new_figure(
-    width: float, height: float, title: str, layout: Literal["constrained"] | None = "constrained"
-) -> Figure:
-    """An empty figure, sized in inches. The constrained layout measures all text, which may take 0.1 s."""
-    figure = Figure(figsize=(width, height), layout=layout)
-    figure.suptitle(title, y=None if layout else 1 - 0.14 / height)
+def new_figure(width: float, height: float, title: str, fitted: bool = True) -> Figure:
+    """An empty figure, in inches; `fitted` if its margins should follow the size of its labels, which takes 0.1 s."""
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, y=None if fitted else 1 - 0.14 / height)
+    if fitted:
+        figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     return figure
 
 

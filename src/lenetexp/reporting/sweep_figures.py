@@ -1,6 +1,7 @@
 """The pictures of a sweep."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite, isnan, nan, prod
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lenetexp.config.identity import swept_name
@@ -18,8 +19,6 @@ from lenetexp.reporting.style import FAINT, INK, label, light_grid, new_figure, 
 
 NAMED = 10  # recipes that get a colour, of matplotlib's C0 to C9, and a name in the legend
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "linestyle": ""}
-
-Curve = Sequence[tuple[int, float]]  # epoch, validation accuracy
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class SweepPoint:
     accuracy: float  # mean of the runs' best validation accuracies; NaN if there are none
     half_width: float  # of the 95 % interval of that mean; NaN if not known
     diverged: bool  # whether any of its runs did
-    curves: Sequence[Curve]
+    curves: Sequence[Sequence[tuple[int, float]]]  # of each run: epoch, validation accuracy
 
 
 def draw_sweep(points: Sequence[SweepPoint], keys: Sequence[str], folder: Path) -> None:
@@ -46,9 +45,8 @@ def draw_sweep(points: Sequence[SweepPoint], keys: Sequence[str], folder: Path) 
     if len(counts) == 2 and min(counts) > 1 and len(points) > 0.75 * prod(counts):
         figures["heat_map"] = heat_map(others, points, title)
     save(figures, folder)
-    for path in folder.glob("*.png"):
-        if path.stem not in figures:
-            path.unlink()
+    for path in {*folder.glob("*.png")} - {folder / f"{name}.png" for name in figures}:
+        path.unlink()
 
 
 @styled
@@ -69,13 +67,13 @@ def learning_curves(points: Sequence[SweepPoint], title: str) -> Figure:
     light_grid(axes)
     lines = [Line2D([], [], color=f"C{rank}") for rank in range(len(names))]
     heading = "best first" if len(points) <= NAMED else f"the best {NAMED} of {len(points)}"
-    figure.legend(lines, names, title=heading, loc="outside right upper", fontsize=8, alignment="left")
+    axes.legend(lines, names, title=heading, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, alignment="left")
     return figure
 
 
 @styled
 def accuracy_by_key(keys: Sequence[str], points: Sequence[SweepPoint], title: str) -> Figure:
-    """Accuracy against each swept key, an axes each, with a colour for every combination of the other keys' values.
+    """Accuracy against each swept key, side by side, with a colour for each combination of the other keys' values.
 
     Numbers of a grid are joined by lines; words are in the order of their best accuracy. A cross is a recipe that
     diverged, at the bottom if it has no accuracy.
@@ -92,41 +90,38 @@ def _draw_against(axes: Axes, key: str, others: Sequence[str], points: Sequence[
         series.setdefault(", ".join(label(point.values[other]) for other in others), []).append(point)
     values, numeric = _ordered((point.values[key], point.accuracy) for point in points)
     grid = len(points) > 0.75 * len(series) * len(values)
-    if len(series) > NAMED or (not grid and 4 * len(series) > len(points)):  # too few in each for a colour
+    if len(series) > NAMED or (not grid and 4 * len(series) > len(points)):  # too many or too small
         series, grid = {"": list(points)}, not others
     places = _place(axes, values, numeric, each=grid or 2 * len(values) <= len(points))
     names, _ = _ordered((name, point.accuracy) for name, members in series.items() for point in members)
-    dots = []
+    legend = {}
     for i, name in enumerate(names):
-        # Beside each other, where several would hide each other.
-        aside = 0.0 if numeric else 0.06 * (i - (len(names) - 1) / 2)
+        aside = 0.0 if numeric else 0.06 * (i - (len(names) - 1) / 2)  # so that no point hides another
         members = sorted(series[name], key=lambda point: places[point.values[key]])
         x = np.array([places[point.values[key]] + aside for point in members])
-        dots.append(_draw_series(axes, x, members, f"C{i}", joined=numeric and grid and len(set(x)) == len(x)))
-    if names == [""]:
-        dots, names = [], []
+        joined = numeric and grid and len(set(x)) == len(x)
+        legend[name] = _draw_series(axes, x, members, f"C{i}", joined)
     if any(point.diverged for point in points):
-        dots, names = [*dots, Line2D([], [], color=INK, **CROSS)], [*names, "diverged"]
+        legend["diverged"] = Line2D([], [], color=INK, **CROSS)
+    legend.pop("", None)
     axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, min(axes.get_ylim()[1], 1.0)))
     light_grid(axes)
-    if names:
+    if legend:
         heading = ", ".join(other.rpartition(".")[2] for other in others) if len(series) > 1 else None
-        axes.legend(dots, names, title=heading, fontsize=8)
+        axes.legend(list(legend.values()), list(legend), title=heading, fontsize=8)
 
 
 def _place(axes: Axes, values: Sequence[str], numeric: bool, each: bool) -> dict[str, float]:
     """Sets scale and ticks of the x axis, for few numbers one for each; returns where every value is."""
     places = [float(value) for value in values] if numeric else [float(i) for i in range(len(values))]
-    if numeric and places[0] > 0 and places[-1] >= 8 * places[0]:
-        axes.set_xscale("log")
+    positive = [place for place in places if place > 0]
+    if numeric and places[0] >= 0 and positive and places[-1] >= 8 * positive[0]:
+        axes.set_xscale("symlog", linthresh=positive[0], subs=range(2, 10))  # a logarithm with room for a zero
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
     if not numeric or (each and len(values) <= 8):
         names = [label(value) for value in values]
-        if sum(map(len, names)) > 40:
-            axes.set_xticks(places, names, fontsize=8, rotation=30, rotation_mode="anchor", ha="right")
-        else:
-            axes.set_xticks(places, names)
+        turned: dict[str, Any] = {"fontsize": 8, "rotation": 30, "rotation_mode": "anchor", "ha": "right"}
+        axes.set_xticks(places, names, **turned if sum(map(len, names)) > 40 else {})
     return dict(zip(values, places, strict=True))
 
 
@@ -159,11 +154,11 @@ def heat_map(keys: Sequence[str], points: Sequence[SweepPoint], title: str) -> F
     middle = (np.nanmin(accuracy) + np.nanmax(accuracy)) / 2
     for (row, column), value in np.ndenumerate(accuracy):
         point = grid[row][column]
-        lines = [f"{value:.1%}"] * (not isnan(value)) + ["diverged"] * (point is not None and point.diverged)
-        axes.text(
-            column, row, "\n".join(lines) or "none", ha="center", va="center",
-            fontsize=8.5 if len(lines) > 1 else 10, color="white" if value <= middle else INK,
-        )  # fmt: skip
+        lines = [] if isnan(value) else [f"{value:.1%}"]
+        if point is not None and point.diverged:
+            lines.append("diverged")
+        colour = "white" if value <= middle else INK
+        axes.text(column, row, "\n".join(lines) or "none", color=colour, ha="center", va="center")
     return figure
 
 
@@ -171,10 +166,8 @@ def _ordered(pairs: Iterable[tuple[str, float]]) -> tuple[list[str], bool]:
     """Values, each given with its accuracies, once, and whether they are numbers; words the best first."""
     best: dict[str, float] = {}
     for value, accuracy in pairs:
-        best[value] = max(best.get(value, -1.0), -1.0 if isnan(accuracy) else accuracy)
-    try:
+        best[value] = max(best.get(value, -1.0), accuracy)  # a NaN is never greater
+    with suppress(ValueError):
         if all(isfinite(float(value)) for value in best):
             return sorted(best, key=float), True
-    except ValueError:
-        pass
     return sorted(best, key=lambda value: -best[value]), False

@@ -20,17 +20,9 @@ from lenetexp.reporting.terminal import Progress, try_draw
 from lenetexp.runs import resume
 from lenetexp.runs.interrupt import noted
 from lenetexp.runs.record import RunContext, closing_record, open_record, recorded_config
+from lenetexp.tracking import names
 from lenetexp.tracking.journal import Journal, Ready, asked_to_stop
-from lenetexp.tracking.names import (
-    BEST_ACCURACY,
-    BEST_EPOCH,
-    BEST_LOSS,
-    SERIES,
-    TEST_ACCURACY,
-    TEST_LOSS,
-    File,
-    Tag,
-)  # fmt: skip
+from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.outbox import Outbox
 from lenetexp.tracking.recorder import save_model
 from lenetexp.tracking.store import open_store
@@ -90,7 +82,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
 
 def _already_finished(plan: resume.ResumePlan) -> float:
     results = plan.previous.metrics
-    best, test = results.get(BEST_ACCURACY, nan), results.get(TEST_ACCURACY, nan)
+    best, test = results.get(names.BEST_ACCURACY, nan), results.get(names.TEST_ACCURACY, nan)
     print(
         f"Run {plan.previous.run_id} of this config is finished already: validation {best:.2%}, test {test:.2%}. "
         "It is not trained again; without resume a new run begins."
@@ -172,7 +164,7 @@ def _metrics(record: EpochRecord) -> dict[str, float]:
         record.train_loss, record.train_accuracy, record.val_loss, record.val_accuracy,
         record.lr, record.images_per_second,
     )  # fmt: skip
-    return dict(zip(SERIES, values, strict=True))
+    return dict(zip(names.SERIES, values, strict=True))
 
 
 def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
@@ -185,11 +177,11 @@ def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
     test = evaluate(model, data.test)
     outbox.result(
         {
-            BEST_EPOCH: best.epoch,
-            BEST_ACCURACY: best.val_accuracy,
-            BEST_LOSS: best.val_loss,
-            TEST_LOSS: test.loss,
-            TEST_ACCURACY: test.accuracy,
+            names.BEST_EPOCH: best.epoch,
+            names.BEST_ACCURACY: best.val_accuracy,
+            names.BEST_LOSS: best.val_loss,
+            names.TEST_LOSS: test.loss,
+            names.TEST_ACCURACY: test.accuracy,
         }
     )
 

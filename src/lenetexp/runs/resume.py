@@ -68,7 +68,7 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePla
     store = None if settings.tracking.offline else _open_existing(settings)
     if isinstance(settings.resume, str):
         previous = _require_stopped(_by_id(store, settings.resume, folder))
-        if not any(defines_experiment(word) for word in settings.given):
+        if not any(defines_experiment(word.partition("=")[0]) for word in settings.given):
             return ResumePlan(previous, *_settings_of(previous, settings, config))
         return _same_experiment(previous, settings, config)
     shorter = killed = None

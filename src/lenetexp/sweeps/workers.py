@@ -10,8 +10,7 @@ def warm_up() -> None:
     from lenetexp.tracking import recorder
 
     recorder.warm_up()
-    # What was imported stays: searching it for garbage would cost every run half a second. Runs leave little in cycles,
-    # so the search is rare.
+    # What was imported stays: searching it for garbage would cost every run half a second.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
