@@ -5,13 +5,13 @@ import os
 # Before torch is imported: two threads in each of two processes on two cores get in each other's way.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers import MNIST, Command, Done, InProcess, Server, Started, kill, run_script, start_run
 from mlflow import MlflowClient
+
+from helpers import MNIST, Command, Done, InProcess, Server, Started, in_process, kill, run_script, start_run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,10 +69,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> InProcess:
     """Runs within this process, with a store of their own."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs").mkdir()
-    shutil.copy(empty_store, tmp_path / "outputs/mlflow.db")
-    return InProcess(tmp_path, monkeypatch=monkeypatch)
+    return in_process(tmp_path, monkeypatch, empty_store)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What tests share: commands as a user runs them, what they leave in MLflow, easy images, a plain LeNet."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from hydra import compose, initialize_config_dir
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from omegaconf import OmegaConf
+from PIL import Image
 from torch import Tensor, nn
 
 import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
@@ -86,6 +88,7 @@ class Store:
 
     cwd: Path
     uri: str = ""
+    experiment: str = "lenetexp"
 
     def __post_init__(self) -> None:
         self.uri = self.uri or f"sqlite:///{self.cwd}/outputs/mlflow.db"
@@ -97,7 +100,7 @@ class Store:
     @property
     def runs(self) -> list[Run]:
         """All runs, the newest first."""
-        found = self.client.get_experiment_by_name("lenetexp")
+        found = self.client.get_experiment_by_name(self.experiment)
         return list(self.client.search_runs([found.experiment_id]))
 
     @property
@@ -125,13 +128,12 @@ class InProcess(Store):
 
     monkeypatch: pytest.MonkeyPatch | None = None
 
-    def train(
-        self, *words: str, stop_after: int | None = None, recipe: Sequence[str] = ("experiment=smoke",)
-    ) -> None:
+    def train(self, *words: str, stop_after: int | None = None, recipe: Sequence[str] = ("experiment=smoke",)) -> None:
         """A run; if it should stop after an epoch, a SIGTERM comes then."""
         assert self.monkeypatch is not None
         # MLflow keeps a relative store's file open from one folder to the next.
-        values = composed(*recipe, "device=cpu", f"tracking.uri={self.uri}", *words)
+        place = [f"tracking.uri={self.uri}", f"tracking.experiment={self.experiment}"]
+        values = composed(*recipe, "device=cpu", *place, *words)
         values["given"] = [*recipe, *words]
         epoch = Progress.epoch
 
@@ -145,6 +147,14 @@ class InProcess(Store):
             folder = Path(f"outputs/runs/{len(list(Path().glob('outputs/runs/*')))}")
             with suppress(Interrupted):
                 experiment.run(check(RunConfig, values), values, folder)
+
+
+def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> InProcess:
+    """Moves to an empty folder and gives it a store of its own."""
+    monkeypatch.chdir(folder)
+    (folder / "outputs").mkdir()
+    shutil.copy(empty_store, folder / "outputs/mlflow.db")
+    return InProcess(folder, monkeypatch=monkeypatch)
 
 
 def journals(cwd: Path, place: str = "runs/*") -> list[JournalReader]:
@@ -232,8 +242,9 @@ def free_port() -> int:
 class Server:
     """A real `mlflow server` on this machine, which can be stopped and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
         self.folder, self.port = folder, free_port()
+        self.database = database or f"sqlite:///{folder}/server.db"
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -241,7 +252,7 @@ class Server:
         """Starts it and waits until it answers."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-             "--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
+             "--workers", "1", "--backend-store-uri", self.database,
              "--artifacts-destination", str(self.folder / "artifacts")],
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -260,3 +271,11 @@ class Server:
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(20)
+
+
+def make_pictures(folder: Path) -> None:
+    """Four dark and four light pictures, in a folder for each of the two classes."""
+    for i in range(8):
+        file = folder / ("dark", "light")[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (28, 28), (20, 220)[i % 2] + i).save(file)

@@ -1,59 +1,85 @@
-"""A run that was interrupted goes on as if it had not been; docs/reliability.md tells what is promised."""
+"""An interrupted run resumes as if nothing had happened; docs/reliability.md says what is promised."""
 
-import os
 import random
 import re
 import shutil
-import signal
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import torch
-from mlflow import MlflowClient
-from mlflow.entities import Run
-from PIL import Image
 
-from conftest import MNIST, Server, Started, run_script
-from lenetexp import checkpoint, config, experiment, journal, train
-from lenetexp.config import RunConfig, UserError
-from lenetexp.interrupt import Interrupted
-from lenetexp.journal import Journal
-from lenetexp.report import Progress
-from lenetexp.tracking import Recorder
-from lenetexp.train import Training
-from test_config import OPTIONS, composed
-from test_train import make_data
+from helpers import (
+    MNIST,
+    OPTIONS,
+    InProcess,
+    Server,
+    Started,
+    Store,
+    assert_same_weights,
+    composed,
+    in_process,
+    journals,
+    kill,
+    make_data,
+    make_pictures,
+    run_script,
+    start_run,
+    wait_for_epochs,
+)  # fmt: skip
+from lenetexp.config.schema import RunConfig, SyncConfig, check
+from lenetexp.errors import UserError
+from lenetexp.runs import experiment
+from lenetexp.tracking.journal import Epoch, Journal
+from lenetexp.tracking.sync import sync
+from lenetexp.training import checkpoint
+from lenetexp.training.loop import Recipe, fit
+from lenetexp.training.setup import set_up
+from lenetexp.training.state import Training
 
-CHOICES = [o for o in OPTIONS if o.startswith(("optimizer=", "scheduler="))]
+CHOICES = [option for option in OPTIONS if option.startswith(("optimizer=", "scheduler="))]
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
 ONCE = ("best/epoch", "best/val_accuracy", "best/val_loss", "test/loss", "test/accuracy")
+LENGTH = "epochs=12"
+SHORT = ["experiment=smoke", "device=cpu", LENGTH]
 
 
-# ---- the state, within one process ----
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> InProcess:
+    """A finished run of SHORT that was never interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        store = in_process(tmp_path_factory.mktemp("undisturbed"), patch, empty_store)
+        store.train(LENGTH)
+        return store
+
+
+def assert_same_record(one: Store, other: Store) -> None:
+    """One finished run in each store: the same weights and the same metrics, each step once."""
+    (run,), (whole,) = one.runs, other.runs
+    assert (run.info.status, whole.info.status) == ("FINISHED", "FINISHED")
+    for key in (*SERIES, *ONCE):
+        assert one.history(run, key) == other.history(whole, key), key
+    assert one.epochs(run) == list(range(1, len(one.epochs(run)) + 1))
+    folders = [Path(each.data.tags["lenetexp.folder"]) / "checkpoints" for each in (run, whole)]
+    assert_same_weights(*(checkpoint.load(folder / "best.pt") for folder in folders))
+    assert_same_weights(*(checkpoint.load(folder / "last.pt")["model"] for folder in folders))
+
+
+# ---- the state ----
 
 
 def trained(words: list[str], stop_after: int, before: Path | None = None) -> Training:
-    """A training of easy images up to an epoch, begun anew or from a checkpoint."""
-    settings = config.check(RunConfig, composed("epochs=5", "model.activation=tanh", *words))
+    """A training on easy images up to an epoch, from the start or from a checkpoint."""
+    settings = check(RunConfig, composed("epochs=5", "model.activation=tanh", *words))
     images = make_data(70)
-    training = experiment._build(settings, images, torch.device("cpu"))
+    training = set_up(settings, images, torch.device("cpu"))
     if before is not None:
         training.load_state_dict(checkpoint.load(before))
-    forward = experiment._forward(training.model, settings, torch.device("cpu"))
-    epochs = train.fit(
-        training, images, forward, epochs=5, batch_size=16, seed=3,
-        augment=settings.dataset.augment, clip_norm=settings.clip_norm, patience=settings.patience,
-    )  # fmt: skip
-    for _ in islice(epochs, stop_after - training.epoch):
+    recipe = Recipe(5, 16, 3, settings.dataset.augment, settings.clip_norm, settings.patience)
+    for _ in islice(fit(training, images, recipe), stop_after - training.epochs_done):
         pass
     return training
 
@@ -72,223 +98,68 @@ def test_a_checkpoint_holds_all_that_decides_the_rest(words: list[str], tmp_path
     whole, half = trained(words, 5), trained(words, 2)
     checkpoint.save(tmp_path / "last.pt", half.state_dict())
     resumed = trained(words, 5, before=tmp_path / "last.pt")
-    assert told(resumed) == told(whole)
-    same(resumed.model.state_dict(), whole.model.state_dict())
-    same(resumed.best_weights or {}, whole.best_weights or {})
+    histories = [[{**vars(r), "images_per_second": 0} for r in each.history] for each in (resumed, whole)]
+    assert histories[0] == histories[1]
+    assert_same_weights(resumed.model.state_dict(), whole.model.state_dict())
+    assert_same_weights(resumed.best_weights or {}, whole.best_weights or {})
     assert str(resumed.optimizer.state_dict()) == str(whole.optimizer.state_dict())
 
 
-def told(training: Training) -> list[dict[str, Any]]:
-    """The history without what depends on the clock."""
-    return [{k: v for k, v in vars(r).items() if k != "images_per_second"} for r in training.history]
+# ---- the run ----
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert list(one) == list(other) and one
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
-
-
-# ---- through the command line ----
-
-
-def runs_of(uri: str) -> list[Run]:
-    client = MlflowClient(uri)
-    return list(client.search_runs([client.get_experiment_by_name("lenetexp").experiment_id]))
-
-
-def store_of(cwd: Path) -> str:
-    return f"sqlite:///{cwd}/outputs/mlflow.db"
-
-
-def history(uri: str, run: Run, key: str) -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, key)]
-
-
-def book(cwd: Path) -> list[journal.Event]:
-    """The newest journal below a folder; empty where there is none yet."""
-    paths = sorted(cwd.glob("outputs/runs/*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
-    return journal.read(paths[-1]) if paths else []
-
-
-def wait_for_epochs(run: Started, cwd: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if sum(event["event"] == "epoch" for event in book(cwd)) >= count:
-            return
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.02)
-    raise AssertionError(f"no {count} epochs within two minutes")
-
-
-def kill(run: Started) -> None:
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait(20)
-
-
-def compare(cwd: Path, undisturbed: Path) -> None:
-    """One finished run in each folder's store: the same weights and the same metrics, each step once."""
-    uri, other = store_of(cwd), store_of(undisturbed)
-    (run,), (whole,) = runs_of(uri), runs_of(other)
-    assert (run.info.status, whole.info.status) == ("FINISHED", "FINISHED")
-    for key in (*SERIES, *ONCE):
-        assert history(uri, run, key) == history(other, whole, key), key
-    steps = [step for step, _ in history(uri, run, "val/loss")]
-    assert steps == list(range(1, len(steps) + 1))
-    folders = [Path(each.data.tags["lenetexp.folder"]) for each in (run, whole)]
-    same(*(checkpoint.load(folder / "checkpoints/best.pt") for folder in folders))
-    last = [checkpoint.load(folder / "checkpoints/last.pt") for folder in folders]
-    same(last[0]["model"], last[1]["model"])
-
-
-@dataclass
-class Here:
-    """Runs within this process, in a folder of their own."""
-
-    cwd: Path
-    monkeypatch: pytest.MonkeyPatch
-
-    @property
-    def uri(self) -> str:
-        return store_of(self.cwd)
-
-    @property
-    def runs(self) -> list[Run]:
-        """The newest first."""
-        return runs_of(self.uri)
-
-    def train(
-        self, *words: str, stop_after: int | None = None, recipe: Sequence[str] = ("experiment=smoke",)
-    ) -> None:
-        """A run; where it should stop after an epoch, a SIGTERM comes then."""
-        # MLflow keeps a relative store's file open from one folder to the next.
-        values = composed(*recipe, "device=cpu", f"tracking.uri={self.uri}", *words)
-        values["given"] = [*recipe, *words]
-        line = Progress.line
-
-        def and_stop(progress: Progress, record: train.Epoch) -> None:
-            line(progress, record)
-            if record.epoch == stop_after:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        with self.monkeypatch.context() as patched:
-            patched.setattr(Progress, "line", and_stop)
-            folder = Path(f"outputs/runs/{len(list(Path().glob('outputs/runs/*')))}")
-            with suppress(Interrupted):
-                experiment.run(config.check(RunConfig, values), values, folder)
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new store: making one takes seconds, copying it none."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Here:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs").mkdir()
-    shutil.copy(empty_store, tmp_path / "outputs/mlflow.db")
-    return Here(tmp_path, monkeypatch)
-
-
-SHORT = ["experiment=smoke", "epochs=12"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    cwd = tmp_path_factory.mktemp("undisturbed")
-    assert run_script("run", *SHORT, cwd=cwd).returncode == 0
-    return cwd
-
-
-def test_killed_and_given_again_it_ends_as_one_that_was_not(
-    start: Callable[..., Started], tmp_path: Path, undisturbed: Path
+def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been_killed(
+    start: Callable[..., Started], here: InProcess, undisturbed: Store
 ) -> None:
     run = start(*SHORT)
-    wait_for_epochs(run, tmp_path, 3)
+    wait_for_epochs(run, here.cwd, 3)
     kill(run)
-    (left,) = runs_of(store_of(tmp_path))
+    (left,) = here.runs
     assert left.info.status == "RUNNING"
-    done = run_script("run", *SHORT, "resume=true", cwd=tmp_path)
+    done = run_script("run", *SHORT, "resume=true", cwd=here.cwd)
     assert done.returncode == 0, done.stderr
     assert f"of run {left.info.run_id}" in done.stdout
-    compare(tmp_path, undisturbed)
-    again = run_script("run", *SHORT, "resume=true", cwd=tmp_path)
-    assert again.returncode == 0 and "finished already" in again.stdout
-    assert len(runs_of(store_of(tmp_path))) == 1
+    assert_same_record(here, undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
-def test_a_signal_ends_it_and_the_command_that_is_printed_goes_on(
-    start: Callable[..., Started], tmp_path: Path, undisturbed: Path, signum: int, code: int
-) -> None:
-    run = start(*SHORT, "epochs=4000")
-    wait_for_epochs(run, tmp_path, 2)
-    asked = time.monotonic()
-    run.send_signal(signum)
-    out, errors = run.communicate(timeout=30)
-    assert time.monotonic() - asked < 5
-    assert (run.returncode, errors) == (code, "")
-    (killed,) = runs_of(store_of(tmp_path))
-    assert killed.info.status == "KILLED"
-    command = out.splitlines()[-1].removeprefix("To go on: python ")
-    assert command.endswith(f"resume={killed.info.run_id}")
-    script, *words = command.split()
-    assert script.endswith("run.py")
-    # As many epochs as a test has time for: another number, which has to be refused before it is given.
-    other = run_script("run", *[w for w in words if "epochs" not in w], "epochs=12", cwd=tmp_path)
-    assert other.returncode == 1 and "epochs (4000 there, 12 here)" in other.stderr
-    goes_on = start(*words)
-    before = [event["epoch"] for event in book(tmp_path) if event["event"] == "epoch"][-1]
-    wait_for_epochs(goes_on, tmp_path, before + 2)
-    goes_on.send_signal(signal.SIGINT)
-    goes_on.communicate(timeout=30)
-    (again,) = runs_of(store_of(tmp_path))
-    steps = [step for step, _ in history(store_of(tmp_path), again, "val/loss")]
-    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= before + 2
+def test_a_finished_run_is_not_trained_again(here: InProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    here.train("epochs=1")
+    here.train("epochs=1", "resume=true")
+    (run,) = here.runs
+    assert f"Run {run.info.run_id} of this config is finished already" in capsys.readouterr().out
+    assert here.epochs(run) == [1]
 
 
-def test_from_the_server_alone_and_by_the_id_alone(
-    start: Callable[..., Started], server: Server, tmp_path: Path, undisturbed: Path
-) -> None:
-    """As on another machine: nothing of the run's folder is there, and nothing but its id is typed."""
-    uri = f"tracking.uri={server.uri}"
-    run = start(*SHORT, "epochs=4000", uri, "tracking.experiment=elsewhere")
-    wait_for_epochs(run, tmp_path, 4)
-    client = MlflowClient(server.uri)
-    there = client.get_experiment_by_name("elsewhere").experiment_id
-    (left,) = client.search_runs([there])
+def test_from_the_server_alone_by_the_id_alone(
+    start: Callable[..., Started], server: Server, here: InProcess, undisturbed: Store,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As on another machine: nothing of the run's folder is left, and nothing but its id is typed."""
+    store = InProcess(here.cwd, server.uri, "elsewhere", here.monkeypatch)
+    run = start(*SHORT, "epochs=4000", f"tracking.uri={server.uri}", "tracking.experiment=elsewhere")
+    wait_for_epochs(run, here.cwd, 4)
+    (left,) = store.runs
     deadline = time.monotonic() + 60
-    while "checkpoints/last.pt" not in [
-        f.path for f in client.list_artifacts(left.info.run_id, "checkpoints")
-    ]:
+    while "checkpoints/last.pt" not in store.artifacts(left, "checkpoints"):
         assert time.monotonic() < deadline and run.poll() is None, "the server has no checkpoint"
         time.sleep(0.1)
     kill(run)
-    shutil.rmtree(tmp_path / "outputs")
-    words = [f"resume={left.info.run_id}", uri, "tracking.experiment=elsewhere"]
-    goes_on = start(*words)
-    wait_for_epochs(goes_on, tmp_path, 8)
-    goes_on.send_signal(signal.SIGINT)
-    out, _ = goes_on.communicate(timeout=30)
-    went_on = re.search(rf"after epoch (\d+) of run {left.info.run_id}", out)
-    assert went_on is not None and int(went_on[1]) >= 1, "from the server's checkpoint, not from the start"
-    (after,) = client.search_runs([there])
+    shutil.rmtree(here.cwd / "outputs")
+    # No recipe; stops at an epoch that is far enough, whichever one the server has.
+    there = max(store.epochs(left))
+    store.train(f"resume={left.info.run_id}", stop_after=there + 2, recipe=())
+    resumed = re.search(rf"after epoch (\d+) of run {left.info.run_id}", capsys.readouterr().out)
+    assert resumed is not None and int(resumed[1]) >= 1, "from the server's checkpoint, not from the start"
+    (after,) = store.runs
     assert after.info.run_id == left.info.run_id and after.info.status == "KILLED"
-    got = {key: history(server.uri, after, key) for key in SERIES}
-    steps = [step for step, _ in got["val/loss"]]
-    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 8
-    (whole,) = runs_of(store_of(undisturbed))
+    (whole,) = undisturbed.runs
     for key in SERIES:
-        assert got[key][:12] == history(store_of(undisturbed), whole, key)[: len(got[key])]
+        got = store.history(after, key)
+        assert [step for step, _ in got] == list(range(1, there + 3))
+        assert got[:12] == undisturbed.history(whole, key)[: len(got)]
 
 
-def test_another_config_is_told_by_its_keys(here: Here) -> None:
+def test_another_config_is_named_by_its_keys(here: InProcess) -> None:
     here.train("epochs=4000", stop_after=1)
     (left,) = here.runs
     for given in ("true", left.info.run_id):
@@ -301,65 +172,92 @@ def test_another_config_is_told_by_its_keys(here: Here) -> None:
     assert len(here.runs) == 1
 
 
-def test_more_epochs_than_before(here: Here) -> None:
-    """A finished run is the beginning of a longer one, where the schedule does not depend on its length."""
+def test_more_epochs_than_before(here: InProcess) -> None:
+    """A finished run is the beginning of a longer one, if the schedule does not depend on its length."""
     here.train("epochs=2")
-    here.train("epochs=5", "resume=true")
+    here.train("epochs=4", "resume=true")
     longer, shorter = here.runs
-    assert (longer.data.params["epochs"], shorter.data.params["epochs"]) == ("5", "2")
+    assert (longer.data.params["epochs"], shorter.data.params["epochs"]) == ("4", "2")
     assert longer.data.tags["lenetexp.continues"] == shorter.info.run_id
-    here.train("epochs=5")
+    here.train("epochs=4")
     whole = here.runs[0]
     assert whole.info.run_id != longer.info.run_id
     for key in (*SERIES, *ONCE):
-        assert history(here.uri, longer, key) == history(here.uri, whole, key)
+        assert here.history(longer, key) == here.history(whole, key)
     here.train("scheduler=cosine", "epochs=1")
-    with pytest.raises(UserError, match="lays out the learning rate over all epochs"):
+    with pytest.raises(UserError, match="spreads the learning rate over all epochs"):
         here.train("scheduler=cosine", "epochs=2", "resume=true")
 
 
-def test_offline_first_and_sent_later(
-    start: Callable[..., Started], tmp_path: Path, undisturbed: Path
-) -> None:
-    """No store at all, interrupted and gone on with; then sent, and sent again: everything once."""
-    offline = [*SHORT, "tracking.offline=true"]
-    run = start(*offline)
-    wait_for_epochs(run, tmp_path, 3)
-    kill(run)
-    done = run_script("run", *offline, "resume=true", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "outputs/mlflow.db").exists()
-    sent = run_script("sync", cwd=tmp_path)
-    assert sent.returncode == 0, sent.stderr
-    compare(tmp_path, undisturbed)
-    (path,) = tmp_path.glob("outputs/runs/*/journal.jsonl")
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(line for line in lines if '"sent"' not in line and '"created"' not in line))
-    assert run_script("sync", cwd=tmp_path).returncode == 0, "as if killed before it noted what it sent"
-    compare(tmp_path, undisturbed)
-    other = run_script("sync", "tracking.uri=sqlite:///other.db", cwd=tmp_path)
-    assert "is in sqlite:///outputs/mlflow.db" in other.stdout and " 0 sent to" in other.stdout
-
-
-def test_two_processes_do_not_go_on_with_one_run(tmp_path: Path) -> None:
-    held = journal.Journal(tmp_path)
-    with pytest.raises(UserError, match="another process has this run in hand"):
-        journal.Journal(tmp_path)
+def test_a_run_that_is_running_is_not_resumed_by_another_command(here: InProcess) -> None:
+    here.train("epochs=9", stop_after=1)
+    (run,) = here.runs
+    held = Journal(Path(run.data.tags["lenetexp.folder"]))
+    with pytest.raises(UserError, match="another process is running this; end it first"):
+        here.train("epochs=9", "resume=true")  # it is ending: MLflow says so already
+    here.client.update_run(run.info.run_id, status="RUNNING")
+    with pytest.raises(UserError, match=f"resume: run {run.info.run_id} is running on this machine; end it first"):
+        here.train("epochs=9", "resume=true")
     held.close()
-    journal.Journal(tmp_path).close()
+    here.train("epochs=9", "resume=true", stop_after=2)
+    assert here.epochs(run) == [1, 2]
 
 
-def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
-    first = journal.Journal(tmp_path)
-    first.write("start", run_id="a", tags={}, epochs=1)
-    first.close()
-    with first.path.open("a") as file:
-        file.write('{"event": "epo')
-    assert [event["event"] for event in journal.read(first.path)] == ["start"]
-    second = journal.Journal(tmp_path)
-    second.write("end", status="KILLED")
-    second.close()
-    assert [event["event"] for event in journal.read(first.path)] == ["start", "end"]
+def test_offline_first_and_sent_later(
+    here: InProcess, undisturbed: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No store at all, killed and resumed; then sent, and sent again: everything once."""
+
+    def send(uri: str = here.uri) -> str:
+        capsys.readouterr()
+        values = composed(f"tracking.uri={uri}", name="sync")
+        sync(check(SyncConfig, values), values, Path("synced"))
+        return capsys.readouterr().out
+
+    def drop_lines(*kinds: str) -> None:
+        """As if the process had been killed before it wrote them."""
+        (reader,) = journals(here.cwd)
+        lines = reader.path.read_text().splitlines(keepends=True)
+        reader.path.write_text("".join(line for line in lines if not any(f'"{kind}"' in line for kind in kinds)))
+
+    database = here.cwd / "outputs/mlflow.db"
+    database.rename(here.cwd / "kept.db")
+    offline = [LENGTH, "tracking.offline=true"]
+    here.train(*offline, stop_after=3)
+    drop_lines("files", "end")
+    here.train(*offline, "resume=true")
+    assert not database.exists()
+    (here.cwd / "kept.db").rename(database)
+    assert " 1 sent to" in send()
+    assert_same_record(here, undisturbed)
+    drop_lines("sent", "created")
+    assert " 1 sent to" in send()
+    assert_same_record(here, undisturbed)
+    out = send("sqlite:///other.db")
+    assert f"is in {here.uri}" in out and " 0 sent to" in out
+
+
+def test_a_resumed_run_touches_no_other_runs_folder(here: InProcess, tmp_path: Path) -> None:
+    here.train("epochs=1")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    values = composed("experiment=smoke", "device=cpu", "epochs=2", "resume=true", f"tracking.uri={here.uri}")
+    with pytest.raises(UserError, match="must be a new or an empty folder"):
+        experiment.run(check(RunConfig, values), values, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_pictures_may_move_but_not_change(here: InProcess, tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures")
+    here.train("dataset=image_folder", "dataset.root=pictures", "epochs=1")
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    moved = ["dataset=image_folder", "dataset.root=moved"]
+    here.train(*moved, "epochs=2", f"resume={here.runs[0].info.run_id}")
+    assert here.runs[0].data.tags["lenetexp.continues"] == here.runs[1].info.run_id
+    shutil.copy(tmp_path / "moved/light/1.png", tmp_path / "moved/dark/0.png")
+    experiment._loaded.clear()  # as in a new process
+    with pytest.raises(UserError, match="was trained on other images than these"):
+        here.train(*moved, "epochs=3", f"resume={here.runs[0].info.run_id}")
 
 
 # ---- killed again and again ----
@@ -385,280 +283,56 @@ def first_10_000(folder: Path) -> None:
     for name, head, size in (("train-images-idx3-ubyte", 16, 784), ("train-labels-idx1-ubyte", 8, 1)):
         content = (MNIST / "MNIST/raw" / name).read_bytes()
         count = (10_000).to_bytes(4, "big")
-        (raw / name).write_bytes(
-            content[:4] + count + content[8:head] + content[head : head + 10_000 * size]
-        )
+        (raw / name).write_bytes(content[:4] + count + content[8:head] + content[head : head + 10_000 * size])
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         shutil.copy(MNIST / "MNIST/raw" / name, raw / name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES)
-def test_killed_at_random_moments(
-    name: str, start: Callable[..., Started], tmp_path: Path, kills: int, request: Any
-) -> None:
-    """As many kills as --kills says, spread over the run, at random moments of its epochs."""
-    cwds = [tmp_path / "killed", tmp_path / "whole"]
-    for cwd in cwds:
-        cwd.mkdir()
-        if "dataset.root=mnist" in RECIPES[name]:
-            request.getfixturevalue("mnist_root")
-            first_10_000(cwd / "mnist")
-    words, draw, epochs = [*RECIPES[name], "device.threads=1"], random.Random(name), [0]
-    total = int(next((w for w in words if w.startswith("epochs=")), "epochs=10").removeprefix("epochs="))
-    for left in range(kills, 0, -1):
-        before = len(book(cwds[0]))
-        run = start(*words, "resume=true", cwd=cwds[0])
-        while len(book(cwds[0])) <= before:
-            assert run.poll() is None, run.communicate()
-            time.sleep(0.01)
-        # Some epochs further, where there are enough, and then at any moment of the next one.
-        room = (total - epochs[-1] - 2) / left
-        further = draw.randint(0, 2) if room > 2 else int(draw.random() < room)
-        wait_for_epochs(run, cwds[0], epochs[-1] + further)
-        time.sleep(draw.uniform(0, epoch_seconds(book(cwds[0]))))
-        assert run.poll() is None, f"it finished before it was killed {kills} times: {run.communicate()}"
-        kill(run)
-        epochs.append(sum(event["event"] == "epoch" for event in book(cwds[0])))
-    done = run_script("run", *words, "resume=true", cwd=cwds[0], timeout=280)
-    assert done.returncode == 0, done.stderr
-    assert run_script("run", *words, cwd=cwds[1], timeout=280).returncode == 0
-    compare(*cwds)
-    print(f"| {name} | {kills} | after epochs {', '.join(map(str, epochs[1:]))} | equal |")
+def epochs_done(cwd: Path) -> list[Epoch]:
+    found = journals(cwd)
+    return found[-1].of(Epoch) if found else []
 
 
-def epoch_seconds(events: list[journal.Event]) -> float:
-    times = [event["time"] for event in events if event["event"] == "epoch"]
-    gaps = [b - a for a, b in pairwise(times)]
+def epoch_seconds(cwd: Path) -> float:
+    gaps = [later.time - earlier.time for earlier, later in pairwise(epochs_done(cwd))]
     return statistics.median(gaps) / 1000 if gaps else 0.3
 
 
-# ---- the tracker goes away ----
+def events_written(cwd: Path) -> int:
+    found = journals(cwd)
+    return len(found[-1].events) if found else 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("comes_back", [True, False])
-def test_a_server_that_goes_away_in_the_middle(
-    start: Callable[..., Started], tmp_path: Path, undisturbed: Path, comes_back: bool
-) -> None:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    server = Server(folder)
-    server.start()
-    try:
-        words = [
-            "optimizer=adam",
-            "optimizer.lr=1e-3",
-            "scheduler=constant",
-            "epochs=100",
-            "device.threads=1",
-        ]
-        run = start(*words, f"tracking.uri={server.uri}")
-        wait_for_epochs(run, tmp_path, 5)
-        server.stop()
-        if comes_back:
-            time.sleep(20)
-            server.start()
-        out, errors = run.communicate(timeout=200)
-        assert (run.returncode, errors) == (0, ""), errors
-        assert out.count("what is missing there is kept") == 1, "the user is told once"
-        if not comes_back:
-            assert "python scripts/sync.py folder=" in out
-            server.start()
-            sent = run_script("sync", f"tracking.uri={server.uri}", cwd=tmp_path)
-            assert sent.returncode == 0, sent.stderr
-        (got,) = runs_of(server.uri)
-        assert got.info.status == "FINISHED"
-        for key in (*SERIES, "images_per_second"):
-            assert [step for step, _ in history(server.uri, got, key)] == list(range(1, 101)), key
-        for key in ONCE:
-            assert len(history(server.uri, got, key)) == 1, key
-        names = [entry.path for entry in MlflowClient(server.uri).list_artifacts(got.info.run_id)]
-        assert {"checkpoints", "config.yaml", "figures", "reproduce"} <= set(names)
-    finally:
-        server.stop()
-
-
-# ---- disks ----
-
-
-Narrow = tuple[Path, Callable[[Started], Any], Callable[[], Any]]
-
-
-@pytest.fixture(params=["limit", pytest.param("tmpfs", marks=pytest.mark.slow)])
-def narrow(request: Any, tmp_path: Path) -> Iterator[Narrow]:
-    """A folder; what makes it full for a run that is going on; what makes room again."""
-    cwd = tmp_path / "disk"
-    cwd.mkdir()
-    if request.param == "limit":
-
-        def too_large(run: Started) -> None:
-            psutil.Process(run.pid).rlimit(psutil.RLIMIT_FSIZE, (2000, 2000))
-
-        yield cwd, too_large, lambda: None
-        return
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(cwd)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here")
-
-    def fill(run: Started) -> None:
-        with suppress(OSError), (cwd / "filler").open("wb", buffering=0) as file:
-            while file.write(bytes(4096)):
-                pass
-
-    yield cwd, fill, (cwd / "filler").unlink
-    subprocess.run(["umount", "-l", str(cwd)], check=True)
-
-
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_with_room(
-    narrow: Narrow,
-    start: Callable[..., Started],
-    undisturbed: Path,
-) -> None:
-    cwd, fill, make_room = narrow
-    run = start(*SHORT, "epochs=3000", cwd=cwd)
-    wait_for_epochs(run, cwd, 3)
-    fill(run)
-    out, errors = run.communicate(timeout=60)
-    assert run.returncode == 1
-    assert errors.startswith("error: ") and len(errors.splitlines()) == 1
-    assert "cannot be written" in errors and ("No space left" in errors or "too large" in errors), errors
-    (folder,) = cwd.glob("outputs/runs/*")
-    before = len(checkpoint.load(folder / "checkpoints/last.pt")["history"])
-    checkpoint.load(folder / "checkpoints/best.pt")
-    assert before >= 2
-    make_room()
-    goes_on = start(*SHORT, "epochs=3000", "resume=true", cwd=cwd)
-    wait_for_epochs(goes_on, cwd, before + 3)
-    goes_on.send_signal(signal.SIGINT)
-    out, _ = goes_on.communicate(timeout=60)
-    assert f"after epoch {before} of run" in out
-    (run_in_mlflow,) = runs_of(store_of(cwd))
-    assert run_in_mlflow.info.status == "KILLED"
-    (whole,) = runs_of(store_of(undisturbed))
-    for key in SERIES:
-        got = history(store_of(cwd), run_in_mlflow, key)
-        assert [step for step, _ in got] == list(range(1, len(got) + 1))
-        assert got[:12] == history(store_of(undisturbed), whole, key)[: len(got)]
-
-
-@pytest.mark.parametrize(
-    "at",
-    [
-        "created",
-        "epoch",
-        "end",
-        *(pytest.param(at, marks=pytest.mark.slow) for at in ("draft", "result", "files")),
-    ],
-)
-def test_a_disk_that_is_full_at_any_line_leaves_no_run_running(here: Here, at: str) -> None:
-    """The store lies elsewhere and can be told."""
-    add = Journal.add
-
-    def full(self: Journal, entry: journal.Event) -> None:
-        if entry["event"] == at:
-            raise UserError("journal.jsonl cannot be written (No space left on device)")
-        add(self, entry)
-
-    here.monkeypatch.setattr(Journal, "add", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        here.train("epochs=1")
-    assert [run.info.status for run in here.runs] == ["FAILED"]
-
-
-def test_a_signal_is_heard_while_a_finished_run_waits_for_its_server(
-    here: Here, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The server hangs at the very end; a cluster wants its machine back."""
-    asked: list[float] = []
-
-    def hang(*_: object) -> None:
-        time.sleep(0.5)
-        asked.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(25)
-
-    here.monkeypatch.setattr(Recorder, "end", hang)
-    here.train("epochs=1")
-    assert time.monotonic() - asked[0] < 5
-    assert "python scripts/sync.py folder=outputs/runs/0" in capsys.readouterr().out
-
-
-# ---- a stranger's run ----
-
-
-def test_a_strangers_config_is_not_followed_out_of_what_is_trusted(here: Here, tmp_path: Path) -> None:
-    """resume=ID alone takes the stored config; the record may come from anyone."""
-    here.train("epochs=9", stop_after=1)
-    (run,) = here.runs
-    config_file = Path(run.data.tags["lenetexp.folder"]) / "config.yaml"
-    trap, text = tmp_path / "trap", config_file.read_text()
-    target, popen = "_target_: torch.optim.Adam", f"_target_: psutil.Popen, _args_: [[touch, {trap}]]"
-    for hostile, told in (
-        (f"_target_: pathlib.Path.touch\n  self: {trap}", "names what is not trusted"),
-        (f"_target_: os.system\n  command: touch {trap}", "names what is not trusted"),
-        (f"{target}\n  x: {{{popen}}}", "names what is not trusted"),
-        (f"{target}\n  x: !!omap [a: {{{popen}}}]", "its config is damaged"),
-        (f"{target}\n  x: &a [*a]", "its config is damaged"),
-        (f"{target}\n  x: {'[' * 3000}", "its config is damaged"),
-    ):
-        assert target in text
-        config_file.write_text(text.replace(target, hostile))
-        with pytest.raises(UserError, match=told):
-            here.train(f"resume={run.info.run_id}", recipe=())
-        assert not trap.exists()
-
-
-def test_a_strangers_checkpoint_is_not_taken_for_what_it_is_not(here: Here) -> None:
-    """torch itself takes these, and one of them would make a fused optimizer write where it must not."""
-    here.train("epochs=9", stop_after=1)
-    (run,) = here.runs
-    last = Path(run.data.tags["lenetexp.folder"]) / "checkpoints/last.pt"
-    changes: list[Callable[[dict[str, Any]], object]] = [
-        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
-        lambda state: state["optimizer"]["param_groups"][0].pop("lr"),
-        lambda state: state["optimizer"]["param_groups"][0].update(lr="0.1"),
-        lambda state: state["scheduler"].update(last_epoch="boo"),
-        lambda state: state["history"][0].update(val_accuracy="x"),
-        lambda state: state["history"][0].update(epoch=4),
-        lambda state: state.pop("history"),
-        lambda state: state["best_weights"].pop("c1.weight"),
-    ]
-    whole = last.read_bytes()
-    for change in changes:
-        last.write_bytes(whole)
-        state = checkpoint.load(last)
-        change(state)
-        checkpoint.save(last, state)
-        with pytest.raises(UserError, match="is not of this net and recipe"):
-            here.train("epochs=9", f"resume={run.info.run_id}")
-    last.write_bytes(whole)
-    here.train("epochs=9", "resume=true")
-    assert here.runs[0].info.status == "FINISHED"
-
-
-def test_a_run_that_goes_on_touches_no_other_runs_folder(here: Here, tmp_path: Path) -> None:
-    here.train("epochs=1")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.txt").write_text("mine")
-    values = composed("experiment=smoke", "epochs=2", "resume=true", f"tracking.uri={here.uri}")
-    with pytest.raises(UserError, match="must be a new or an empty folder"):
-        experiment.run(config.check(RunConfig, values), values, tmp_path / "mine")
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
-
-
-def test_other_images_are_not_gone_on_with(here: Here, tmp_path: Path) -> None:
-    for i in range(8):
-        file = tmp_path / "pictures" / ("dark", "light")[i % 2] / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (28, 28), (20, 220)[i % 2] + i).save(file)
-    mine = ["dataset=image_folder", "dataset.root=pictures", "epochs=1"]
-    here.train(*mine)
-    (tmp_path / "pictures").rename(tmp_path / "moved")
-    moved = ["dataset=image_folder", "dataset.root=moved"]
-    here.train(*moved, "epochs=2", f"resume={here.runs[0].info.run_id}")
-    assert here.runs[0].data.tags["lenetexp.continues"] == here.runs[1].info.run_id
-    Image.new("L", (28, 28), 99).save(tmp_path / "moved/dark/0.png")
-    experiment._loaded.clear()  # as in a command of its own
-    with pytest.raises(UserError, match="these are not the images"):
-        here.train(*moved, "epochs=3", f"resume={here.runs[0].info.run_id}")
+@pytest.mark.parametrize("name", RECIPES)
+def test_killed_at_random_moments(name: str, tmp_path: Path, kills: int, request: pytest.FixtureRequest) -> None:
+    """As many kills as --kills says, spread over the run, at random moments of its epochs."""
+    killed, whole = Store(tmp_path / "killed"), Store(tmp_path / "whole")
+    for store in (killed, whole):
+        store.cwd.mkdir()
+        if "dataset.root=mnist" in RECIPES[name]:
+            request.getfixturevalue("mnist_root")
+            first_10_000(store.cwd / "mnist")
+    words, draw, at = [*RECIPES[name], "device.threads=1"], random.Random(name), [0]
+    total = int(next((w for w in words if w.startswith("epochs=")), "epochs=10").removeprefix("epochs="))
+    for left in range(kills, 0, -1):
+        before = events_written(killed.cwd)
+        run = start_run(*words, "resume=true", cwd=killed.cwd)
+        try:
+            while events_written(killed.cwd) <= before:
+                assert run.poll() is None, run.communicate()
+                time.sleep(0.01)
+            # Some epochs further, if there are enough, and then at any moment of the next one.
+            room = (total - at[-1] - 2) / left
+            further = draw.randint(0, 2) if room > 2 else int(draw.random() < room)
+            wait_for_epochs(run, killed.cwd, at[-1] + further)
+            time.sleep(draw.uniform(0, epoch_seconds(killed.cwd)))
+            assert run.poll() is None, f"finished before it was killed {kills} times: {run.communicate()}"
+        finally:
+            kill(run)
+        at.append(len(epochs_done(killed.cwd)))
+    done = run_script("run", *words, "resume=true", cwd=killed.cwd, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert run_script("run", *words, cwd=whole.cwd, timeout=280).returncode == 0
+    assert_same_record(killed, whole)
+    print(f"| {name} | {kills} | after epochs {', '.join(map(str, at[1:]))} | equal |")

@@ -1,22 +1,17 @@
-"""The same sweep by other launchers and against a server on PostgreSQL: real ones, started here."""
+"""The same sweep with other launchers, and on a server with PostgreSQL: real ones, started here."""
 
 import glob
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
-from conftest import free_port, run_script
+from helpers import Server, Store, free_port, run_script
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +19,7 @@ SWEEP = ["-m", "experiment=smoke", "epochs=1", "optimizer.lr=1e-3,4e-3", "model.
 
 
 def accuracies(cwd: Path, *arguments: str) -> list[tuple[str, ...]]:
-    """What a sweep's table says of each run, without how long it took."""
+    """Each run's line of a sweep's table, without how long it took."""
     done = run_script("run", *SWEEP, *arguments, cwd=cwd, timeout=280)
     assert done.returncode == 0, done.stderr
     (table,) = cwd.glob("outputs/sweeps/*/table.csv")
@@ -54,9 +49,7 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         subprocess.run([ray, "stop"], check=False, capture_output=True, timeout=60)
 
 
-def test_a_ray_cluster_gives_the_same_table(
-    ray_cluster: str, locally: list[tuple[str, ...]], tmp_path: Path
-) -> None:
+def test_a_ray_cluster_gives_the_same_table(ray_cluster: str, locally: list[tuple[str, ...]], tmp_path: Path) -> None:
     joined = [f"hydra.launcher.ray.init.address={ray_cluster}"]
     assert accuracies(tmp_path, "hydra/launcher=ray", *joined) == locally
 
@@ -66,8 +59,8 @@ def test_submitit_gives_the_same_table(locally: list[tuple[str, ...]], tmp_path:
     assert accuracies(tmp_path, "hydra/launcher=submitit_local") == locally
 
 
-def programs() -> Path | None:
-    """The folder of PostgreSQL's programs, where it is installed."""
+def postgres_programs() -> Path | None:
+    """The folder of PostgreSQL's programs, if it is installed."""
     there = shutil.which("initdb")
     found = [there] if there else sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
     return Path(found[-1]).resolve().parent if found else None
@@ -75,9 +68,9 @@ def programs() -> Path | None:
 
 @pytest.fixture
 def server_on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server` whose record a PostgreSQL of its own holds."""
+    """A real `mlflow server` on a PostgreSQL of its own."""
     pytest.importorskip("psycopg")
-    where = programs()
+    where = postgres_programs()
     if where is None:
         pytest.skip("PostgreSQL is not installed")
     # PostgreSQL refuses to run as root, and cannot reach into pytest's folders as anyone else.
@@ -97,24 +90,12 @@ def server_on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     )  # fmt: skip
     try:
         call("createdb", *address, "-U", "postgres", "mlflow")
-        http = free_port()
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(http),
-             "--workers", "1", "--artifacts-destination", str(folder / "artifacts"),
-             "--backend-store-uri", f"postgresql+psycopg://postgres@127.0.0.1:{port}/mlflow"],
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        server = Server(folder, f"postgresql+psycopg://postgres@127.0.0.1:{port}/mlflow")
         try:
-            for _ in range(120):
-                with suppress(OSError):
-                    urllib.request.urlopen(f"http://127.0.0.1:{http}/health", timeout=1)
-                    break
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{http}"
+            server.start()
+            yield server.uri
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
-            server.wait(20)
+            server.stop()
     finally:
         call("pg_ctl", "-D", str(data), "-m", "fast", "stop")
         shutil.rmtree(data, ignore_errors=True)
@@ -124,14 +105,10 @@ def test_sixteen_at_once_on_postgres_lose_nothing(server_on_postgres: str, tmp_p
     words = ["-m", "experiment=smoke", "seed=range(16)", "hydra.launcher.n_jobs=16"]
     done = run_script("run", *words, f"tracking.uri={server_on_postgres}", cwd=tmp_path, timeout=290)
     assert done.returncode == 0, done.stderr
-    client = MlflowClient(server_on_postgres)
-    experiment = client.get_experiment_by_name("lenetexp")
-    runs = client.search_runs([experiment.experiment_id], "tags.`mlflow.parentRunId` LIKE '%'")
-    assert len(runs) == 16
-    for run in runs:
-        run_id = run.info.run_id
+    store = Store(tmp_path, server_on_postgres)
+    assert len(store.children) == 16
+    for run in store.children:
         assert run.info.status == "FINISHED"
-        assert [metric.step for metric in client.get_metric_history(run_id, "val/accuracy")] == [1, 2]
+        assert [step for step, _ in store.history(run, "val/accuracy")] == [1, 2]
         assert len(run.inputs.dataset_inputs) == len(run.outputs.model_outputs) == 1
-        held = {entry.path for entry in client.list_artifacts(run_id)}
-        assert {"config.yaml", "checkpoints", "figures", "reproduce"} <= held
+        assert {"config.yaml", "checkpoints", "figures", "reproduce"} <= store.artifacts(run)

@@ -1,0 +1,186 @@
+"""The files of conf/: every option composes and is explained, the README names them all, recipes are complete."""
+
+import inspect
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+
+from helpers import CONF, OPTIONS, PROJECT, Command, composed
+from lenetexp.config.fields import Activation
+from lenetexp.config.identity import differences, leaves
+from lenetexp.config.schema import RunConfig, check
+
+FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name not in ("help", "local"))
+RECIPES = [path for path in FILES if path.parent.name == "experiment"]
+EXPLAINED = [path for path in FILES if path.parent.name not in ("experiment", "sweep")]
+README = (PROJECT / "README.md").read_text()
+GROUPS = {
+    group: {path.stem for path in (CONF / group).glob("[!_]*.yaml")}
+    for group in {*(option.partition("=")[0] for option in OPTIONS), "hydra/sweeper", "hydra/launcher"}
+}
+
+
+def with_root(option: str) -> list[str]:
+    """The one option that needs a folder is given one."""
+    return [option, "dataset.root=pictures"] if option == "dataset=image_folder" else [option]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_to_a_correct_config(option: str) -> None:
+    """And what it names exists and takes the arguments that the file gives."""
+    settings = check(RunConfig, composed(*with_root(option)))
+    group = option.partition("=")[0]
+    added = {
+        "model": {"classes": 10, "channels": 1},
+        "optimizer": {"params": []},
+        "scheduler": {"optimizer": None},
+        "dataset": {},
+    }
+    if group == "device":
+        assert settings.device.name == option.partition("=")[2]
+    if group in added:
+        call = {**getattr(settings, group).call(), **added[group]}
+        inspect.signature(get_method(call.pop("_target_"))).bind(**call)
+
+
+# ---- the README ----
+
+
+def test_the_readmes_table_names_every_option_and_no_other() -> None:
+    """A group with one option is no choice, and is not in the table."""
+    table: dict[str, set[str]] = {}
+    for row in re.findall(r"^\| (`.+?) \| (.+?) \|$", README, re.MULTILINE):
+        for key, options in zip(row[0].split(", "), row[1].split("; "), strict=False):
+            table[key.strip("`")] = set(re.split(r", | or ", options))
+    expected = {group: names for group, names in GROUPS.items() if len(names) > 1}
+    expected["model.activation"] = set(get_args(Activation))
+    expected |= {"model.pooling": {"avg", "max"}, "model.head_activation": {"false", "true"}}
+    assert table == expected
+
+
+def test_every_option_that_the_readme_uses_exists() -> None:
+    """sweep= of compare.py names a sweep that ran, not an option."""
+    lines = [line for line in README.splitlines() if "compare.py" not in line]
+    used = re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=([a-z]\w*)(?!\w*\()", "\n".join(lines))
+    assert {group for group, _ in used} >= {"experiment", "dataset", "optimizer", "sweep", "hydra/sweeper"}
+    assert [f"{group}={name}" for group, name in used if name not in GROUPS[group]] == []
+
+
+# ---- every file explains itself ----
+
+
+def leaf_nodes(node: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
+    for key, value in node.value:
+        if isinstance(value, yaml.MappingNode):
+            yield from leaf_nodes(value)
+        else:
+            yield key.value, value
+
+
+@pytest.mark.parametrize("path", EXPLAINED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_setting_is_explained_on_its_line(path: Path) -> None:
+    """A file's first line says what it is, and so what its `_target_` is."""
+    text = path.read_text()
+    lines = text.splitlines()
+    assert re.match(r"# \w", lines[0])
+    root = yaml.compose(text)
+    settings = [(key, value) for key, value in root.value if key.value not in ("defaults", "hydra", "_target_")]
+    for key, value in leaf_nodes(yaml.MappingNode(root.tag, settings)):
+        rest_of_line = lines[value.end_mark.line][value.end_mark.column :]
+        assert re.match(r" # \w", rest_of_line), f"{path}: {key} is not explained"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_what_it_is_what_it_gives_and_what_it_costs(path: Path) -> None:
+    head = path.read_text().partition("defaults:")[0]
+    for heading in ("What it is:", "What it gives:", "What it costs:"):
+        assert re.search(rf"^# {heading} +\S.*\S$", head, re.MULTILINE)
+
+
+# ---- recipes, schedules and this machine's settings ----
+
+
+def test_the_tutorials_recipe_to_the_letter() -> None:
+    """docs/tutorial.md: MNIST in [0, 1], batch 16, SGD 1e-3 with momentum 0.9, ×0.1 every 10 epochs, 10 epochs."""
+    values = composed("experiment=tutorial")
+    check(RunConfig, values)
+    assert (values["epochs"], values["batch_size"]) == (10, 16)
+    assert (values["clip_norm"], values["patience"]) == (None, None)
+    model = {"activation": "sigmoid", "pooling": "avg", "head_activation": False}
+    assert values["model"] == {"_target_": "lenetexp.models.LeNet", **model}
+    del values["optimizer"]["fused"]  # the same sums
+    sgd = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False}
+    assert values["optimizer"] == {"_target_": "torch.optim.SGD", **sgd}
+    step = {"interval": "epoch", "step_size": 10, "gamma": 0.1}
+    assert values["scheduler"] == {"_target_": "torch.optim.lr_scheduler.StepLR", **step}
+    dataset = values["dataset"]
+    assert (dataset["name"], dataset["validation"], dataset["augment"]) == ("MNIST", "test", None)
+    assert values["device"]["precision"] == "fp32"
+
+
+def test_the_command_line_changes_a_recipe() -> None:
+    values = composed("experiment=tutorial", "optimizer.lr=0.5", "dataset=digits")
+    assert values["optimizer"]["lr"] == 0.5
+    assert values["dataset"]["_target_"] == "lenetexp.datasets.digits"
+
+
+def test_the_length_of_a_schedule_follows_the_run() -> None:
+    for scheduler, key in (("warmup_cosine", "epochs"), ("onecycle", "epochs"), ("cosine", "T_max")):
+        assert composed(f"scheduler={scheduler}", "epochs=7")["scheduler"][key] == 7
+    assert composed("scheduler=onecycle", "optimizer.lr=0.25")["scheduler"]["max_lr"] == 0.25
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A copy of conf/, to which a machine's own settings can be added."""
+    return Path(shutil.copytree(CONF, tmp_path / "conf"))
+
+
+def write_machine(conf: Path, text: str) -> None:
+    (conf / "local/machine.yaml").write_text(f"# @package _global_\n{text}")
+
+
+def test_the_command_line_overrides_a_machines_own_settings(conf: Path) -> None:
+    write_machine(conf, "epochs: 7\ndata_dir: /big/disk\ntracking: {uri: 'http://10.0.0.1:5000'}\n")
+    values = composed("dataset=mnist", conf=conf)
+    assert (values["epochs"], values["scheduler"]["epochs"]) == (7, 7)
+    assert values["dataset"]["root"] == "/big/disk"
+    assert values["tracking"]["uri"] == "http://10.0.0.1:5000"
+    assert composed("epochs=3", conf=conf)["epochs"] == 3
+
+
+def test_a_machines_own_settings_cannot_change_the_tutorials_recipe(conf: Path) -> None:
+    """Only where the record and the images are, and what computes."""
+    recipe = composed("experiment=tutorial", conf=conf)
+    other = OmegaConf.create()
+    for key in dict(leaves(recipe)):
+        if not key.endswith("._target_") and key != "dataset.name":  # these say which option a group has
+            OmegaConf.update(other, key, "other")
+    groups = "defaults: [override /optimizer: adam, override /scheduler: cosine, override /dataset: digits]\n"
+    write_machine(conf, groups + OmegaConf.to_yaml(other))
+    changed = composed("experiment=tutorial", conf=conf)
+    assert (changed["data_dir"], changed["dataset"]["root"], changed["tracking"]["uri"]) == ("other",) * 3
+    allowed = {f"device.{key}" for key in ("name", "threads", "compile", "deterministic")}
+    # Without effect: the sums are the same, and no image is held out.
+    allowed |= {"optimizer.fused", "dataset.split_seed"}
+    assert set(differences(recipe, changed)) == allowed
+
+
+@pytest.mark.parametrize("script", ["run", "predict"])
+def test_both_commands_take_the_machine_file_that_its_readme_shows(
+    command: Command, tmp_path: Path, script: str
+) -> None:
+    """It gets as far as asking for the store, and the command line has said where that is."""
+    example = re.search(r"```yaml\n(.+?)```", (CONF / "local/README.md").read_text(), re.DOTALL)
+    assert example
+    (tmp_path / "mine/local").mkdir(parents=True)
+    (tmp_path / "mine/local/machine.yaml").write_text(example[1])
+    done = command(script, "--config-dir", "mine", "tracking.uri=nowhere")
+    assert done.stderr.startswith("error: tracking.uri=nowhere: ")

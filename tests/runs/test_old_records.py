@@ -1,0 +1,64 @@
+"""What earlier versions recorded is still read, compared, resumed and predicted from.
+
+tests/data/old_records.tar.xz is what commit 0d6f7e2 left of `experiment=smoke seed=1`, which finished; of
+`-m experiment=smoke epochs=1 optimizer.lr=1e-2,1e-3`; and of `experiment=smoke epochs=40 seed=2`, killed with kill -9
+after epoch 4. Its store is a dump, with /old/place for the folder and old-host for the machine.
+"""
+
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from helpers import Store, run_script
+from lenetexp.tracking.names import HOST
+
+ARCHIVE = Path(__file__).parents[1] / "data/old_records.tar.xz"
+FINISHED, KILLED = "7fd65517c9534d7b8f610615081675a7", "b89d5684ed6c485cb0f68b4fe0d11930"
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """The records as if they had been made here, by this machine."""
+    cwd = tmp_path_factory.mktemp("old")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(cwd, filter="data")
+    for path in cwd.rglob("*"):
+        if path.suffix in (".jsonl", ".sql"):
+            path.write_text(path.read_text().replace("/old/place", str(cwd)).replace("old-host", HOST))
+    with sqlite3.connect(cwd / "outputs/mlflow.db") as database:
+        database.executescript((cwd / "outputs/mlflow.sql").read_text())
+    database.close()
+    return Store(cwd)
+
+
+def shown(store: Store, script: str, *words: str) -> str:
+    """What a command prints."""
+    done = run_script(script, *words, cwd=store.cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_an_old_sweep_is_compared(old: Store) -> None:
+    out = shown(old, "compare", "sweep=latest")
+    for line in ("0.01       83.22%       1   83.01%", "0.001       72.03%       1   72.42%", "2 finished"):
+        assert line in out
+
+
+def test_an_old_run_predicts(old: Store) -> None:
+    out = shown(old, "predict", f"run={FINISHED}", "count=3")
+    assert out.count("predicted:") == 3 and "another digest" not in out
+
+
+def test_an_old_finished_run_is_known(old: Store) -> None:
+    out = shown(old, "run", "experiment=smoke", "seed=1", "resume=true")
+    assert f"Run {FINISHED} of this config is finished already: validation 83.22%, test 87.74%" in out
+
+
+def test_an_old_killed_run_is_resumed(old: Store) -> None:
+    """Last, because it is the newest run then."""
+    out = shown(old, "run", "experiment=smoke", "epochs=40", "seed=2", "resume=true")
+    assert f"after epoch 4 of run {KILLED}" in out
+    (run,) = [run for run in old.runs if run.info.run_id == KILLED]
+    assert run.info.status == "FINISHED" and old.epochs(run) == list(range(1, 41))

@@ -1,0 +1,181 @@
+"""Commands as a user types them: a mistake is one line that says what is wrong, and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import PROJECT, Command, Done, Started, run_script
+from sample_images import MNIST_FILES, small_mnist, write_idx
+
+# Checked before anything heavy is imported.
+IN_THE_CONFIG = {
+    "optimizer.lr=-1": ["optimizer.lr=-1", "a number above 0"],
+    "optimizer.lr=abc": ["optimizer.lr=abc", "a number above 0"],
+    "optimizer.lrr=0.1": ["optimizer.lrr=0.1", "no such setting", "lr, momentum", "did you mean lr?"],
+    "optimizer.momentum=2": ["optimizer.momentum=2", "from 0 to below 1"],
+    "optimizer.lr==": ["optimizer.lr==", "must be key=value"],
+    "epochs=0": ["epochs=0", "a whole number, 1 or more"],
+    "epochs=": ["epochs=", "a whole number, 1 or more"],
+    "batch_size=0": ["batch_size=0", "a whole number, 1 or more"],
+    "model=lenett": ["model=lenett", "must be one of lenet", "did you mean lenet?"],
+    "modell=lenet": ["modell=lenet", "model, optimizer, scheduler", "did you mean model?"],
+    "model.activation=sigmoidd": ["model.activation=sigmoidd", "gelu or scaled_tanh", "did you mean sigmoid?"],
+    "dataset.validation=1.5": ["dataset.validation=1.5", "above 0 and below 1", '"test"'],
+    "dataset=image_folder": ["dataset.root", "must be given"],
+    "dataset=mnistt": ["dataset=mnistt", "must be one of cifar10, digits", "did you mean mnist?"],
+    "experiment=tut": ["experiment=tut", "smoke, tutorial"],
+    "+foo=1": ["foo=1", "no such setting"],
+    "optimizer.lr=0.1,0.2": ["optimizer.lr=0.1,0.2", "needs -m"],
+    "hydra.run.dir=file/below": ["file/below", "Not a directory"],
+}
+# Torch is imported by then, but no run has begun.
+WITH_TORCH = {
+    "model._target_=torch.nn.Identity": ["model: Identity", "2×10 logits", "not (2, 1, 28, 28)"],
+    "dataset=image_folder dataset.root=empty": ["dataset.root=empty", "no pictures", ".png"],
+    "tracking.uri=http://127.0.0.1:9": ["tracking.uri=http://127.0.0.1:9", "does not answer", "SQLite"],
+    "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
+}
+IN_PREDICT = {
+    "count=0": ["count=0", "a whole number, 1 or more"],
+    "traking.uri=x": ["traking.uri=x", "no such setting", "did you mean tracking?"],
+    "run.x=latest": ["run.x=latest", "run has no settings inside"],
+    "runn=latest": ["runn=latest", "no such setting", "did you mean run?"],
+    "run=4d1f": ["outputs/mlflow.db does not exist", "no run was recorded yet"],
+    "images=missing.png": ["images=missing.png", "no pictures there", ".png"],
+    "-m": ["-m: only run.py takes it"],
+}
+# With a store that holds one run.
+IN_PREDICT_WITH_A_RUN = {
+    "run=4d1f": ["run=4d1f", "no such run", "latest, best or a run's id"],
+    "tracking.experiment=Default": ["run=latest", "no finished run", "scripts/run.py"],
+    "images=file": ["file cannot be read as a picture"],
+}
+
+
+def assert_one_sentence(done: Done, *fragments: str) -> None:
+    """The command failed, and said so in one line on stderr that holds all of `fragments`."""
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr
+    for fragment in fragments:
+        assert fragment in done.stderr
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    """No store and no folder of a run or prediction."""
+    assert not list(folder.rglob("mlflow.db*"))
+    assert not list(folder.glob("outputs/*/*"))
+
+
+def cases(table: dict[str, list[str]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("overrides", "fragments"), table.items(), ids=list(table))
+
+
+@cases({**IN_THE_CONFIG, **WITH_TORCH})
+def test_a_run_that_cannot_start(command: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
+    (tmp_path / "file").write_text("a regular file")
+    (tmp_path / "empty").mkdir()
+    assert_one_sentence(command("run", *overrides.split()), *fragments)
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_folder_that_holds_files_is_not_overwritten(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/config.yaml").write_text("another run's")
+    done = command("run", "experiment=smoke", "hydra.run.dir=full")
+    assert_one_sentence(done, "hydra.run.dir=", "full", "must be a new or an empty folder")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["config.yaml"]
+    assert (tmp_path / "full/config.yaml").read_text() == "another run's"
+    assert_nothing_is_left(tmp_path)
+
+
+def test_mnist_without_files_and_without_network(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says which files to put where, and never trains on anything else."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("NO_PROXY", "")
+    (tmp_path / "empty").mkdir()
+    done = command("run", "dataset=mnist", "dataset.root=empty", timeout=30)
+    assert_one_sentence(done, "MNIST", "dataset.root=empty", *MNIST_FILES, "empty/MNIST/raw", "dataset=digits")
+    assert_nothing_is_left(tmp_path)
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_data_file_that_is_cut_short(command: Command, tmp_path: Path) -> None:
+    write_idx(tmp_path / "root/MNIST/raw", small_mnist())
+    file = tmp_path / "root/MNIST/raw/t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:-1])
+    done = command("run", "dataset=mnist", "dataset.root=root")
+    whole = 16 + 10 * 28 * 28
+    assert_one_sentence(done, "t10k-images-idx3-ubyte", "cut short", f"{whole - 1:,} bytes", f"{whole:,}")
+    assert_nothing_is_left(tmp_path)
+
+
+@cases(IN_PREDICT)
+def test_a_prediction_that_cannot_start(command: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
+    assert_one_sentence(command("predict", overrides), *fragments)
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run_script("run", "experiment=smoke", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "file").write_text("no picture")
+    return folder
+
+
+@cases(IN_PREDICT_WITH_A_RUN)
+def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str, fragments: list[str]) -> None:
+    assert_one_sentence(run_script("predict", overrides, cwd=trained), *fragments)
+    assert not list(trained.glob("outputs/predictions/*"))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "expected"),
+    [
+        ("run", "--help", ["optimizer: adagrad, adam", "\nbatch_size: ", "scripts/predict.py run=latest"]),
+        ("run", "--cfg job optimizer.lr=0.3", ["optimizer:", "  lr: 0.3", "\ndataset:", "\nepochs: "]),
+        ("run", "-sc query=bash", ["optimizer=adagrad optimizer=adam optimizer=adamw"]),
+        ("predict", "--help", ["run: latest", "count: 10", "scripts/predict.py run=best"]),
+        ("predict", "--cfg job count=3", ["run: latest", "count: 3"]),
+        ("compare", "--help", ["which: latest", "scripts/compare.py sweep=latest"]),
+        ("sync", "--help", ["folder: outputs", "scripts/sync.py"]),
+    ],
+)  # fmt: skip
+def test_help_config_and_completion_import_nothing_heavy(
+    tmp_path: Path, script: str, arguments: str, expected: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(PROJECT / "scripts" / f"{script}.py"), *arguments.split()],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "COMP_LINE": "python scripts/run.py optimizer=ada"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    for fragment in expected:
+        assert fragment in done.stdout
+    # import time: self | cumulative | name
+    packages = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "hydra" in packages, "the list of imports is there"
+    assert not packages & {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_reader_that_stops_reading_gets_no_traceback(start: Callable[..., Started]) -> None:
+    """As in … | head."""
+    run = start("experiment=smoke", "epochs=1000")
+    assert run.stdout is not None and run.stderr is not None
+    run.stdout.readline()
+    run.stdout.close()
+    assert run.wait(60) == 141
+    assert run.stderr.read() == ""

@@ -1,0 +1,138 @@
+"""Runs are found in the store, and what cannot be found or read is one sentence."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from helpers import InProcess
+from lenetexp.config.schema import Tracking
+from lenetexp.errors import UserError
+from lenetexp.tracking.journal import Created, Journal, Start
+from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
+from lenetexp.tracking.query import RecordedRun, find_run, find_sweep, get_run, recorded_beside, search
+from lenetexp.tracking.recorder import Recorder, create_run
+from lenetexp.tracking.store import Store, _AnsweringClient, open_store
+
+
+@pytest.fixture
+def store(here: InProcess) -> Store:
+    """An empty one."""
+    return open_store(Tracking(uri=here.uri, experiment="lenetexp"))
+
+
+def finished(store: Store, accuracy: float, loss: float = 0.1, **tags: str) -> str:
+    """The id of a finished run."""
+    recorder = create_run(store, "a run", {Tag.CONFIG_HASH: "c0", **tags})
+    recorder.metrics({BEST_ACCURACY: accuracy, BEST_LOSS: loss})
+    recorder.end("FINISHED")
+    return recorder.run_id
+
+
+def of_tags(folder: Path, status: str = "RUNNING", run_id: str = "4d1f", **tags: str) -> RecordedRun:
+    """A run that was started here in `folder`."""
+    known = {Tag.HOST: HOST, Tag.FOLDER: str(folder), **tags}
+    return RecordedRun(run_id, "a run", status, metrics={}, params={}, tags=known, started=0)
+
+
+def test_runs_are_found_by_latest_best_and_id(store: Store) -> None:
+    ids = [finished(store, 0.9, 0.2), finished(store, 0.9, 0.1), finished(store, 0.8)]
+    unfinished = create_run(store, "failed", {})
+    unfinished.metrics({BEST_ACCURACY: 0.99})
+    unfinished.end("FAILED")
+    assert find_run(store, "best").run_id == ids[1], "of equal accuracies the lower loss"
+    assert find_run(store, "latest").run_id == ids[2]
+    assert find_run(store, unfinished.run_id).status == "FAILED"
+    sweep = create_run(store, "a sweep", {Tag.SWEEP: "1234"})
+    assert find_sweep(store, "latest").run_id == find_sweep(store, sweep.run_id).run_id == sweep.run_id
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda store: find_run(store, "latest"), "run=latest: no finished run in sqlite:.*train one: python"),
+        (lambda store: find_run(store, "4d1f"), "run=4d1f: there is no such run .*must be latest, best or a run's id"),
+        (lambda store: find_sweep(store, "latest"), "sweep=latest: no sweep in sqlite:.*run one: python"),
+        (lambda store: find_sweep(store, "4d1f"), "sweep=4d1f: there is no such run .*must be latest or the id of a"),
+        (lambda store: find_sweep(store, finished(store, 0.9)), "is not a sweep; must be latest or the id of a sweep"),
+        (lambda store: search(store, "not a filter"), "runs=not a filter: must be a filter that MLflow reads"),
+        (lambda store: get_run(store, finished(store, 0.9)).download(Path("x"), File.BEST), "has no artifact check"),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_one_sentence(store: Store, ask: Callable[[Store], object], said: str) -> None:
+    with pytest.raises(UserError, match=said) as told:
+        ask(store)
+    assert "\n" not in str(told.value)
+
+
+class Gone:
+    """A client whose server does not answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*_: object, **__: object) -> Any:
+            raise MlflowException(f"{name}: connection\nrefused")
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store, run: search(store, "tags.a = 'b'"),
+        lambda store, run: find_run(store, "best"),
+        lambda store, run: find_run(store, "4d1f"),
+        lambda store, run: find_sweep(store, "latest"),
+        lambda store, run: run.history("a"),
+        lambda store, run: run.artifacts(),
+        lambda store, run: run.download(Path("x"), File.SWEEP),
+        lambda store, run: create_run(store, "lr", {}),
+        lambda store, run: Recorder(store, "4d1f").untag("a"),
+    ],
+)
+def test_a_store_that_fails_is_one_sentence_without_its_password(ask: Callable[[Store, RecordedRun], object]) -> None:
+    uri = "http://me:secret@127.0.0.1:9"
+    store = Store(cast(Any, _AnsweringClient(cast(Any, Gone()), uri)), uri, "1")
+    run = RecordedRun("4d1f", "a run", "RUNNING", metrics={}, params={}, tags={}, started=0, store=store)
+    with pytest.raises(UserError, match="connection refused") as told:
+        ask(store, run)
+    assert "secret" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_run_that_is_marked_as_running_was_killed_unless_its_process_holds_its_folder(tmp_path: Path) -> None:
+    run = of_tags(tmp_path)
+    assert run.was_killed_here and not run.is_running_here
+    events = Journal(tmp_path)
+    assert run.is_running_here and not run.was_killed_here
+    events.close()
+    assert not of_tags(tmp_path, "FINISHED").was_killed_here
+    elsewhere = of_tags(tmp_path, **{Tag.HOST: f"not-{HOST}"})
+    assert not elsewhere.was_killed_here and not elsewhere.is_running_here, "who knows"
+
+
+def test_a_folder_belongs_to_the_run_that_its_journal_names(tmp_path: Path) -> None:
+    assert of_tags(tmp_path).folder is None, "no journal"
+    events = Journal(tmp_path)
+    events.add(Start(tags={Tag.JOURNAL: "a key"}, epochs=1))
+    assert of_tags(tmp_path, **{Tag.JOURNAL: "a key"}).folder == tmp_path, "killed before its id was written down"
+    events.add(Created(run_id="4d1f"))
+    events.close()
+    assert of_tags(tmp_path).folder == tmp_path
+    assert of_tags(tmp_path, run_id="another").folder is None
+    assert of_tags(tmp_path, **{Tag.HOST: f"not-{HOST}"}).folder is None
+
+
+def test_runs_recorded_offline_are_found_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, started in (("1", 5), ("2", 9), ("3", 7)):
+        (tmp_path / name).mkdir()
+        events = Journal(tmp_path / name)
+        events.add(Start(time=started, tags={Tag.CONFIG_HASH: name}, epochs=1, params={"seed": 1}))
+        events.close()
+    with (tmp_path / "3/journal.jsonl").open("a") as file:
+        file.write("noise\n")
+    found = recorded_beside(tmp_path / "new")
+    assert [(run.config_hash, run.status, run.params) for run in found] == [
+        ("2", "RUNNING", {"seed": "1"}), ("1", "RUNNING", {"seed": "1"}),
+    ]  # fmt: skip
+    assert "3/journal.jsonl is damaged" in capsys.readouterr().out

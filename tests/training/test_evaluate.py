@@ -1,0 +1,30 @@
+"""Evaluation: every example once, and scores as plain torch computes them."""
+
+import pytest
+import torch.nn.functional as F
+
+from helpers import make_data
+from lenetexp.models.lenet import LeNet
+from lenetexp.training import evaluate as module
+from lenetexp.training.batches import as_floats
+from lenetexp.training.evaluate import evaluate
+
+
+def test_every_example_is_scored_once_in_any_batching(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split = LeNet(), make_data(137).train
+    whole = evaluate(model, split)
+    monkeypatch.setattr(module, "BATCH", 10)
+    parts = evaluate(model, split)
+    assert len(parts.labels) == 137 and not model.training
+    assert parts.loss == pytest.approx(whole.loss, rel=1e-6)
+    logits = model(as_floats(split.images))
+    assert whole.loss == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
+    assert whole.accuracy == pytest.approx((logits.argmax(1) == split.labels).double().mean().item())
+
+
+def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
+    scores = evaluate(LeNet(), make_data(137).train)
+    confusion = scores.confusion()
+    assert confusion.sum() == 137 and confusion.diagonal().sum() == scores.correct
+    assert confusion.sum(1).tolist() == scores.labels.bincount(minlength=10).tolist()
+    assert confusion.sum(0).tolist() == scores.predicted.bincount(minlength=10).tolist()

@@ -1,0 +1,46 @@
+"""The net, optimizer and precision that the settings ask for."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from helpers import assert_same_weights, composed, make_data
+from lenetexp.config.schema import RunConfig, check
+from lenetexp.training.setup import set_up
+from lenetexp.training.state import Training
+from sample_training import weights
+
+
+def training_of(*overrides: str) -> Training:
+    return set_up(check(RunConfig, composed(*overrides)), make_data(), torch.device("cpu"))
+
+
+def test_the_seed_alone_decides_the_first_weights() -> None:
+    one = training_of("seed=3")
+    torch.rand(17)  # torch's own generator plays no part
+    same, other = training_of("seed=3", "optimizer=adam", "epochs=9"), training_of("seed=4")
+    assert_same_weights(weights(one), weights(same))
+    assert not torch.equal(weights(one)["c1.weight"], weights(other)["c1.weight"])
+
+
+def test_every_layer_learns() -> None:
+    training = training_of()
+    optimized = [id(p) for group in training.optimizer.param_groups for p in group["params"]]
+    assert optimized == [id(p) for p in training.model.parameters()]
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_lower_precision_is_for_training_alone_and_its_logits_are_fp32(precision: str, inside: torch.dtype) -> None:
+    training = training_of(f"device.precision={precision}")
+    seen: list[torch.dtype] = []
+
+    def note(_: Any, __: Any, out: Tensor) -> None:
+        seen.append(out.dtype)
+
+    training.model.get_submodule("c3").register_forward_hook(note)
+    images = torch.rand(2, 1, 28, 28)
+    assert training.forward(images).dtype == torch.float32
+    training.model(images)
+    assert seen == [inside, torch.float32]

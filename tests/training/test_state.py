@@ -1,0 +1,66 @@
+"""The state of a training: a run continues from it as if it had never stopped; its file is whole, or refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import assert_same_weights, make_data
+from lenetexp.errors import UserError
+from lenetexp.training import checkpoint
+from sample_training import make_training, train, weights
+
+
+def test_a_restored_state_continues_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    whole, first, second = make_training(), make_training(), make_training(seed=5)
+    records = train(whole, make_data(), epochs=4)
+    train(first, make_data(), epochs=2)
+    checkpoint.save(tmp_path / "last.pt", first.state_dict())
+    second.load_state_dict(checkpoint.load(tmp_path / "last.pt"))
+    train(second, make_data(), epochs=4)
+    values = [[(r.epoch, r.train_loss, r.val_loss, r.lr, r.improved) for r in t.history] for t in (whole, second)]
+    assert values[0] == values[1] and whole.history == records
+    assert_same_weights(weights(whole), weights(second))
+    assert_same_weights(whole.best_weights or {}, second.best_weights or {})
+
+
+def test_what_is_not_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    """tests/test_fuzz.py damages them in more ways."""
+    path = tmp_path / "best.pt"
+    with pytest.raises(UserError, match=r"best\.pt: there is no such checkpoint"):
+        checkpoint.load(path)
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(UserError, match=r"best\.pt is damaged"):
+        checkpoint.load(path)
+    torch.save([1], path)
+    with pytest.raises(UserError, match=r"best\.pt must hold a dictionary, not a list"):
+        checkpoint.load(path)
+
+
+def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (trap,))
+
+    torch.save({"model": Hostile()}, tmp_path / "best.pt")
+    with pytest.raises(UserError, match=r"best\.pt"):
+        checkpoint.load(tmp_path / "best.pt")
+    assert not trap.exists()
+
+
+def test_a_failed_save_leaves_the_checkpoint_before_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"epoch": 1})
+
+    def full_disk(content: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(UserError, match=r"last\.pt cannot be written \(No space left on device\)"):
+        checkpoint.save(path, {"epoch": 2})
+    assert checkpoint.load(path) == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
