@@ -107,7 +107,7 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
     from lenetexp.datasets.load import Data, load
     from lenetexp.datasets.source import Split
     from lenetexp.models.lenet import LeNet
-    from lenetexp.optim.build import Schedule
+    from lenetexp.optim import Schedule
     from lenetexp.training.batches import generator
     from lenetexp.training.loop import Recipe, fit
     from lenetexp.training.state import Training

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lenetexp.datasets.load import Data
 from lenetexp.models.lenet import LeNet
-from lenetexp.optim.build import Schedule
+from lenetexp.optim import Schedule
 from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.state import EpochRecord, Training
 

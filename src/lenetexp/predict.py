@@ -64,7 +64,7 @@ class TrainedNet:
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     """Prints what the net of a run predicts, and draws it into `folder`.
 
-    Raises `UserError` if no such run, or nothing to predict on.
+    Raises `UserError` if there is no such run, or nothing to predict on.
     """
     device = pick(settings.device)
     files = find_images(settings.images) if settings.images else []

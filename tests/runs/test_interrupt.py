@@ -167,7 +167,7 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_resumes(
     assert store.history(resumed, "val/loss")[: len(saved)] == [(r["epoch"], r["val_loss"]) for r in saved]
 
 
-RARE = [pytest.param(at, marks=pytest.mark.slow) for at in ("draft", "result", "files")]
+RARE = [pytest.param(at, marks=pytest.mark.slow) for at in ("result", "files")]
 
 
 @pytest.mark.parametrize("at", ["created", "epoch", "end", *RARE])

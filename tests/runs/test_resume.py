@@ -37,8 +37,7 @@ from lenetexp.tracking.journal import Epoch, Journal
 from lenetexp.tracking.sync import sync
 from lenetexp.training import checkpoint
 from lenetexp.training.loop import Recipe, fit
-from lenetexp.training.setup import set_up
-from lenetexp.training.state import Training
+from lenetexp.training.state import Training, set_up
 
 CHOICES = [option for option in OPTIONS if option.startswith(("optimizer=", "scheduler="))]
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")

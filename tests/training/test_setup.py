@@ -8,8 +8,7 @@ from torch import Tensor
 
 from helpers import assert_same_weights, composed, make_data
 from lenetexp.config.schema import RunConfig, check
-from lenetexp.training.setup import set_up
-from lenetexp.training.state import Training
+from lenetexp.training.state import Training, set_up
 from sample_training import weights
 
 

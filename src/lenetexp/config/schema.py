@@ -240,7 +240,7 @@ S = TypeVar("S", bound=Settings)
 def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     """Turns a composed config, as plain dicts and lists, into `kind`; `prefix` is where it stands.
 
-    Raises `UserError` if names the first wrong key, its value and what is allowed.
+    Raises `UserError` that names the first wrong key, its value and what is allowed.
     """
     try:
         return kind.model_validate(dict(values))

@@ -15,10 +15,8 @@ def image_folder(root: str, image_size: int, channels: int, test: float) -> Sour
     """Pictures in root/<class>/, or already split in root/train/<class>/ and root/test/<class>/.
 
     They are scaled to `image_size`×`image_size` pixels, with 1 channel (grey) or 3. `test` is the share of each class
-    that becomes the test set if root has no train and test folders.
-
-    Raises:
-        UserError: the folders are not as described, or a picture cannot be read.
+    that becomes the test set if root has no train and test folders. Raises `UserError` if the folders are not as
+    described, or a picture cannot be read.
     """
     folder = Path(root).expanduser()
     if not folder.is_dir():

@@ -27,8 +27,7 @@ DUST = 0.02  # share of the largest part of the ink: a smaller part is dust, too
 def find_images(patterns: Sequence[str]) -> list[Path]:
     """The pictures that files, folders or globs name; those of each pattern are sorted.
 
-    Raises:
-        UserError: a pattern names none.
+    Raises `UserError` if a pattern names none.
     """
     found: list[Path] = []
     for pattern in patterns:
@@ -46,8 +45,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 def read_image(path: Path, mode: str) -> Image.Image:
     """Decodes a picture as `mode` ("L" grey, "RGB"): upright, transparent parts on white, 16 bits scaled to 8.
 
-    Raises:
-        UserError: it is no picture, is damaged, or has more than `MAX_PIXELS`.
+    Raises `UserError` if it is no picture, is damaged, or has more than `MAX_PIXELS`.
     """
     try:
         with Image.open(path) as file:
@@ -100,10 +98,8 @@ def centred_by_mass(images: Tensor) -> Tensor:
 def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.uint8]:
     """An H×W picture of one sign as MNIST would have it, 1×28×28: light on dark, scaled, centred by mass.
 
-    `invert` says whether the sign is dark on light; "auto" takes the border's shade for the paper's.
-
-    Raises:
-        UserError: the picture, called `name`, is of one flat shade.
+    `invert` says whether the sign is dark on light; "auto" takes the border's shade for the paper's. Raises `UserError`
+    if the picture, called `name`, is of one flat shade.
     """
     ink = _ink(grey, invert, name)
     rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))

@@ -52,8 +52,7 @@ class Data:
 def load(settings: Dataset, device: torch.device) -> Data:
     """Loads the dataset that `settings` names, holds out validation images, and puts all on `device`.
 
-    Raises:
-        UserError: the images are missing or damaged, or a custom dataset does not return a proper `Source`.
+    Raises `UserError` if the images are missing or damaged, or a custom dataset does not return a proper `Source`.
     """
     try:
         source = instantiate(settings.call(), _convert_="all")

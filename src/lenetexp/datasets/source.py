@@ -44,8 +44,7 @@ class Source:
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """Holds out `fraction` of each class, at least one image; returns the rest and the held-out part, each in order.
 
-    Raises:
-        UserError: a class has only one image, so it cannot be in both.
+    Raises `UserError` if a class has only one image, so it cannot be in both.
     """
     rng = np.random.default_rng(seed)
     labels = split.labels.numpy()

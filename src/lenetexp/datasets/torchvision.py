@@ -35,10 +35,8 @@ PATIENCE = 5  # seconds to wait for a silent server; torchvision itself sets no 
 def torchvision_dataset(name: str, root: str, split: str | None = None) -> Source:
     """The dataset of torchvision's class `name`, from `root`; downloaded there first if it is missing.
 
-    MNIST's files are in root/MNIST/raw, and so on. `split` is for EMNIST only: one of `EMNIST_SPLITS`.
-
-    Raises:
-        UserError: the files are missing and cannot be downloaded, or are damaged.
+    MNIST's files are in root/MNIST/raw, and so on. `split` is for EMNIST only: one of `EMNIST_SPLITS`. Raises
+    `UserError` if the files are missing and cannot be downloaded, or are damaged.
     """
     if name not in NAMES:
         raise UserError(f"dataset.name={name}: must be one of {', '.join(NAMES)}")

@@ -54,7 +54,7 @@ def progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %
 def try_draw(draw: Callable[[], None]) -> bool:
     """Draws pictures; returns whether that worked: no picture is worth the record of a run.
 
-    Raises `UserError, OSError` if they cannot be written.
+    Raises `UserError` or `OSError` if they cannot be written.
     """
     try:
         draw()

@@ -30,8 +30,7 @@ from lenetexp.training import checkpoint
 from lenetexp.training.device import pick
 from lenetexp.training.evaluate import Diverged, Scores, Totals, evaluate
 from lenetexp.training.loop import Recipe, fit
-from lenetexp.training.setup import set_up
-from lenetexp.training.state import EpochRecord
+from lenetexp.training.state import EpochRecord, set_up
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
@@ -67,7 +66,6 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         _restore(context, state, digest)
         outbox = open_record(context, events, store)
         with closing_record(outbox, context, stop_if_asked):
-            outbox.add(Ready(event="draft"))
             for record in training.history:  # a killed command may not have written its last one
                 outbox.epoch(record.epoch, _metrics(record))
             _train(context, outbox, stop_if_asked)

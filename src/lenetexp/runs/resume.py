@@ -14,7 +14,7 @@ from lenetexp.config.identity import INVOCATION_KEYS, LOCATION_KEYS, config_hash
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.datasets.load import FUNCTIONS
 from lenetexp.errors import UserError, one_line
-from lenetexp.optim.schedules import warmup_cosine
+from lenetexp.optim import warmup_cosine
 from lenetexp.runs import provenance
 from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Result, Sent, Start

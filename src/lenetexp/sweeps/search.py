@@ -185,7 +185,7 @@ class _Search:
 
 
 def distribution(override: Override) -> BaseDistribution:
-    """Hydra's sweep syntax as what Optuna draws from. Raises `UserError` if an interval that Optuna does not take."""
+    """Hydra's sweep syntax as what Optuna draws from. Raises `UserError` for an interval that Optuna does not take."""
     value = override.value()
     try:
         if isinstance(value, IntervalSweep):

@@ -82,7 +82,7 @@ class TagSet(Event):
 
 
 class Ready(Event):
-    """Files in the run's folder are ready to be sent: a draft of the record, the model, or everything."""
+    """Files in the run's folder are ready to be sent: the model, or everything. Old journals have "draft", too."""
 
     event: Literal["draft", "model", "files"]
 

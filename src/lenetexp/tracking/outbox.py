@@ -40,7 +40,7 @@ class Outbox:
         self._todo: queue.Queue[AnyEvent | None] = queue.Queue()
         self._closing = threading.Event()
         self._sent = 0
-        self._all_sent = self._told = self._draft_is_due = False
+        self._all_sent = self._told = self._draft_sent = False
         self._uploaded = 0.0
         for event in events.unsent:
             self._todo.put(event)
@@ -115,6 +115,8 @@ class Outbox:
         return self._all_sent
 
     def _send_all(self) -> None:
+        assert self.recorder is not None
+        self._send_state(self.recorder)
         while (event := self._todo.get()) is not None:
             if not self._send_until_done(event):
                 return
@@ -159,17 +161,13 @@ class Outbox:
                 recorder.describe(event)
             case Epoch():
                 recorder.metrics(event.metrics, event.epoch, event.time)
-                self._send_draft(recorder)
-                self._send_checkpoint(recorder)
+                self._send_state(recorder)
             case Result():
                 recorder.metrics(event.values, 0, event.time)
             case TagSet():
                 recorder.tag(event.key, event.value)
             case Ready(event="model"):
                 recorder.model(self.journal.folder / File.MODEL)
-            case Ready(event="draft"):
-                self._draft_is_due = True
-                self._send_draft(recorder)
             case Ready(event="files"):
                 self._upload(recorder)
             case End() if self.refused:  # only a run with a complete record is FINISHED
@@ -178,18 +176,15 @@ class Outbox:
             case End():
                 recorder.end(event.status, event.time)
 
-    def _send_draft(self, recorder: Recorder) -> None:
-        """What another machine needs to resume: tried again every epoch; everything is sent at the end."""
-        if self._draft_is_due:
-            with suppress(UserError):
-                self._upload(recorder, DRAFT)
-                self._draft_is_due = False
-
-    def _send_checkpoint(self, recorder: Recorder) -> None:
+    def _send_state(self, recorder: Recorder) -> None:
+        """What another machine needs to resume. A failure is no harm: the next epoch tries again."""
         last = self.journal.folder / File.LAST
-        if time.monotonic() - self._uploaded > CHECKPOINT_EVERY and last.exists():
-            self._uploaded = time.monotonic()
-            with suppress(UserError):  # the next one will do
+        with suppress(UserError):
+            if not self._draft_sent:
+                self._upload(recorder, DRAFT)
+                self._draft_sent = True
+            if time.monotonic() - self._uploaded > CHECKPOINT_EVERY and last.exists():
+                self._uploaded = time.monotonic()
                 recorder.artifacts(last, File.CHECKPOINTS)
 
     def _upload(self, recorder: Recorder, only: Collection[str] = ()) -> None:

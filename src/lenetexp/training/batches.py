@@ -49,9 +49,7 @@ def batches(
 def affine(augment: Augment, count: int, size: int, seed: int, epoch: int) -> Tensor:
     """A random rotation, scale and shift for each of `count` images, uniform within `augment`'s limits.
 
-    Returns:
-        count×2×3 matrices from output to input coordinates, as `torch.nn.functional.affine_grid`
-        takes them.
+    Returns count×2×3 matrices from output to input coordinates, as `torch.nn.functional.affine_grid` takes them.
     """
     draws = torch.rand(4, count, generator=generator("augment", seed, epoch)) * 2 - 1
     angle = draws[0] * radians(augment.rotate)

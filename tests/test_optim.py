@@ -12,7 +12,7 @@ from helpers import OPTIONS, composed
 from lenetexp.config import schema
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
-from lenetexp.optim.build import Schedule, build_optimizer, build_schedule
+from lenetexp.optim import Schedule, build_optimizer, build_schedule
 
 LR = 0.1
 OPTIMIZERS = [option.partition("=")[2] for option in OPTIONS if option.startswith("optimizer=")]

@@ -1,14 +1,15 @@
-"""torch's own optimizers and schedulers, as a config names them, and when a scheduler is stepped."""
+"""Optimizers and schedulers as a config names them, when a scheduler is stepped, and schedules that torch lacks."""
 
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import cos, pi
 from typing import Any
 
 from hydra.utils import instantiate
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lenetexp.config import schema
 from lenetexp.errors import UserError, one_line
@@ -81,3 +82,23 @@ def _build(kind: type, group: str, settings: schema.Target, call: dict[str, Any]
     if not isinstance(built, kind):
         raise UserError(f"{group}._target_={settings.target}: must make a torch {kind.__name__}")
     return built
+
+
+def warmup_cosine(
+    optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float = 0.2, final: float = 0.0
+) -> LambdaLR:
+    """A linear rise to the optimizer's learning rate, then half a cosine down to `final` of it.
+
+    The cosine is that of Loshchilov and Hutter (SGDR, 2017) without restarts. `epochs` is the length of the whole
+    schedule, `warmup` the share of it that rises, from 0 to below 1, and `final` a share of the learning rate.
+    """
+    total = epochs * steps_per_epoch
+    top = warmup * total
+
+    def factor(step: int) -> float:
+        if step < top:
+            return (step + 1) / (top + 1)
+        done = min((step - top) / (total - top), 1.0)
+        return final + (1 - final) * (1 + cos(pi * done)) / 2
+
+    return LambdaLR(optimizer, factor)
