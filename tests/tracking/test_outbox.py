@@ -101,6 +101,7 @@ def test_the_folder_is_uploaded_without_what_is_not_part_of_the_record(journal: 
     assert outbox.end("FINISHED")
     folder = journal.folder
     assert recorder.got[:-1] == [
+        ("artifacts", folder / "config.yaml", None),  # at once: another machine needs it to resume
         ("model", folder / "model"),
         ("artifacts", folder / "checkpoints", "checkpoints"),
         ("artifacts", folder / "config.yaml", None),
