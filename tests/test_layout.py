@@ -1,6 +1,7 @@
 """The structure that docs/architecture.md draws: who imports whom, what has one place, how long things are."""
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -150,3 +151,16 @@ def test_a_package_names_each_of_its_modules_in_its_docstring(folder: Path) -> N
     named = {line.split()[0] for line in docstring.splitlines() if line}
     modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     assert modules <= named, f"{folder.name} does not name {modules - named}"
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    """`file.py`: `test_one`, `test_other`; … in docs/reliability.md, each in that file."""
+    promises = (PROJECT / "docs/reliability.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)`: ((?:`test_\w+`(?: \([^|]*?\))?(?:, )?)+)", promises)
+    assert len(named) > 20
+    for file, tests in named:
+        there = (PROJECT / "tests" / file).read_text()
+        for test in re.findall(r"`(test_\w+)`", tests):
+            assert f"def {test}(" in there, f"{file} has no {test}"
+    rows = [line for line in promises.split("## ")[0].splitlines() if line.startswith("| ")]
+    assert all("`test_" in row for row in rows[1:])
