@@ -24,11 +24,10 @@ from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.tracking.recorder import origin_tags
 from lenetexp.tracking.store import Store
 from lenetexp.training.device import describe
-from lenetexp.training.evaluate import Diverged
 from lenetexp.training.state import Training
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunContext:
     """One run with all that it needs."""
 
@@ -38,9 +37,7 @@ class RunContext:
     device: torch.device
     data: Data
     training: Training
-    resumes: str | None  # name of the run whose epochs it begins with
-    diverged: Diverged | None = None
-    seconds: float = 0.0  # of training
+    resumes: str | None  # id of the run whose epochs it begins with
 
 
 def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -65,22 +62,21 @@ def open_record(context: RunContext, events: Journal, store: Store | None) -> Ou
         provenance.add_command(folder)
         events.add(Start(event="resumed", tags=origin, epochs=settings.epochs))
         return open_outbox(store, events, say)
-    commit = provenance.write(folder, context.config, facts)
     # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
     swept = settings.job.values if settings.job else {}
     tags = {
         **origin,
-        **({Tag.PARENT: settings.job.parent} if settings.job else {}),
+        Tag.PARENT: settings.job.parent if settings.job else None,
         **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
-        **({Tag.CONTINUES: context.resumes} if context.resumes else {}),
+        Tag.CONTINUES: context.resumes,
         Tag.JOURNAL: secrets.token_hex(16),
         Tag.CONFIG_HASH: config_hash(context.config),
         Tag.DESCRIPTION: f"```\n{head}\n```",
-        **({Tag.COMMIT: commit} if commit else {}),
+        Tag.COMMIT: provenance.write(folder, context.config, facts),
     }
     start = Start(
         name=swept_name(swept) or name_of(settings.given) or folder.name,
-        tags=tags,
+        tags={key: value for key, value in tags.items() if value is not None},
         params={**swept, **dict(leaves(context.config))},
         dataset={
             "name": data.name,

@@ -1,6 +1,7 @@
 """Finds the run that a command with `resume` means, and opens it where it stopped."""
 
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
 from lenetexp.tracking.store import Store, open_store
 from lenetexp.training import checkpoint
+from lenetexp.training.state import Training
 
 # What is downloaded of another machine's run: files by name, never whole folders, which may hold anything.
 REPRODUCE = ("command.txt", "packages.txt", "commit.txt", "uncommitted.diff")
@@ -41,22 +43,37 @@ class ResumePlan:
     def nothing_to_do(self) -> bool:
         return self.previous.status == "FINISHED" and not self.extends
 
-    def open(self, folder: Path) -> tuple[Path, dict[str, Any] | None, str | None]:
-        """Where the run goes on: its own folder if that is on this machine, else `folder`, a new one.
+    def restore(self, training: Training, digest: str, folder: Path) -> Path:
+        """Restores the run's state, if it had saved one, into `training` on the images of this digest.
 
-        Beside it the state to restore, None if there was no checkpoint yet, and the digest of its images, None if it
-        had not loaded them. Raises `UserError` if they are damaged or cannot be downloaded.
+        Returns where the run goes on: its own folder if that is on this machine, else `folder`, a new one. Raises
+        `UserError` if the state or the images are not those of the run, are damaged, or cannot be downloaded.
         """
-        previous = self.previous
-        if previous.folder is not None and not self.extends:
-            return previous.folder, *_read_state(previous.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        require_empty(folder)
-        if self.extends:
-            with previous.files(File.LAST, File.DATASET) as source:
-                return folder, *_read_state(source)
-        _download_run(previous, folder)
-        return folder, *_read_state(folder)
+        run = self.previous
+        if run.folder is not None and not self.extends:
+            folder = run.folder
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            require_empty(folder)
+            if not self.extends:
+                _download_run(run, folder)
+        with run.files(File.LAST, File.DATASET) if self.extends else nullcontext(folder) as source:
+            facts, last = provenance.read_dataset(source), source / File.LAST
+            state = checkpoint.load(last) if last.exists() else None
+        if facts is not None and facts["digest"] != digest:
+            raise UserError(
+                f"resume: run {run.run_id} was trained on other images than these "
+                f"(digest {facts['digest'][:12]}, not {digest[:12]}); give it the same ones"
+            )
+        if state is not None:
+            try:
+                training.load_state_dict(state)
+            except Exception as error:  # torch raises many kinds, and a stranger's file may hold anything
+                raise UserError(
+                    f"resume: the checkpoint of run {run.run_id} is not of this net and recipe "
+                    f"({type(error).__name__}: {one_line(error)[:120]})"
+                ) from None
+        return folder
 
 
 def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
@@ -192,29 +209,20 @@ def _settings_of(
     return checked, own
 
 
-def _read_state(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    last, facts = folder / File.LAST, provenance.read_dataset(folder)
-    return checkpoint.load(last) if last.exists() else None, facts["digest"] if facts else None
-
-
 def _download_run(previous: RecordedRun, folder: Path) -> None:
     """Brings a run of another machine into `folder`, with a journal of what the store has of it."""
     previous.download(folder, *[path for path in previous.artifacts() if path in NEEDED])
-    events = Journal(folder)
-    try:
-        tags = previous.tags
-        swept = {key.removeprefix(Tag.SWEPT): tags[key] for key in tags if key.startswith(Tag.SWEPT)}
+    swept = {key.removeprefix(Tag.SWEPT): value for key, value in previous.tags.items() if key.startswith(Tag.SWEPT)}
+    epochs: dict[int, Epoch] = {}
+    for key in SERIES:
+        for metric in previous.history(key):
+            epoch = epochs.setdefault(metric.step, Epoch(epoch=metric.step, time=metric.timestamp))
+            epoch.metrics[key] = metric.value
+    with closing(Journal(folder)) as events:
         # This command's own event of its start has the true number of epochs.
-        events.add(Start(run_id=previous.run_id, tags=tags, params=previous.params, swept=swept, epochs=0))
-        epochs: dict[int, Epoch] = {}
-        for key in SERIES:
-            for metric in previous.history(key):
-                epoch = epochs.setdefault(metric.step, Epoch(epoch=metric.step, time=metric.timestamp))
-                epoch.metrics[key] = metric.value
+        events.add(Start(run_id=previous.run_id, tags=previous.tags, params=previous.params, swept=swept, epochs=0))
         for _, epoch in sorted(epochs.items()):
             events.add(epoch)
         if TEST_ACCURACY in previous.metrics:
             events.add(Result(values={}))
         events.add(Sent())
-    finally:
-        events.close()

@@ -11,7 +11,7 @@ from lenetexp.tracking import journal
 from lenetexp.tracking.journal import AnyEvent, Created, End, Epoch, Journal, Ready, Result, Sent, Start, TagSet
 from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.query import get_run, search
-from lenetexp.tracking.recorder import Recorder, start_run
+from lenetexp.tracking.recorder import Recorder, create_run
 from lenetexp.tracking.store import ONE_TRY, Refused, Store, set_patience
 
 # Seconds between two tries of a store that does not answer: the first and the longest.
@@ -45,7 +45,7 @@ class Outbox:
         for event in events.unsent:
             self._todo.put(event)
         set_patience(*ONE_TRY)
-        self._thread = threading.Thread(target=self._send_all, daemon=True)
+        self._thread = threading.Thread(target=self._send_all, args=(recorder,), daemon=True)
         if recorder is not None:
             self._thread.start()
 
@@ -83,12 +83,10 @@ class Outbox:
         It gives up after `patience` seconds without progress, or when `stop_if_asked` raises. Raises `UserError` if a
         finished run's journal cannot be written.
         """
-        last: list[AnyEvent] = [Ready(event="files"), End(status=status)]
+        last: list[AnyEvent] = [TagSet(key=Tag.REASON, value=reason)] if reason else []
         if len(self.journal.starts) > 1:  # MLflow counts the time between the commands as well
-            last.insert(0, TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))
-        if reason:
-            last.insert(0, TagSet(key=Tag.REASON, value=reason))
-        for event in last:
+            last.append(TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))
+        for event in (*last, Ready(event="files"), End(status=status)):
             try:
                 self.add(event)
             except UserError:
@@ -108,27 +106,25 @@ class Outbox:
                 stop_if_asked()
                 if self._sent != sent and patience > LITTLE_PATIENCE:
                     since, sent = time.monotonic(), self._sent
-        if self.recorder is not None and self._all_sent and not self.refused:
-            with suppress(UserError):
-                self.journal.add(Sent(store=self.recorder.store.shown))
+            if self._all_sent and not self.refused:
+                with suppress(UserError):
+                    self.journal.add(Sent(store=self.recorder.store.shown))
         self.journal.close()
         return self._all_sent
 
-    def _send_all(self) -> None:
-        assert self.recorder is not None
-        self._send_state(self.recorder)
+    def _send_all(self, recorder: Recorder) -> None:
+        self._send_state(recorder)
         while (event := self._todo.get()) is not None:
-            if not self._send_until_done(event):
+            if not self._send_until_done(recorder, event):
                 return
         self._all_sent = True
 
-    def _send_until_done(self, event: AnyEvent) -> bool:
+    def _send_until_done(self, recorder: Recorder, event: AnyEvent) -> bool:
         """Whether it was sent, or refused for good, before patience ended."""
-        assert self.recorder is not None
-        pause, tries = FIRST_PAUSE, 0
+        pause, tries_left = FIRST_PAUSE, LAST_TRIES
         while True:
             try:
-                self._send(self.recorder, event)
+                self._send(recorder, event)
                 self._sent += 1
                 return True
             except Refused as refusal:
@@ -144,14 +140,14 @@ class Outbox:
             if not self._closing.is_set():
                 self._closing.wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-                continue
-            tries += 1
-            if tries == LAST_TRIES:
+            elif tries_left > 1:
+                tries_left -= 1
+                time.sleep(1)
+            else:
                 with suppress(UserError):  # a store that takes some calls must not show a run as running
-                    self.recorder.tag(Tag.UNSENT, reason)
-                    self.recorder.end("FAILED")
+                    recorder.tag(Tag.UNSENT, reason)
+                    recorder.end("FAILED")
                 return False
-            time.sleep(1)
 
     def _send(self, recorder: Recorder, event: AnyEvent) -> None:
         match event:
@@ -205,14 +201,15 @@ def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], No
         return Outbox(events, Recorder(store, get_run(store, events.run_id).run_id), notify)
     start = events.starts[0]
     # Its process may have been killed after the run was created and before that was written down.
-    same = f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'"
-    created = search(store, same, at_most=1)
-    recorder = Recorder(store, created[0].run_id) if created else start_run(store, start)
+    created = search(store, f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'", at_most=1)
+    recorder = Recorder(store, created[0].run_id) if created else create_run(store, start.name, start.tags, start.time)
     try:
+        recorder.describe(start)
         events.add(Created(run_id=recorder.run_id))
-    except UserError:  # the disk is full
-        recorder.end("FAILED")
+    except BaseException:
+        with suppress(UserError):
+            recorder.end("FAILED")
         raise
-    if not created and len(events.events) == 2:  # the run was created with all that is in its journal
+    if not created and len(events.events) == 2:  # all that is in its journal was sent with these calls
         events.add(Sent(store=store.shown))
     return Outbox(events, recorder, notify)

@@ -20,7 +20,6 @@ from lenetexp.tracking.store import Store, reason_of
 FINISHED = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
 NEWEST_FIRST = ["attributes.start_time DESC"]
 BEST_FIRST = [f"metrics.`{BEST_ACCURACY}` DESC", f"metrics.`{BEST_LOSS}` ASC"]
-RUNS_A_CALL = 1000
 
 
 @dataclass(frozen=True)
@@ -75,19 +74,18 @@ class RecordedRun:
     @property
     def was_killed_here(self) -> bool:
         """Whether it is marked as running, but its process is gone."""
-        return self.status == "RUNNING" and self.is_here and not in_use(self.tags[Tag.FOLDER])
+        return self.status == "RUNNING" and self.is_here and not self.is_running_here
 
     @cached_property
     def folder(self) -> Path | None:
         """Its folder, if that is on this machine."""
-        folder = Path(self.tags.get(Tag.FOLDER, ""))
-        if not self.is_here or not (folder / journal.NAME).is_file():
+        if not self.is_here:
             return None
         # Another machine of this name may have had a folder of this name. A run killed before its id was
         # written down is known by its journal's key.
-        events = JournalReader(folder)
+        events = JournalReader(Path(self.tags[Tag.FOLDER]))
         keys = [start.tags.get(Tag.JOURNAL) for start in events.starts]
-        return folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
+        return events.folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
 
     def history(self, key: str) -> list[Metric]:
         """A metric's values in the order of their steps."""
@@ -146,13 +144,12 @@ def recorded_beside(folder: Path) -> list[RecordedRun]:
             print(f"note: {error}")
             continue
         if starts := events.starts:
-            results = events.of(Result)
             found.append(
                 RecordedRun(
                     run_id=str(path.parent),
                     name=starts[0].name,
                     status=events.end.status if events.end else "RUNNING",
-                    metrics=results[0].values if results else {},
+                    metrics=next((result.values for result in events.of(Result)), {}),
                     params={key: str(value) for key, value in starts[0].params.items()},
                     tags={**starts[0].tags, **starts[-1].tags},
                     started=starts[0].time,
@@ -165,22 +162,21 @@ def search(
     store: Store, condition: str, at_most: int | None = None, order: list[str] = NEWEST_FIRST
 ) -> list[RecordedRun]:
     """The experiment's runs that an MLflow filter selects; raises `UserError` if it is not a filter."""
-    found: list[RecordedRun] = []
+    found: list[Run] = []
     token = None
     while True:
-        size = min(at_most or RUNS_A_CALL, RUNS_A_CALL)
         try:
             page = store.client.search_runs(
-                [store.experiment_id], condition, max_results=size, order_by=order, page_token=token
+                [store.experiment_id], condition, max_results=at_most or 1000, order_by=order, page_token=token
             )
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
             raise UserError(f"runs={condition}: must be a filter that MLflow reads ({reason_of(error)})") from error
-        found += [_of_store(store, run) for run in page]
+        found += page
         token = page.token
-        if not token or (at_most is not None and len(found) >= at_most):
-            return found
+        if at_most or not token:
+            return [_of_store(store, run) for run in found]
 
 
 def children(store: Store, parent: str, condition: str = "") -> list[RecordedRun]:
