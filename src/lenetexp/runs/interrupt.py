@@ -29,7 +29,7 @@ def noted() -> Iterator[Callable[[], None]]:
     """
     global _caught
     outer = _caught
-    caught: list[int] = [] if outer is None else outer
+    caught = _caught = [] if outer is None else outer
 
     def note(signum: int, frame: FrameType | None) -> None:
         if caught:
@@ -40,7 +40,6 @@ def noted() -> Iterator[Callable[[], None]]:
         if caught:
             raise Interrupted(caught[0])
 
-    _caught = caught
     try:
         with _handled_by(note):
             yield stop_if_asked
