@@ -21,7 +21,7 @@ from lenetexp.runs import resume
 from lenetexp.runs.interrupt import noted
 from lenetexp.runs.record import RunContext, closing_record, open_record, recorded_config
 from lenetexp.tracking import names
-from lenetexp.tracking.journal import STOP, Journal, Ready
+from lenetexp.tracking.journal import STOP, Journal, Mark
 from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.outbox import Outbox
 from lenetexp.tracking.recorder import save_model
@@ -167,7 +167,7 @@ def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
         model.cpu().to(memory_format=torch.contiguous_format).eval()
         shutil.rmtree(folder / File.MODEL, ignore_errors=True)  # of an interrupted command
         save_model(model, np.zeros((2, *data.image_shape), dtype=np.float32), folder / File.MODEL)
-        outbox.add(Ready(event="model"))
+        outbox.add(Mark(event="model"))
     except UserError:
         raise
     except Exception as error:  # torch.export cannot trace every custom net

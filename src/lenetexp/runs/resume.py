@@ -18,7 +18,7 @@ from lenetexp.errors import UserError, one_line
 from lenetexp.optim import warmup_cosine
 from lenetexp.runs import provenance
 from lenetexp.runs.trust import read_config, require_trusted
-from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Result, Sent, Start
+from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Result, Start
 from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
 from lenetexp.tracking.store import Store, open_store
@@ -38,6 +38,10 @@ class ResumePlan:
     settings: RunConfig
     config: dict[str, Any]
     extends: bool = False  # a finished run by more epochs: a new run that begins where it ended
+
+    def __post_init__(self) -> None:
+        if self.previous.is_running_here:
+            raise UserError(f"resume: run {self.previous.run_id} is running on this machine; end it first")
 
     @property
     def nothing_to_do(self) -> bool:
@@ -84,14 +88,14 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePla
     """
     store = None if settings.tracking.offline else _open_existing(settings)
     if isinstance(settings.resume, str):
-        previous = _require_stopped(_by_id(store, settings.resume, folder))
+        previous = _by_id(store, settings.resume, folder)
         if not any(defines_experiment(word.partition("=")[0]) for word in settings.given):
             return ResumePlan(previous, *_settings_of(previous, settings, config))
         return _same_experiment(previous, settings, config)
     shorter = killed = None
     for previous in recorded_beside(folder) if store is None else _in_store(store):  # the newest first
         if previous.config_hash == config_hash(config):
-            if _require_stopped(previous).status == "RUNNING" and not previous.is_here:
+            if previous.status == "RUNNING" and not previous.is_here:
                 raise UserError(
                     f"resume=true: run {previous.run_id} is marked as running on {previous.tags.get(Tag.HOST)}; "
                     f"if it is not, resume it by its id: resume={previous.run_id}"
@@ -138,12 +142,6 @@ def _is_shorter(differing: Mapping[str, tuple[Any, Any]]) -> bool:
     others = [key for key in differing if key != "epochs"]
     spread = all(key.startswith("scheduler.") and key != "scheduler._target_" for key in others)
     return spread and isinstance(then, int) and isinstance(now, int) and then < now
-
-
-def _require_stopped(previous: RecordedRun) -> RecordedRun:
-    if previous.is_running_here:
-        raise UserError(f"resume: run {previous.run_id} is running on this machine; end it first")
-    return previous
 
 
 def _open_existing(settings: RunConfig) -> Store | None:
@@ -225,4 +223,4 @@ def _download_run(previous: RecordedRun, folder: Path) -> None:
             events.add(epoch)
         if TEST_ACCURACY in previous.metrics:
             events.add(Result(values={}))
-        events.add(Sent())
+        events.add(Mark(event="sent"))

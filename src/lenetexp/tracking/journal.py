@@ -41,12 +41,6 @@ class Start(Event):
     swept: dict[str, str] = {}
 
 
-class Created(Event):
-    """The run exists in MLflow."""
-
-    event: Literal["created"] = "created"
-
-
 class Epoch(Event):
     """An epoch's metrics are its further keys."""
 
@@ -74,10 +68,11 @@ class TagSet(Event):
     value: str
 
 
-class Ready(Event):
-    """Files in the run's folder are ready to be sent: the model, or everything. Old journals have "draft", too."""
+class Mark(Event):
+    """The run exists in MLflow; files in its folder are ready to be sent; MLflow has everything above this line."""
 
-    event: Literal["draft", "model", "files"]
+    event: Literal["created", "model", "files", "sent", "draft"]  # only old journals have "draft"
+    store: str | None = None  # which has everything
 
 
 class End(Event):
@@ -87,14 +82,7 @@ class End(Event):
     status: str
 
 
-class Sent(Event):
-    """MLflow has everything that stands before this line."""
-
-    event: Literal["sent"] = "sent"
-    store: str | None = None
-
-
-AnyEvent = Start | Created | Epoch | Result | TagSet | Ready | End | Sent
+AnyEvent = Start | Epoch | Result | TagSet | Mark | End
 _PARSER: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 E = TypeVar("E", bound=Event)
 
@@ -111,10 +99,9 @@ def in_use(folder: Path | str) -> bool:
 
 
 def lock_folder(folder: Path, timeout: float = 1.0) -> FileLock:
-    """Makes this process the only one that writes in `folder`, until it ends or releases the lock.
+    """Makes this process the only one that writes in `folder`; raises `UserError` if another one does.
 
-    It waits `timeout` seconds, because a reader that asks `in_use` holds the lock for an instant. Raises `UserError` if
-    another process keeps it.
+    It waits for `timeout` seconds, because a reader that asks `in_use` holds the lock for an instant.
     """
     lock = FileLock(folder / LOCK, timeout=timeout, is_singleton=False, thread_local=False)
     try:
@@ -127,10 +114,7 @@ def lock_folder(folder: Path, timeout: float = 1.0) -> FileLock:
 
 
 class JournalReader:
-    """A journal that may still grow; `update` reads what is new. Missing files are empty journals.
-
-    Raises `UserError` if the journal is damaged.
-    """
+    """A journal that may still grow; a missing file is an empty one. Raises `UserError` if it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
@@ -193,22 +177,19 @@ class JournalReader:
         for event in self.events:
             if isinstance(event, Start):
                 commands.append([])
-            if not isinstance(event, Created | Sent):  # which may be much later
+            if event.event not in ("created", "sent"):  # which may be much later
                 commands[-1].append(event.time)
         return sum(times[-1] - times[0] for times in commands) / 1000
 
     @property
     def unsent(self) -> list[AnyEvent]:
         """What MLflow may have missed."""
-        sent = max((i for i, event in enumerate(self.events, start=1) if isinstance(event, Sent)), default=0)
+        sent = max((i for i, event in enumerate(self.events, start=1) if event.event == "sent"), default=0)
         return self.events[sent:]
 
 
 class Journal(JournalReader):
-    """The journal of the run in `folder`, written by this process alone.
-
-    Raises `UserError` if another process is running it, or it cannot be read or written.
-    """
+    """A journal that this process alone writes; raises `UserError` if another one does, or it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = lock_folder(folder)
@@ -220,10 +201,7 @@ class Journal(JournalReader):
             raise _unwritable(self.path, error) from error
 
     def add(self, event: AnyEvent) -> None:
-        """Appends one event and flushes it to the disk.
-
-        Raises `UserError` if it cannot be written, for example because the disk is full.
-        """
+        """Appends one event and flushes it to the disk; raises `UserError` if that fails."""
         try:
             with self.path.open("ab") as file:
                 file.write(f"{event.model_dump_json(exclude_none=True)}\n".encode())

@@ -7,7 +7,7 @@ from typing import Any
 from lenetexp.config.schema import SyncConfig
 from lenetexp.errors import UserError
 from lenetexp.tracking import journal
-from lenetexp.tracking.journal import Journal, JournalReader, Sent
+from lenetexp.tracking.journal import Journal, JournalReader
 from lenetexp.tracking.names import HOST, Tag
 from lenetexp.tracking.outbox import open_outbox
 from lenetexp.tracking.store import Store, open_store
@@ -40,7 +40,7 @@ def _sync_run(store: Store, folder: Path) -> str:
     written = JournalReader(folder)
     if not written.starts:
         return ""
-    if isinstance(last := written.events[-1], Sent):
+    if (last := written.events[-1]).event == "sent":
         return f"is in {last.store}" if last.store not in (None, store.shown) else ""
     if written.end is None and (host := written.starts[-1].tags.get(Tag.HOST)) != HOST:
         return f"belongs to {host}, which may be running it"
