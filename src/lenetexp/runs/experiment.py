@@ -20,10 +20,10 @@ from lenetexp.reporting.terminal import Progress, try_draw
 from lenetexp.runs import resume
 from lenetexp.runs.interrupt import noted
 from lenetexp.runs.record import RunContext, closing_record, open_record, recorded_config
-from lenetexp.tracking import names
 from lenetexp.tracking.journal import STOP, Journal, Mark
-from lenetexp.tracking.names import File, Tag
+from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, SERIES, TEST_ACCURACY, TEST_LOSS, File, Tag
 from lenetexp.tracking.outbox import Outbox
+from lenetexp.tracking.query import RecordedRun
 from lenetexp.tracking.recorder import save_model
 from lenetexp.tracking.store import open_store
 from lenetexp.training import checkpoint
@@ -49,8 +49,8 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         require_empty(folder)
     else:
         settings, config = plan.settings, plan.config
-        if plan.nothing_to_do:
-            return _already_finished(plan)
+        if plan.previous.status == "FINISHED" and not plan.extends:
+            return _already_finished(plan.previous)
     device = pick(settings.device)
     data = _load_once(settings.dataset, device)
     training = set_up(settings, data, device)
@@ -74,11 +74,10 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     return best.val_accuracy if best else nan
 
 
-def _already_finished(plan: resume.ResumePlan) -> float:
-    results = plan.previous.metrics
-    best, test = results.get(names.BEST_ACCURACY, nan), results.get(names.TEST_ACCURACY, nan)
+def _already_finished(run: RecordedRun) -> float:
+    best, test = run.metrics.get(BEST_ACCURACY, nan), run.metrics.get(TEST_ACCURACY, nan)
     print(
-        f"Run {plan.previous.run_id} of this config is finished already: validation {best:.2%}, test {test:.2%}. "
+        f"Run {run.run_id} of this config is finished already: validation {best:.2%}, test {test:.2%}. "
         "It is not trained again; without resume a new run begins."
     )
     return best
@@ -136,7 +135,7 @@ def _train(context: RunContext, outbox: Outbox, stop_if_asked: Callable[[], None
 
 
 def _metrics(record: EpochRecord) -> dict[str, float]:
-    return {name: getattr(record, name.replace("/", "_")) for name in names.SERIES}
+    return {name: getattr(record, name.replace("/", "_")) for name in SERIES}
 
 
 def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
@@ -149,11 +148,11 @@ def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
     test = evaluate(model, data.test)
     outbox.result(
         {
-            names.BEST_EPOCH: best.epoch,
-            names.BEST_ACCURACY: best.val_accuracy,
-            names.BEST_LOSS: best.val_loss,
-            names.TEST_LOSS: test.loss,
-            names.TEST_ACCURACY: test.accuracy,
+            BEST_EPOCH: best.epoch,
+            BEST_ACCURACY: best.val_accuracy,
+            BEST_LOSS: best.val_loss,
+            TEST_LOSS: test.loss,
+            TEST_ACCURACY: test.accuracy,
         }
     )
 

@@ -64,7 +64,7 @@ def open_record(context: RunContext, events: Journal, store: Store | None) -> Ou
         return open_outbox(store, events, say)
     # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
     swept = settings.job.values if settings.job else {}
-    tags = {
+    known = {
         **origin,
         Tag.PARENT: settings.job.parent if settings.job else None,
         **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
@@ -74,20 +74,16 @@ def open_record(context: RunContext, events: Journal, store: Store | None) -> Ou
         Tag.DESCRIPTION: f"```\n{head}\n```",
         Tag.COMMIT: provenance.write(folder, context.config, facts),
     }
-    start = Start(
-        name=swept_name(swept) or name_of(settings.given) or folder.name,
-        tags={key: value for key, value in tags.items() if value is not None},
-        params={**swept, **dict(leaves(context.config))},
-        dataset={
-            "name": data.name,
-            "digest": data.digest,
-            "source": json.dumps({"root": root or settings.dataset.target}),
-            "profile": json.dumps(facts["images"]),
-        },
-        epochs=settings.epochs,
-        swept=swept,
-    )
-    events.add(start)
+    dataset = {
+        "name": data.name,
+        "digest": data.digest,
+        "source": json.dumps({"root": root or settings.dataset.target}),
+        "profile": json.dumps(facts["images"]),
+    }
+    name = swept_name(swept) or name_of(settings.given) or folder.name
+    tags = {key: value for key, value in known.items() if value is not None}
+    params = {**swept, **dict(leaves(context.config))}
+    events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
     return open_outbox(store, events, say)
 
 
@@ -107,16 +103,15 @@ def closing_record(outbox: Outbox, context: RunContext, stop_if_asked: Callable[
     except Exception as error:
         outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
         raise
-    later = f"note: MLflow is still missing something; when it answers: python scripts/sync.py folder={shown(folder)}"
+    sent = False
     try:
         sent = outbox.end("FINISHED", stop_if_asked=stop_if_asked)
-    except Interrupted:
-        print(later, flush=True)
-        raise
     except UserError as error:  # the disk is full
-        outbox.end("FAILED", str(error))
+        sent = outbox.end("FAILED", str(error))
         raise
-    if not sent and not settings.tracking.offline:
-        print(later)
+    finally:
+        if not sent and not settings.tracking.offline:
+            command = f"python scripts/sync.py folder={shown(folder)}"
+            print(f"note: MLflow is still missing something; when it answers: {command}", flush=True)
     if outbox.refused:
         raise UserError(outbox.refused)

@@ -21,13 +21,13 @@ from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Result, Start
 from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
-from lenetexp.tracking.store import Store, open_store
+from lenetexp.tracking.store import open_store
 from lenetexp.training import checkpoint
 from lenetexp.training.state import Training
 
 # What is downloaded of another machine's run: files by name, never whole folders, which may hold anything.
-REPRODUCE = ("command.txt", "packages.txt", "commit.txt", "uncommitted.diff")
-NEEDED = (File.CONFIG, File.DATASET, File.LAST, *(f"{File.REPRODUCE}/{name}" for name in REPRODUCE))
+REPRODUCE = [f"{File.REPRODUCE}/{name}" for name in ("command.txt", "packages.txt", "commit.txt", "uncommitted.diff")]
+NEEDED = (File.CONFIG, File.DATASET, File.LAST, *REPRODUCE)
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,6 @@ class ResumePlan:
     def __post_init__(self) -> None:
         if self.previous.is_running_here:
             raise UserError(f"resume: run {self.previous.run_id} is running on this machine; end it first")
-
-    @property
-    def nothing_to_do(self) -> bool:
-        return self.previous.status == "FINISHED" and not self.extends
 
     def restore(self, training: Training, digest: str, folder: Path) -> Path:
         """Restores the run's state, if it had saved one, into `training` on the images of this digest.
@@ -69,31 +65,29 @@ class ResumePlan:
                 f"resume: run {run.run_id} was trained on other images than these "
                 f"(digest {facts['digest'][:12]}, not {digest[:12]}); give it the same ones"
             )
-        if state is not None:
-            try:
+        try:
+            if state is not None:
                 training.load_state_dict(state)
-            except Exception as error:  # torch raises many kinds, and a stranger's file may hold anything
-                raise UserError(
-                    f"resume: the checkpoint of run {run.run_id} is not of this net and recipe "
-                    f"({type(error).__name__}: {one_line(error)[:120]})"
-                ) from None
+        except Exception as error:  # torch raises many kinds, and a stranger's file may hold anything
+            raise UserError(
+                f"resume: the checkpoint of run {run.run_id} is not of this net and recipe "
+                f"({type(error).__name__}: {one_line(error)[:120]})"
+            ) from None
         return folder
 
 
 def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
-    """The run that `settings.resume` means; None if there is none yet, so that a new one begins in `folder`.
+    """The run that `settings.resume` means, recorded offline beside `folder`, else in the store; None if there is none.
 
-    Runs recorded offline are searched beside `folder`. Raises `UserError` if the run is running, differs in its config,
-    or does not exist.
+    Raises `UserError` if the run is running, differs in its config, or there is none of a given id.
     """
-    store = None if settings.tracking.offline else _open_existing(settings)
     if isinstance(settings.resume, str):
-        previous = _by_id(store, settings.resume, folder)
+        previous = _by_id(settings, settings.resume, folder)
         if not any(defines_experiment(word.partition("=")[0]) for word in settings.given):
             return ResumePlan(previous, *_settings_of(previous, settings, config))
         return _same_experiment(previous, settings, config)
     shorter = killed = None
-    for previous in recorded_beside(folder) if store is None else _in_store(store):  # the newest first
+    for previous in _recorded(settings, folder):
         if previous.config_hash == config_hash(config):
             if previous.status == "RUNNING" and not previous.is_here:
                 raise UserError(
@@ -107,7 +101,7 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePla
             shorter = previous
         if killed is None and previous.is_here and (previous.status == "KILLED" or previous.was_killed_here):
             killed = previous
-    if (found := shorter or killed) is not None:
+    if found := shorter or killed:
         return _same_experiment(found, settings, config)
     print("Nothing to resume: no interrupted run of this config. A new one begins.", flush=True)
     return None
@@ -138,33 +132,32 @@ def _same_experiment(previous: RecordedRun, settings: RunConfig, config: dict[st
 
 def _is_shorter(differing: Mapping[str, tuple[Any, Any]]) -> bool:
     """Whether only the number of epochs differs, and a schedule that is spread over them."""
+    others = {key for key in differing if not key.startswith("scheduler.") or key == "scheduler._target_"}
     then, now = differing.get("epochs", (0, 0))
-    others = [key for key in differing if key != "epochs"]
-    spread = all(key.startswith("scheduler.") and key != "scheduler._target_" for key in others)
-    return spread and isinstance(then, int) and isinstance(now, int) and then < now
+    return others == {"epochs"} and isinstance(then, int) and isinstance(now, int) and then < now
 
 
-def _open_existing(settings: RunConfig) -> Store | None:
-    try:
-        return open_store(settings.tracking, create=False)
-    except UserError:
-        if settings.resume is True and settings.tracking.uri.startswith("sqlite"):
-            return None  # nothing was recorded yet: a first command may say resume=true as well
-        raise
-
-
-def _in_store(store: Store) -> list[RecordedRun]:
+def _recorded(settings: RunConfig, folder: Path) -> list[RecordedRun]:
     """Runs of single commands, the newest first."""
+    try:
+        store = None if settings.tracking.offline else open_store(settings.tracking, create=False)
+    except UserError:
+        if not settings.tracking.uri.startswith("sqlite"):
+            raise
+        store = None  # nothing was recorded yet: a first command may say resume=true as well
+    if store is None:
+        return recorded_beside(folder)
     return [run for run in search(store, f"tags.`{Tag.CONFIG_HASH}` LIKE '%'") if Tag.PARENT not in run.tags]
 
 
-def _by_id(store: Store | None, which: str, folder: Path) -> RecordedRun:
-    if store is None:
+def _by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
+    if settings.tracking.offline:
         place = Path(which).expanduser().resolve()
         for run in recorded_beside(folder):
             if place == Path(run.run_id).resolve() or which == JournalReader(Path(run.run_id)).run_id:
                 return run
         raise UserError(f"resume={which}: there is no such run beside {folder}")
+    store = open_store(settings.tracking, create=False)
     run = get_run(store, which, "resume", "true, false or the MLflow id of a run")
     if run.is_sweep:
         raise UserError(f"resume={which}: is a sweep; resume it by its own command with resume=true")
@@ -188,7 +181,7 @@ def _config_of(previous: RecordedRun) -> dict[str, Any]:
 def _settings_of(
     previous: RecordedRun, settings: RunConfig, config: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The run's own settings and config; only how and where it is recorded is this command's.
+    """The run's own settings and config, recorded how and where this command says.
 
     Raises `UserError` if its record is damaged, or names what is not trusted.
     """

@@ -27,11 +27,7 @@ NOT_FILES = (journal.NAME, journal.STOP, File.MODEL)  # not uploaded as files of
 RESUMABLE = (File.CONFIG, File.DATASET, File.REPRODUCE, File.LAST)
 
 
-Stop = Callable[[], None]
-
-
-def _go_on() -> None:
-    """Nothing asks for an end."""
+Stop = Callable[[], None]  # raises if the run should end
 
 
 class Outbox:
@@ -73,7 +69,9 @@ class Outbox:
         if not self.journal.of(Result):
             self.add(Result(values=values))
 
-    def end(self, status: str, reason: str = "", patience: float = PATIENCE, stop_if_asked: Stop = _go_on) -> bool:
+    def end(
+        self, status: str, reason: str = "", patience: float = PATIENCE, stop_if_asked: Stop = lambda: None
+    ) -> bool:
         """Uploads the run's folder, closes the run as `status`, and waits as `close` does; whether all was sent.
 
         Raises `UserError` if a finished run's journal cannot be written.
@@ -90,7 +88,7 @@ class Outbox:
                 self._todo.put(event)  # the disk may be full, but the store elsewhere can still be told
         return self.close(patience, stop_if_asked)
 
-    def close(self, patience: float = PATIENCE, stop_if_asked: Stop = _go_on) -> bool:
+    def close(self, patience: float = PATIENCE, stop_if_asked: Stop = lambda: None) -> bool:
         """Waits until all is sent, for `patience` seconds without progress, or until `stop_if_asked` raises."""
         self._closing.set()
         self._todo.put(None)

@@ -37,7 +37,7 @@ class Recorder:
 
     def metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
         """Logs numbers in one call. MLflow drops those that it has with the same step and time."""
-        now = int(time.time() * 1000) if time_ms is None else time_ms
+        now = time_ms or time.time_ns() // 1_000_000
         metrics = [Metric(key, value, now, step) for key, value in values.items()]
         self.store.client.log_batch(self.run_id, metrics=metrics)
 
@@ -118,12 +118,10 @@ def warm_up() -> None:
 
 
 def save_model(model: Any, example: Any, folder: Path) -> None:
-    """Writes a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
+    """Writes a net in evaluation mode on the CPU into a new folder, for `mlflow.pytorch.load_model` without pickle.
 
-    Args:
-        model: the net; exceptions of many kinds are raised if torch cannot trace it.
-        example: two images, N×C×H×W floats as a NumPy array; one would fix the batch size at 1.
-        folder: a new one.
+    `example` is an N×C×H×W array of floats, N > 1: one image would fix the batch size. Raises exceptions of many kinds
+    if torch cannot trace the net.
     """
     import mlflow.pytorch  # takes seconds, and nothing else needs it
 
