@@ -37,10 +37,8 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     """Trains one net as `settings` say and records everything in `folder`, an empty one, and in MLflow.
 
     `config` is what the settings were checked from. A resumed run keeps its own folder if that is on this machine.
-    Returns the best validation accuracy, in [0, 1]; NaN if no epoch was finished.
-
-    Raises `UserError` for a mistake that the user can fix, mostly before the MLflow run is created, and `Interrupted`
-    if a signal came; what was done is recorded.
+    Returns the best validation accuracy, in [0, 1]; NaN if no epoch was finished. Raises `UserError` for a mistake that
+    the user can fix, mostly before the MLflow run is created, and `Interrupted` if a signal came.
     """
     began = time.perf_counter()
     plan = resume.find(settings, config, folder) if settings.resume else None
@@ -58,7 +56,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     if plan is not None:
         folder = plan.restore(training, data.digest, folder)
     resumes = plan.previous.run_id if plan else None
-    context = RunContext(settings, recorded_config(config), folder, device, data, training, resumes)
+    context = RunContext(settings, recorded_config(config), folder, data, training, resumes)
     with noted() as stop_if_asked, closing(Journal(folder)) as events:
         outbox = open_record(context, events, store)
         with closing_record(outbox, context, stop_if_asked):

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lenetexp.config.identity import INVOCATION_KEYS, config_hash, leaves, name_of, swept_name
 from lenetexp.config.schema import RunConfig
 from lenetexp.datasets.load import Data
@@ -34,7 +32,6 @@ class RunContext:
     settings: RunConfig
     config: dict[str, Any]  # as it is recorded
     folder: Path
-    device: torch.device
     data: Data
     training: Training
     resumes: str | None  # id of the run whose epochs it begins with
@@ -49,7 +46,7 @@ def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
 def open_record(context: RunContext, events: Journal, store: Store | None) -> Outbox:
     """Says what is about to run and opens its record. Raises `UserError` if the store does not take it."""
     settings, data, folder = context.settings, context.data, context.folder
-    device = describe(context.device)
+    device = describe(data.train.images.device)
     head = start_of_run(settings, data, context.training, device, folder, context.resumes)
     print(head, flush=True)
     origin = {**origin_tags(folder), Tag.DEVICE: device}

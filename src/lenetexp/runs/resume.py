@@ -181,10 +181,7 @@ def _config_of(previous: RecordedRun) -> dict[str, Any]:
 def _settings_of(
     previous: RecordedRun, settings: RunConfig, config: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The run's own settings and config, recorded how and where this command says.
-
-    Raises `UserError` if its record is damaged, or names what is not trusted.
-    """
+    """The run's own settings and config, recorded as this command says; raises `UserError` if they are not trusted."""
     kept = {key: config[key] for key in (*INVOCATION_KEYS, *LOCATION_KEYS) if key in config}
     own = {**_config_of(previous), **kept}
     with previous.files(File.DATASET) as folder:

@@ -141,7 +141,6 @@ class JournalReader:
         return new
 
     def of(self, kind: type[E]) -> list[E]:
-        """All events of one kind, in order."""
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
@@ -212,7 +211,6 @@ class Journal(JournalReader):
         self.events.append(event)
 
     def close(self) -> None:
-        """Lets another process write."""
         self._lock.release()
 
 

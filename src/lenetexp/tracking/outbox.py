@@ -42,7 +42,7 @@ class Outbox:
         self.refused = ""  # why the server would not take something
         self._todo: queue.Queue[AnyEvent | None] = queue.Queue()
         self._closing = threading.Event()
-        self._sent, self._all_sent, self._uploaded = 0, False, 0.0
+        self._sent, self._all_sent, self._upload_at = 0, False, 0.0
         for event in events.unsent:
             self._todo.put(event)
         set_patience(*ONE_TRY)
@@ -56,7 +56,6 @@ class Outbox:
         self._todo.put(event)
 
     def tag(self, key: str, value: str) -> None:
-        """Sets a tag of the run."""
         self.add(TagSet(key=key, value=value))
 
     def epoch(self, number: int, metrics: dict[str, float]) -> None:
@@ -157,16 +156,15 @@ class Outbox:
             case Mark(event="files"):
                 names = {place.name for place in self.journal.folder.iterdir() if not place.name.startswith(".")}
                 self._upload(recorder, sorted(names - {*NOT_FILES}))
-            case End() if self.refused:  # only a run with a complete record is FINISHED
-                recorder.tag(Tag.REASON, self.refused)
-                recorder.end("FAILED", event.time)
             case End():
-                recorder.end(event.status, event.time)
+                if self.refused:  # only a run with a complete record is FINISHED
+                    recorder.tag(Tag.REASON, self.refused)
+                recorder.end("FAILED" if self.refused else event.status, event.time)
 
     def _upload_resumable(self, recorder: Recorder) -> None:
         """Uploads what another machine needs to resume. A failure is no harm: a later epoch tries again."""
-        if time.monotonic() - self._uploaded > CHECKPOINT_EVERY:
-            self._uploaded = time.monotonic()
+        if time.monotonic() >= self._upload_at:
+            self._upload_at = time.monotonic() + CHECKPOINT_EVERY
             with suppress(UserError):
                 self._upload(recorder, RESUMABLE)
 
@@ -179,10 +177,7 @@ class Outbox:
 
 
 def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], None]) -> Outbox:
-    """The outbox of a run whose start is in its journal; the run is created in the store if need be.
-
-    Raises `UserError` if the store does not have the run, or fails.
-    """
+    """The outbox of a run, which is created in the store if need be; raises `UserError` if the store fails."""
     if store is None:
         return Outbox(events, None, notify)
     if events.run_id is not None:

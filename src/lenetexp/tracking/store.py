@@ -84,10 +84,7 @@ class Store:
 
 
 def open_store(settings: Tracking, create: bool = True) -> Store:
-    """Connects to the store that `settings` name; a missing SQLite file is created first.
-
-    Raises `UserError` if it does not answer, is not a store, or (without `create`) does not exist.
-    """
+    """Connects to the store and creates what is missing, if `create`; raises `UserError` if it does not answer."""
     shown, uri, artifacts = without_password(settings.uri), settings.uri, None
     path = Path(uri.removeprefix("sqlite:///")).expanduser()
     if sqlite := uri.startswith("sqlite:"):

@@ -50,10 +50,8 @@ def _sync_run(store: Store, folder: Path) -> str:
         count = len(events.unsent)
         outbox = open_outbox(store, events, print)
         done = outbox.close() if events.end else outbox.end("KILLED", "its process was gone")
-    if outbox.refused:
-        raise UserError(outbox.refused)
-    if not done:
-        raise UserError(f"{store.shown} stopped answering; the rest is kept")
+    if outbox.refused or not done:
+        raise UserError(outbox.refused or f"{store.shown} stopped answering; the rest is kept")
     assert outbox.recorder is not None
     outbox.recorder.untag(Tag.UNSENT)
     return f"sent: {count} records, run {events.run_id}"
