@@ -10,20 +10,7 @@ import pytest
 
 from helpers import PROJECT
 from lenetexp.errors import UserError
-from lenetexp.tracking.journal import (
-    NAME,
-    Created,
-    End,
-    Epoch,
-    Journal,
-    JournalReader,
-    Ready,
-    Result,
-    Sent,
-    Start,
-    TagSet,
-    in_use,
-)
+from lenetexp.tracking.journal import NAME, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, in_use
 from lenetexp.tracking.names import HOST, Tag
 
 START = Start(tags={Tag.HOST: HOST}, epochs=2)
@@ -93,7 +80,7 @@ def test_journals_of_the_first_version_are_read(tmp_path: Path) -> None:
         {"event": "end", "time": 9400, "status": "FINISHED"},
         {"event": "sent", "time": 9900, "store": None},
     )  # fmt: skip
-    types = [Start, Created, Sent, Ready, Epoch, TagSet, Start, Result, Ready, Ready, End, Sent]
+    types = [Start, Mark, Mark, Mark, Epoch, TagSet, Start, Result, Mark, Mark, End, Mark]
     assert [type(event) for event in reader.events] == types
     first, resumed = reader.starts
     assert (first.params, first.dataset, first.swept, resumed.epochs) == (start["params"], dataset, {"seed": "1"}, 3)
@@ -124,7 +111,7 @@ def test_a_reader_returns_only_what_is_new(tmp_path: Path) -> None:
     reader, writer = JournalReader(tmp_path), Journal(tmp_path)
     assert reader.update() == []
     writer.add(START)
-    writer.add(Created(run_id="4d1f"))
+    writer.add(Mark(event="created", run_id="4d1f"))
     assert [event.event for event in reader.update()] == ["start", "created"]
     assert reader.update() == [] and reader.run_id == "4d1f"
     line = b'{"event": "end", "time": 5, "status": "FINISHED"}\n'

@@ -13,7 +13,7 @@ from helpers import InProcess, Server, Started, Store, run_script, wait_for_epoc
 from lenetexp.config.schema import SyncConfig, check
 from lenetexp.errors import UserError
 from lenetexp.tracking import outbox as module
-from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Ready, Sent, Start
+from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Start
 from lenetexp.tracking.names import HOST, Tag
 from lenetexp.tracking.outbox import Outbox
 from lenetexp.tracking.recorder import Recorder
@@ -52,7 +52,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     """Of a run that was created in MLflow with its start."""
     events = Journal(tmp_path)
     events.add(START)
-    events.add(Sent(store="http://store"))
+    events.add(Mark(event="sent", store="http://store"))
     yield events
     events.close()
 
@@ -88,7 +88,7 @@ def test_everything_is_sent_once_and_in_order(journal: Journal) -> None:
     assert outbox.end("FINISHED")
     assert [*sent_by(recorder)[:-1], recorder.got[-1][:2]] == [*EVERYTHING, ("end", "FINISHED")]
     last = JournalReader(journal.folder).events[-1]
-    assert isinstance(last, Sent) and last.store == "http://store"
+    assert last.event == "sent" and last.store == "http://store"
 
 
 def test_the_folder_is_uploaded_without_what_is_not_part_of_the_record(journal: Journal) -> None:
@@ -97,7 +97,7 @@ def test_the_folder_is_uploaded_without_what_is_not_part_of_the_record(journal: 
         (journal.folder / name).touch()
     recorder = FakeRecorder()
     outbox = opened(journal, recorder)
-    outbox.add(Ready(event="model"))
+    outbox.add(Mark(event="model"))
     assert outbox.end("FINISHED")
     folder = journal.folder
     assert recorder.got[:-1] == [
@@ -126,11 +126,11 @@ def test_what_an_outage_left_is_sent_by_the_next_command(journal: Journal) -> No
     outbox = opened(journal, gone)
     trained(outbox)
     assert not outbox.end("FINISHED", patience=5)
-    assert not isinstance(journal.events[-1], Sent)
+    assert journal.events[-1].event != "sent"
     later, events = FakeRecorder(), Journal(journal.folder)
     assert opened(events, later).close()
     assert [*sent_by(later)[:-1], later.got[-1][:2]] == [*EVERYTHING, ("end", "FINISHED")]
-    assert isinstance(JournalReader(journal.folder).events[-1], Sent)
+    assert JournalReader(journal.folder).events[-1].event == "sent"
     nothing, events = FakeRecorder(), Journal(journal.folder)
     assert opened(events, nothing).close() and nothing.got == []
 
@@ -154,7 +154,7 @@ def test_what_a_server_refuses_is_skipped_and_the_run_is_not_finished(journal: J
     assert sent_by(recorder)[:3] == EVERYTHING[1:]
     assert ("tag", Tag.REASON, "a metric is refused") in recorder.got
     assert recorder.got[-1][:2] == ("end", "FAILED")
-    assert not isinstance(journal.events[-1], Sent)
+    assert journal.events[-1].event != "sent"
 
 
 def test_a_server_that_hangs_is_waited_for_no_longer_than_asked(journal: Journal) -> None:

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from helpers import InProcess
 from lenetexp.config.schema import Tracking
 from lenetexp.errors import UserError
-from lenetexp.tracking.journal import Created, Journal, Start
+from lenetexp.tracking.journal import Journal, Mark, Start
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
 from lenetexp.tracking.query import RecordedRun, find_run, find_sweep, get_run, recorded_beside, search
 from lenetexp.tracking.recorder import Recorder, create_run
@@ -116,7 +116,7 @@ def test_a_folder_belongs_to_the_run_that_its_journal_names(tmp_path: Path) -> N
     events = Journal(tmp_path)
     events.add(Start(tags={Tag.JOURNAL: "a key"}, epochs=1))
     assert of_tags(tmp_path, **{Tag.JOURNAL: "a key"}).folder == tmp_path, "killed before its id was written down"
-    events.add(Created(run_id="4d1f"))
+    events.add(Mark(event="created", run_id="4d1f"))
     events.close()
     assert of_tags(tmp_path).folder == tmp_path
     assert of_tags(tmp_path, run_id="another").folder is None

@@ -20,10 +20,10 @@ from lenetexp.reporting.terminal import Progress, try_draw
 from lenetexp.runs import resume
 from lenetexp.runs.interrupt import noted
 from lenetexp.runs.record import RunContext, closing_record, open_record, recorded_config
-from lenetexp.tracking import names
-from lenetexp.tracking.journal import Journal, Ready, asked_to_stop
-from lenetexp.tracking.names import File, Tag
+from lenetexp.tracking.journal import STOP, Journal, Mark
+from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, SERIES, TEST_ACCURACY, TEST_LOSS, File, Tag
 from lenetexp.tracking.outbox import Outbox
+from lenetexp.tracking.query import RecordedRun
 from lenetexp.tracking.recorder import save_model
 from lenetexp.tracking.store import open_store
 from lenetexp.training import checkpoint
@@ -37,10 +37,8 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     """Trains one net as `settings` say and records everything in `folder`, an empty one, and in MLflow.
 
     `config` is what the settings were checked from. A resumed run keeps its own folder if that is on this machine.
-    Returns the best validation accuracy, in [0, 1]; NaN if no epoch was finished.
-
-    Raises `UserError` for a mistake that the user can fix, mostly before the MLflow run is created, and `Interrupted`
-    if a signal came; what was done is recorded.
+    Returns the best validation accuracy, in [0, 1]; NaN if no epoch was finished. Raises `UserError` for a mistake that
+    the user can fix, mostly before the MLflow run is created, and `Interrupted` if a signal came.
     """
     began = time.perf_counter()
     plan = resume.find(settings, config, folder) if settings.resume else None
@@ -49,40 +47,35 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         require_empty(folder)
     else:
         settings, config = plan.settings, plan.config
-        if plan.nothing_to_do:
-            return _already_finished(plan)
+        if plan.previous.status == "FINISHED" and not plan.extends:
+            return _already_finished(plan.previous)
     device = pick(settings.device)
     data = _load_once(settings.dataset, device)
     training = set_up(settings, data, device)
     store = None if settings.tracking.offline else open_store(settings.tracking)
-    state = digest = None
     if plan is not None:
-        folder, state, digest = plan.open(folder)
-    context = RunContext(
-        settings, recorded_config(config), folder, device, data, training,
-        resumes=plan.previous.run_id if plan else None,
-    )  # fmt: skip
+        folder = plan.restore(training, data.digest, folder)
+    resumes = plan.previous.run_id if plan else None
+    context = RunContext(settings, recorded_config(config), folder, data, training, resumes)
     with noted() as stop_if_asked, closing(Journal(folder)) as events:
-        _restore(context, state, digest)
         outbox = open_record(context, events, store)
         with closing_record(outbox, context, stop_if_asked):
-            for record in training.history:  # a killed command may not have written its last one
-                outbox.epoch(record.epoch, _metrics(record))
-            _train(context, outbox, stop_if_asked)
+            training_began = time.perf_counter()
+            diverged = _train(context, outbox, stop_if_asked)
+            seconds = time.perf_counter() - training_began
             test = _evaluate_best(context, outbox)
-            if context.diverged is None:  # a diverged run is complete
+            if diverged is None:  # a diverged run is complete
                 stop_if_asked()
     best = training.best
-    print(f"Finished in {time.perf_counter() - began:.1f} s, of which training {context.seconds:.1f} s")
-    print(end_of_run(settings, training.history, best, test, context.diverged, folder, outbox.recorder))
+    print(f"Finished in {time.perf_counter() - began:.1f} s, of which training {seconds:.1f} s")
+    print(end_of_run(settings, training.history, best, test, diverged, folder, outbox.recorder))
     return best.val_accuracy if best else nan
 
 
-def _already_finished(plan: resume.ResumePlan) -> float:
-    results = plan.previous.metrics
-    best, test = results.get(names.BEST_ACCURACY, nan), results.get(names.TEST_ACCURACY, nan)
+def _already_finished(run: RecordedRun) -> float:
+    best, test = run.metrics.get(BEST_ACCURACY, nan), run.metrics.get(TEST_ACCURACY, nan)
     print(
-        f"Run {plan.previous.run_id} of this config is finished already: validation {best:.2%}, test {test:.2%}. "
+        f"Run {run.run_id} of this config is finished already: validation {best:.2%}, test {test:.2%}. "
         "It is not trained again; without resume a new run begins."
     )
     return best
@@ -100,30 +93,13 @@ def _load_once(dataset: Dataset, device: torch.device) -> Data:
     return _loaded[key]
 
 
-def _restore(context: RunContext, state: dict[str, Any] | None, digest: str | None) -> None:
-    """Restores an interrupted run's state. Raises `UserError` if the state or the images are not those of this run."""
-    training, name, now = context.training, context.resumes, context.data.digest
-    if digest not in (None, now):
-        raise UserError(
-            f"resume: run {name} was trained on other images than these "
-            f"(digest {str(digest)[:12]}, not {now[:12]}); give it the same ones"
-        )
-    if state is None:
-        return
-    try:
-        training.load_state_dict(state)
-    except Exception as error:  # torch raises many kinds, and a stranger's file may hold anything
-        raise UserError(
-            f"resume: the checkpoint of run {name} is not of this net and recipe "
-            f"({type(error).__name__}: {one_line(error)[:120]})"
-        ) from None
-    if training.best_weights is not None:
-        checkpoint.save(context.folder / File.BEST, training.best_weights)
-
-
-def _train(context: RunContext, outbox: Outbox, stop_if_asked: Callable[[], None]) -> None:
-    """Runs the loop; records, saves and shows every epoch."""
+def _train(context: RunContext, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Diverged | None:
+    """Runs the loop; records, saves and shows every epoch. Returns how it diverged, if it did."""
     settings, training, folder = context.settings, context.training, context.folder
+    if training.best_weights is not None:  # a resumed run's; its best.pt may be on another machine
+        checkpoint.save(folder / File.BEST, training.best_weights)
+    for record in training.history:  # a killed command may not have written its last one
+        outbox.epoch(record.epoch, _metrics(record))
     recipe = Recipe(
         settings.epochs, settings.batch_size, settings.seed,
         settings.dataset.augment, settings.clip_norm, settings.patience,
@@ -135,7 +111,6 @@ def _train(context: RunContext, outbox: Outbox, stop_if_asked: Callable[[], None
         progress.batch(totals)
         stop_if_asked()
 
-    began = time.perf_counter()
     try:
         for record in fit(training, context.data, recipe, on_batch):
             outbox.epoch(record.epoch, _metrics(record))
@@ -143,26 +118,22 @@ def _train(context: RunContext, outbox: Outbox, stop_if_asked: Callable[[], None
                 checkpoint.save(folder / File.BEST, training.best_weights)
             checkpoint.save(folder / File.LAST, training.state_dict())
             progress.epoch(record)
-            if asked_to_stop(folder):
+            if (folder / STOP).exists():
                 outbox.tag(Tag.ENDING, "pruned")
                 outbox.tag(Tag.REASON, f"pruned after epoch {record.epoch}")
                 break
         stop_if_asked()
     except Diverged as diverged:
-        context.diverged = diverged
         outbox.tag(Tag.ENDING, "diverged")
         outbox.tag(Tag.REASON, str(diverged))
+        return diverged
     finally:
         progress.bar.close()
-    context.seconds = time.perf_counter() - began
+    return None
 
 
 def _metrics(record: EpochRecord) -> dict[str, float]:
-    values = (
-        record.train_loss, record.train_accuracy, record.val_loss, record.val_accuracy,
-        record.lr, record.images_per_second,
-    )  # fmt: skip
-    return dict(zip(names.SERIES, values, strict=True))
+    return {name: getattr(record, name.replace("/", "_")) for name in SERIES}
 
 
 def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
@@ -175,11 +146,11 @@ def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
     test = evaluate(model, data.test)
     outbox.result(
         {
-            names.BEST_EPOCH: best.epoch,
-            names.BEST_ACCURACY: best.val_accuracy,
-            names.BEST_LOSS: best.val_loss,
-            names.TEST_LOSS: test.loss,
-            names.TEST_ACCURACY: test.accuracy,
+            BEST_EPOCH: best.epoch,
+            BEST_ACCURACY: best.val_accuracy,
+            BEST_LOSS: best.val_loss,
+            TEST_LOSS: test.loss,
+            TEST_ACCURACY: test.accuracy,
         }
     )
 
@@ -193,7 +164,7 @@ def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
         model.cpu().to(memory_format=torch.contiguous_format).eval()
         shutil.rmtree(folder / File.MODEL, ignore_errors=True)  # of an interrupted command
         save_model(model, np.zeros((2, *data.image_shape), dtype=np.float32), folder / File.MODEL)
-        outbox.add(Ready(event="model"))
+        outbox.add(Mark(event="model"))
     except UserError:
         raise
     except Exception as error:  # torch.export cannot trace every custom net

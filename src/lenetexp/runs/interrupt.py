@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 # Ctrl-C, a cluster that takes its machine back, a closed terminal.
@@ -22,53 +23,37 @@ _caught: list[int] | None = None
 
 
 @contextmanager
-def noted() -> Iterator[Callable[[], None]]:
-    """Notes signals, and gives a function that raises `Interrupted` if one has come.
+def noted(at_once: bool = False) -> Iterator[Callable[[], None]]:
+    """Notes signals, and gives a function that raises `Interrupted` if one has come; `at_once`, the signal itself does.
 
     An exception raised by the handler itself could break a write. A second signal still exits at once.
     """
     global _caught
     outer = _caught
-    caught: list[int] = [] if outer is None else outer
+    caught = _caught = [] if outer is None else outer
 
     def note(signum: int, frame: FrameType | None) -> None:
         if caught:
             raise KeyboardInterrupt
         caught.append(signum)
+        if at_once:
+            stop_if_asked()
 
     def stop_if_asked() -> None:
         if caught:
             raise Interrupted(caught[0])
 
-    _caught = caught
-    try:
-        with _handled_by(note):
-            yield stop_if_asked
-    finally:
-        _caught = outer
-
-
-@contextmanager
-def raised() -> Iterator[None]:
-    """Raises `Interrupted` as soon as a signal comes, for long calls into other libraries."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        if _caught is not None:
-            _caught.append(signum)
-        raise Interrupted(signum)
-
-    with _handled_by(stop):
-        yield
-
-
-@contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     # A hang-up that is ignored, as nohup does it, stays ignored. Only the main thread can have handlers.
     in_main = threading.current_thread() is threading.main_thread()
     signals = [s for s in SIGNALS if s == signal.SIGINT or signal.getsignal(s) != signal.SIG_IGN] if in_main else []
-    before = {signum: signal.signal(signum, handler) for signum in signals}
+    before = {signum: signal.signal(signum, note) for signum in signals}
     try:
-        yield
+        yield stop_if_asked
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)
+        _caught = outer
+
+
+# Raises `Interrupted` as soon as a signal comes, for long calls into other libraries.
+raised = partial(noted, at_once=True)

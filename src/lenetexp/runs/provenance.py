@@ -4,7 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -19,10 +19,7 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 
 def write(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> str | None:
-    """Writes config.yaml, dataset.json and reproduce/ into `folder`; `config` must hold no secrets.
-
-    Returns the commit of lenetexp's code, or None if it is not in a git checkout.
-    """
+    """Writes config.yaml, dataset.json and reproduce/; `config` must hold no secrets. Returns the commit, if any."""
     reproduce = folder / File.REPRODUCE
     reproduce.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(dict(config)), folder / File.CONFIG)
@@ -30,21 +27,21 @@ def write(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -
     (reproduce / "command.txt").write_text(f"{_command()}\n")
     (reproduce / "packages.txt").write_text(_packages())
     commit = _git("rev-parse", "HEAD")
-    if commit is not None:
+    if commit:
         (reproduce / "commit.txt").write_text(commit)
-        (reproduce / "uncommitted.diff").write_text(without_password(_git("diff", "HEAD") or ""))
-        (reproduce / "untracked.txt").write_text(_git("ls-files", "--others", "--exclude-standard") or "")
-    return commit.strip() if commit else None
+        (reproduce / "uncommitted.diff").write_text(without_password(_git("diff", "HEAD")))
+        (reproduce / "untracked.txt").write_text(_git("ls-files", "--others", "--exclude-standard"))
+    return commit.strip() or None
 
 
 def read_dataset(folder: Path) -> dict[str, Any] | None:
     """What `write` wrote about the images; None if the run was killed before. Raises `UserError` if it is damaged."""
     path = folder / File.DATASET
-    if not path.exists():
-        return None
     try:
         facts = json.loads(path.read_text())
         return {**facts, "digest": str(facts["digest"])}
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)[:80]})") from None
 
@@ -54,9 +51,9 @@ def add_command(folder: Path) -> None:
     reproduce = folder / File.REPRODUCE
     with (reproduce / "command.txt").open("a") as file:
         file.write(f"{_command()}\n")
-    packages = reproduce / "packages.txt"
-    new = set(_packages().splitlines()) - set(packages.read_text().splitlines() if packages.exists() else ())
-    if packages.exists() and new:
+    before = reproduce / "packages.txt"
+    new = {*_packages().splitlines()} - {*before.read_text().splitlines()} if before.exists() else ()
+    if new:
         others = ", ".join(sorted(new)[:5])
         print(f"note: other packages than before ({others} …): the result may differ in its last digits")
 
@@ -64,31 +61,27 @@ def add_command(folder: Path) -> None:
 def command_to_resume(run_id: str | None) -> str:
     """The command line that resumes this command's run."""
     words = [word for word in sys.argv if not word.startswith("resume=")]
-    return without_password(shlex.join(["python", *words, f"resume={run_id or 'true'}"]))
+    return _command([*words, f"resume={run_id or 'true'}"])
 
 
-def _command() -> str:
-    return without_password(shlex.join(["python", *sys.argv]))
+def _command(words: Sequence[str] | None = None) -> str:
+    return without_password(shlex.join(["python", *(words or sys.argv)]))
 
 
 @cache
 def _packages() -> str:
     """What is installed, one line each, as pip reads it."""
     packages = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
-    header = f"# Python {sys.version.split()[0]}"
-    return "\n".join([header, *sorted(packages, key=str.lower), ""])
+    return "\n".join([f"# Python {sys.version.split()[0]}", *sorted(packages, key=str.lower), ""])
 
 
-@cache
-def _git(*command: str) -> str | None:
-    """git's output for lenetexp's own checkout; None if there is no git or no checkout.
-
-    Asked once a process: its imported code does not change later.
-    """
+@cache  # the code that a process has imported does not change later
+def _git(*command: str) -> str:
+    """git's output for lenetexp's own checkout; empty if there is no git or no checkout."""
     if not (PROJECT / ".git").exists():
-        return None
+        return ""
     try:
         done = subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
+        return ""
     return done.stdout.decode(errors="replace")

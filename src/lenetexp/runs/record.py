@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lenetexp.config.identity import INVOCATION_KEYS, config_hash, leaves, name_of, swept_name
 from lenetexp.config.schema import RunConfig
 from lenetexp.datasets.load import Data
@@ -24,23 +22,19 @@ from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.tracking.recorder import origin_tags
 from lenetexp.tracking.store import Store
 from lenetexp.training.device import describe
-from lenetexp.training.evaluate import Diverged
 from lenetexp.training.state import Training
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunContext:
     """One run with all that it needs."""
 
     settings: RunConfig
     config: dict[str, Any]  # as it is recorded
     folder: Path
-    device: torch.device
     data: Data
     training: Training
-    resumes: str | None  # name of the run whose epochs it begins with
-    diverged: Diverged | None = None
-    seconds: float = 0.0  # of training
+    resumes: str | None  # id of the run whose epochs it begins with
 
 
 def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +46,7 @@ def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
 def open_record(context: RunContext, events: Journal, store: Store | None) -> Outbox:
     """Says what is about to run and opens its record. Raises `UserError` if the store does not take it."""
     settings, data, folder = context.settings, context.data, context.folder
-    device = describe(context.device)
+    device = describe(data.train.images.device)
     head = start_of_run(settings, data, context.training, device, folder, context.resumes)
     print(head, flush=True)
     origin = {**origin_tags(folder), Tag.DEVICE: device}
@@ -65,33 +59,28 @@ def open_record(context: RunContext, events: Journal, store: Store | None) -> Ou
         provenance.add_command(folder)
         events.add(Start(event="resumed", tags=origin, epochs=settings.epochs))
         return open_outbox(store, events, say)
-    commit = provenance.write(folder, context.config, facts)
     # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
     swept = settings.job.values if settings.job else {}
-    tags = {
+    known = {
         **origin,
-        **({Tag.PARENT: settings.job.parent} if settings.job else {}),
+        Tag.PARENT: settings.job.parent if settings.job else None,
         **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
-        **({Tag.CONTINUES: context.resumes} if context.resumes else {}),
+        Tag.CONTINUES: context.resumes,
         Tag.JOURNAL: secrets.token_hex(16),
         Tag.CONFIG_HASH: config_hash(context.config),
         Tag.DESCRIPTION: f"```\n{head}\n```",
-        **({Tag.COMMIT: commit} if commit else {}),
+        Tag.COMMIT: provenance.write(folder, context.config, facts),
     }
-    start = Start(
-        name=swept_name(swept) or name_of(settings.given) or folder.name,
-        tags=tags,
-        params={**swept, **dict(leaves(context.config))},
-        dataset={
-            "name": data.name,
-            "digest": data.digest,
-            "source": json.dumps({"root": root or settings.dataset.target}),
-            "profile": json.dumps(facts["images"]),
-        },
-        epochs=settings.epochs,
-        swept=swept,
-    )
-    events.add(start)
+    dataset = {
+        "name": data.name,
+        "digest": data.digest,
+        "source": json.dumps({"root": root or settings.dataset.target}),
+        "profile": json.dumps(facts["images"]),
+    }
+    name = swept_name(swept) or name_of(settings.given) or folder.name
+    tags = {key: value for key, value in known.items() if value is not None}
+    params = {**swept, **dict(leaves(context.config))}
+    events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
     return open_outbox(store, events, say)
 
 
@@ -111,16 +100,15 @@ def closing_record(outbox: Outbox, context: RunContext, stop_if_asked: Callable[
     except Exception as error:
         outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
         raise
-    later = f"note: MLflow is still missing something; when it answers: python scripts/sync.py folder={shown(folder)}"
+    sent = False
     try:
         sent = outbox.end("FINISHED", stop_if_asked=stop_if_asked)
-    except Interrupted:
-        print(later, flush=True)
-        raise
     except UserError as error:  # the disk is full
-        outbox.end("FAILED", str(error))
+        sent = outbox.end("FAILED", str(error))
         raise
-    if not sent and not settings.tracking.offline:
-        print(later)
+    finally:
+        if not sent and not settings.tracking.offline:
+            command = f"python scripts/sync.py folder={shown(folder)}"
+            print(f"note: MLflow is still missing something; when it answers: {command}", flush=True)
     if outbox.refused:
         raise UserError(outbox.refused)

@@ -1,6 +1,7 @@
 """Finds the run that a command with `resume` means, and opens it where it stopped."""
 
 from collections.abc import Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,16 @@ from lenetexp.errors import UserError, one_line
 from lenetexp.optim import warmup_cosine
 from lenetexp.runs import provenance
 from lenetexp.runs.trust import read_config, require_trusted
-from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Result, Sent, Start
+from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Result, Start
 from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
-from lenetexp.tracking.store import Store, open_store
+from lenetexp.tracking.store import open_store
 from lenetexp.training import checkpoint
+from lenetexp.training.state import Training
 
 # What is downloaded of another machine's run: files by name, never whole folders, which may hold anything.
-REPRODUCE = ("command.txt", "packages.txt", "commit.txt", "uncommitted.diff")
-NEEDED = (File.CONFIG, File.DATASET, File.LAST, *(f"{File.REPRODUCE}/{name}" for name in REPRODUCE))
+REPRODUCE = [f"{File.REPRODUCE}/{name}" for name in ("command.txt", "packages.txt", "commit.txt", "uncommitted.diff")]
+NEEDED = (File.CONFIG, File.DATASET, File.LAST, *REPRODUCE)
 
 
 @dataclass(frozen=True)
@@ -37,44 +39,57 @@ class ResumePlan:
     config: dict[str, Any]
     extends: bool = False  # a finished run by more epochs: a new run that begins where it ended
 
-    @property
-    def nothing_to_do(self) -> bool:
-        return self.previous.status == "FINISHED" and not self.extends
+    def __post_init__(self) -> None:
+        if self.previous.is_running_here:
+            raise UserError(f"resume: run {self.previous.run_id} is running on this machine; end it first")
 
-    def open(self, folder: Path) -> tuple[Path, dict[str, Any] | None, str | None]:
-        """Where the run goes on: its own folder if that is on this machine, else `folder`, a new one.
+    def restore(self, training: Training, digest: str, folder: Path) -> Path:
+        """Restores the run's state, if it had saved one, into `training` on the images of this digest.
 
-        Beside it the state to restore, None if there was no checkpoint yet, and the digest of its images, None if it
-        had not loaded them. Raises `UserError` if they are damaged or cannot be downloaded.
+        Returns where the run goes on: its own folder if that is on this machine, else `folder`, a new one. Raises
+        `UserError` if the state or the images are not those of the run, are damaged, or cannot be downloaded.
         """
-        previous = self.previous
-        if previous.folder is not None and not self.extends:
-            return previous.folder, *_read_state(previous.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        require_empty(folder)
-        if self.extends:
-            with previous.files(File.LAST, File.DATASET) as source:
-                return folder, *_read_state(source)
-        _download_run(previous, folder)
-        return folder, *_read_state(folder)
+        run = self.previous
+        if run.folder is not None and not self.extends:
+            folder = run.folder
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            require_empty(folder)
+            if not self.extends:
+                _download_run(run, folder)
+        with run.files(File.LAST, File.DATASET) if self.extends else nullcontext(folder) as source:
+            facts, last = provenance.read_dataset(source), source / File.LAST
+            state = checkpoint.load(last) if last.exists() else None
+        if facts is not None and facts["digest"] != digest:
+            raise UserError(
+                f"resume: run {run.run_id} was trained on other images than these "
+                f"(digest {facts['digest'][:12]}, not {digest[:12]}); give it the same ones"
+            )
+        try:
+            if state is not None:
+                training.load_state_dict(state)
+        except Exception as error:  # torch raises many kinds, and a stranger's file may hold anything
+            raise UserError(
+                f"resume: the checkpoint of run {run.run_id} is not of this net and recipe "
+                f"({type(error).__name__}: {one_line(error)[:120]})"
+            ) from None
+        return folder
 
 
 def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
-    """The run that `settings.resume` means; None if there is none yet, so that a new one begins in `folder`.
+    """The run that `settings.resume` means, recorded offline beside `folder`, else in the store; None if there is none.
 
-    Runs recorded offline are searched beside `folder`. Raises `UserError` if the run is running, differs in its config,
-    or does not exist.
+    Raises `UserError` if the run is running, differs in its config, or there is none of a given id.
     """
-    store = None if settings.tracking.offline else _open_existing(settings)
     if isinstance(settings.resume, str):
-        previous = _require_stopped(_by_id(store, settings.resume, folder))
+        previous = _by_id(settings, settings.resume, folder)
         if not any(defines_experiment(word.partition("=")[0]) for word in settings.given):
             return ResumePlan(previous, *_settings_of(previous, settings, config))
         return _same_experiment(previous, settings, config)
     shorter = killed = None
-    for previous in recorded_beside(folder) if store is None else _in_store(store):  # the newest first
+    for previous in _recorded(settings, folder):
         if previous.config_hash == config_hash(config):
-            if _require_stopped(previous).status == "RUNNING" and not previous.is_here:
+            if previous.status == "RUNNING" and not previous.is_here:
                 raise UserError(
                     f"resume=true: run {previous.run_id} is marked as running on {previous.tags.get(Tag.HOST)}; "
                     f"if it is not, resume it by its id: resume={previous.run_id}"
@@ -86,7 +101,7 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePla
             shorter = previous
         if killed is None and previous.is_here and (previous.status == "KILLED" or previous.was_killed_here):
             killed = previous
-    if (found := shorter or killed) is not None:
+    if found := shorter or killed:
         return _same_experiment(found, settings, config)
     print("Nothing to resume: no interrupted run of this config. A new one begins.", flush=True)
     return None
@@ -117,39 +132,32 @@ def _same_experiment(previous: RecordedRun, settings: RunConfig, config: dict[st
 
 def _is_shorter(differing: Mapping[str, tuple[Any, Any]]) -> bool:
     """Whether only the number of epochs differs, and a schedule that is spread over them."""
+    others = {key for key in differing if not key.startswith("scheduler.") or key == "scheduler._target_"}
     then, now = differing.get("epochs", (0, 0))
-    others = [key for key in differing if key != "epochs"]
-    spread = all(key.startswith("scheduler.") and key != "scheduler._target_" for key in others)
-    return spread and isinstance(then, int) and isinstance(now, int) and then < now
+    return others == {"epochs"} and isinstance(then, int) and isinstance(now, int) and then < now
 
 
-def _require_stopped(previous: RecordedRun) -> RecordedRun:
-    if previous.is_running_here:
-        raise UserError(f"resume: run {previous.run_id} is running on this machine; end it first")
-    return previous
-
-
-def _open_existing(settings: RunConfig) -> Store | None:
-    try:
-        return open_store(settings.tracking, create=False)
-    except UserError:
-        if settings.resume is True and settings.tracking.uri.startswith("sqlite"):
-            return None  # nothing was recorded yet: a first command may say resume=true as well
-        raise
-
-
-def _in_store(store: Store) -> list[RecordedRun]:
+def _recorded(settings: RunConfig, folder: Path) -> list[RecordedRun]:
     """Runs of single commands, the newest first."""
+    try:
+        store = None if settings.tracking.offline else open_store(settings.tracking, create=False)
+    except UserError:
+        if not settings.tracking.uri.startswith("sqlite"):
+            raise
+        store = None  # nothing was recorded yet: a first command may say resume=true as well
+    if store is None:
+        return recorded_beside(folder)
     return [run for run in search(store, f"tags.`{Tag.CONFIG_HASH}` LIKE '%'") if Tag.PARENT not in run.tags]
 
 
-def _by_id(store: Store | None, which: str, folder: Path) -> RecordedRun:
-    if store is None:
+def _by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
+    if settings.tracking.offline:
         place = Path(which).expanduser().resolve()
         for run in recorded_beside(folder):
             if place == Path(run.run_id).resolve() or which == JournalReader(Path(run.run_id)).run_id:
                 return run
         raise UserError(f"resume={which}: there is no such run beside {folder}")
+    store = open_store(settings.tracking, create=False)
     run = get_run(store, which, "resume", "true, false or the MLflow id of a run")
     if run.is_sweep:
         raise UserError(f"resume={which}: is a sweep; resume it by its own command with resume=true")
@@ -173,10 +181,7 @@ def _config_of(previous: RecordedRun) -> dict[str, Any]:
 def _settings_of(
     previous: RecordedRun, settings: RunConfig, config: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The run's own settings and config; only how and where it is recorded is this command's.
-
-    Raises `UserError` if its record is damaged, or names what is not trusted.
-    """
+    """The run's own settings and config, recorded as this command says; raises `UserError` if they are not trusted."""
     kept = {key: config[key] for key in (*INVOCATION_KEYS, *LOCATION_KEYS) if key in config}
     own = {**_config_of(previous), **kept}
     with previous.files(File.DATASET) as folder:
@@ -192,29 +197,20 @@ def _settings_of(
     return checked, own
 
 
-def _read_state(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
-    last, facts = folder / File.LAST, provenance.read_dataset(folder)
-    return checkpoint.load(last) if last.exists() else None, facts["digest"] if facts else None
-
-
 def _download_run(previous: RecordedRun, folder: Path) -> None:
     """Brings a run of another machine into `folder`, with a journal of what the store has of it."""
     previous.download(folder, *[path for path in previous.artifacts() if path in NEEDED])
-    events = Journal(folder)
-    try:
-        tags = previous.tags
-        swept = {key.removeprefix(Tag.SWEPT): tags[key] for key in tags if key.startswith(Tag.SWEPT)}
+    swept = {key.removeprefix(Tag.SWEPT): value for key, value in previous.tags.items() if key.startswith(Tag.SWEPT)}
+    epochs: dict[int, Epoch] = {}
+    for key in SERIES:
+        for metric in previous.history(key):
+            epoch = epochs.setdefault(metric.step, Epoch(epoch=metric.step, time=metric.timestamp))
+            epoch.metrics[key] = metric.value
+    with closing(Journal(folder)) as events:
         # This command's own event of its start has the true number of epochs.
-        events.add(Start(run_id=previous.run_id, tags=tags, params=previous.params, swept=swept, epochs=0))
-        epochs: dict[int, Epoch] = {}
-        for key in SERIES:
-            for metric in previous.history(key):
-                epoch = epochs.setdefault(metric.step, Epoch(epoch=metric.step, time=metric.timestamp))
-                epoch.metrics[key] = metric.value
+        events.add(Start(run_id=previous.run_id, tags=previous.tags, params=previous.params, swept=swept, epochs=0))
         for _, epoch in sorted(epochs.items()):
             events.add(epoch)
         if TEST_ACCURACY in previous.metrics:
             events.add(Result(values={}))
-        events.add(Sent())
-    finally:
-        events.close()
+        events.add(Mark(event="sent"))

@@ -1,6 +1,6 @@
 """What a stored config may name: it can come from a stranger, and importing a name can run code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -32,12 +32,10 @@ def read_config(text: str, whose: str) -> dict[str, Any]:
 def _require_plain(value: Any, depth: int = 0) -> None:
     if depth > DEEPEST:
         raise ValueError("it is nested too deeply")
-    if type(value) is dict:
-        if not all(type(key) is str for key in value):
-            raise ValueError("a key is not a string")
-        value = list(value.values())
-    if type(value) is list:
-        for item in value:
+    if type(value) is dict and not all(type(key) is str for key in value):
+        raise ValueError("a key is not a string")
+    if type(value) in (dict, list):
+        for item in value.values() if type(value) is dict else value:
             _require_plain(item, depth + 1)
     elif value is not None and type(value) not in (str, int, float, bool):
         raise ValueError(f"a {type(value).__name__} is no setting")
@@ -55,14 +53,10 @@ def require_trusted(
     _require_plain(value)
     if isinstance(value, str) and "${" in value:
         raise UserError(f"{key}={value}: a stored config must not hold interpolations")
-    if isinstance(value, list):
-        for i, item in enumerate(value):
-            require_trusted(item, f"{key}.{i}", trust, nn.Module)
-    if not isinstance(value, Mapping):
-        return
-    for name, item in value.items():
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in inner:
         require_trusted(item, f"{key}.{name}", trust, nn.Module)
-    if "_target_" not in value:
+    if not isinstance(value, dict) or "_target_" not in value:
         return
     target = str(value["_target_"])
     refusal = UserError(

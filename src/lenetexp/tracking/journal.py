@@ -5,9 +5,8 @@ process may leave a torn last line: readers skip it, and the next writer removes
 """
 
 import os
-import threading
-import time
 from pathlib import Path
+from time import time_ns
 from typing import Annotated, Any, Literal, TypeVar
 
 from filelock import FileLock, Timeout
@@ -19,12 +18,6 @@ from lenetexp.tracking.names import HOST, Tag
 NAME = "journal.jsonl"
 LOCK = ".journal.lock"
 STOP = "stop"  # a file of this name asks the run to end after the current epoch
-# Seconds that a writer waits for the lock: a reader that asks `in_use` holds it for an instant.
-LOCK_TIMEOUT = 1.0
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
 
 
 class Event(BaseModel):
@@ -32,12 +25,12 @@ class Event(BaseModel):
 
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
 
-    time: int = Field(default_factory=_now)  # milliseconds since 1970
+    time: int = Field(default_factory=lambda: time_ns() // 1_000_000)  # milliseconds since 1970
     run_id: str | None = None  # MLflow's, where the event tells it
 
 
 class Start(Event):
-    """All that is known of a run before it starts; `Resumed` is the same of a later command."""
+    """All that is known of a run before it starts, or before a later command resumes it."""
 
     event: Literal["start", "resumed"] = "start"
     name: str = ""
@@ -46,12 +39,6 @@ class Start(Event):
     dataset: dict[str, str] | None = None
     epochs: int
     swept: dict[str, str] = {}
-
-
-class Created(Event):
-    """The run exists in MLflow."""
-
-    event: Literal["created"] = "created"
 
 
 class Epoch(Event):
@@ -81,10 +68,11 @@ class TagSet(Event):
     value: str
 
 
-class Ready(Event):
-    """Files in the run's folder are ready to be sent: the model, or everything. Old journals have "draft", too."""
+class Mark(Event):
+    """The run exists in MLflow; files in its folder are ready to be sent; MLflow has everything above this line."""
 
-    event: Literal["draft", "model", "files"]
+    event: Literal["created", "model", "files", "sent", "draft"]  # only old journals have "draft"
+    store: str | None = None  # which has everything
 
 
 class End(Event):
@@ -94,36 +82,28 @@ class End(Event):
     status: str
 
 
-class Sent(Event):
-    """MLflow has everything that stands before this line."""
-
-    event: Literal["sent"] = "sent"
-    store: str | None = None
-
-
-AnyEvent = Start | Created | Epoch | Result | TagSet | Ready | End | Sent
+AnyEvent = Start | Epoch | Result | TagSet | Mark | End
 _PARSER: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="event")])
 E = TypeVar("E", bound=Event)
 
 
 def in_use(folder: Path | str) -> bool:
     """Whether a process of this machine is writing here: its lock dies with it, however it ends."""
-    lock = Path(folder) / LOCK
-    if not lock.exists():
+    if not Path(folder, LOCK).exists():
         return False
     try:
-        with FileLock(lock, timeout=0, is_singleton=False):
-            return False
-    except (Timeout, OSError):
+        lock_folder(Path(folder), timeout=0).release()
+    except UserError:
         return True
+    return False
 
 
-def lock_folder(folder: Path) -> FileLock:
-    """Makes this process the only one that writes in `folder`, until it ends or releases the lock.
+def lock_folder(folder: Path, timeout: float = 1.0) -> FileLock:
+    """Makes this process the only one that writes in `folder`; raises `UserError` if another one does.
 
-    Raises `UserError` if another process does.
+    It waits for `timeout` seconds, because a reader that asks `in_use` holds the lock for an instant.
     """
-    lock = FileLock(folder / LOCK, timeout=LOCK_TIMEOUT, is_singleton=False, thread_local=False)
+    lock = FileLock(folder / LOCK, timeout=timeout, is_singleton=False, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
@@ -134,10 +114,7 @@ def lock_folder(folder: Path) -> FileLock:
 
 
 class JournalReader:
-    """A journal that may still grow; `update` reads what is new. Missing files are empty journals.
-
-    Raises `UserError` if the journal is damaged.
-    """
+    """A journal that may still grow; a missing file is an empty one. Raises `UserError` if it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
@@ -151,7 +128,7 @@ class JournalReader:
             with self.path.open("rb") as file:
                 file.seek(self.size)
                 lines = file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         lines = lines[: lines.rfind(b"\n") + 1]
         try:
@@ -164,8 +141,7 @@ class JournalReader:
         return new
 
     def of(self, kind: type[E]) -> list[E]:
-        """All events of one kind, in order."""
-        return [event for event in list(self.events) if isinstance(event, kind)]
+        return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def starts(self) -> list[Start]:
@@ -175,14 +151,13 @@ class JournalReader:
     @property
     def run_id(self) -> str | None:
         """MLflow's id of the run; None if it was recorded offline and not sent yet."""
-        ids = [event.run_id for event in list(self.events) if event.run_id]
-        return ids[-1] if ids else None
+        return next((event.run_id for event in reversed(self.events) if event.run_id), None)
 
     @property
     def end(self) -> End | None:
         """How the run ended; None if it did not, or was resumed."""
-        last = [event for event in list(self.events) if isinstance(event, Start | End)]
-        return last[-1] if last and isinstance(last[-1], End) else None
+        last = next((event for event in reversed(self.events) if isinstance(event, Start | End)), None)
+        return last if isinstance(last, End) else None
 
     @property
     def ending(self) -> str:
@@ -197,32 +172,26 @@ class JournalReader:
     @property
     def seconds_worked(self) -> float:
         """What the run's commands took, each from its first event to its last."""
-        milliseconds = first = last = 0
-        for event in list(self.events):
+        commands: list[list[int]] = []
+        for event in self.events:
             if isinstance(event, Start):
-                milliseconds += last - first
-                first = event.time
-            if not isinstance(event, Created | Sent):  # which may be much later
-                last = event.time
-        return (milliseconds + last - first) / 1000
+                commands.append([])
+            if event.event not in ("created", "sent"):  # which may be much later
+                commands[-1].append(event.time)
+        return sum(times[-1] - times[0] for times in commands) / 1000
 
     @property
     def unsent(self) -> list[AnyEvent]:
         """What MLflow may have missed."""
-        events = list(self.events)
-        sent = [i for i, event in enumerate(events) if isinstance(event, Sent)]
-        return events[sent[-1] + 1 :] if sent else events
+        sent = max((i for i, event in enumerate(self.events, start=1) if event.event == "sent"), default=0)
+        return self.events[sent:]
 
 
 class Journal(JournalReader):
-    """The journal of the run in `folder`, written by this process alone.
-
-    Raises `UserError` if another process is running it, or it cannot be read or written.
-    """
+    """A journal that this process alone writes; raises `UserError` if another one does, or it is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = lock_folder(folder)
-        self._one_at_a_time = threading.Lock()
         try:
             super().__init__(folder)
             if self.path.exists():
@@ -231,23 +200,17 @@ class Journal(JournalReader):
             raise _unwritable(self.path, error) from error
 
     def add(self, event: AnyEvent) -> None:
-        """Appends one event and flushes it to the disk.
-
-        Raises `UserError` if it cannot be written, for example because the disk is full.
-        """
-        line = f"{event.model_dump_json(exclude_none=True)}\n".encode()
-        with self._one_at_a_time:
-            try:
-                with self.path.open("ab") as file:
-                    file.write(line)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise _unwritable(self.path, error) from error
-            self.events.append(event)
+        """Appends one event and flushes it to the disk; raises `UserError` if that fails."""
+        try:
+            with self.path.open("ab") as file:
+                file.write(f"{event.model_dump_json(exclude_none=True)}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        self.events.append(event)
 
     def close(self) -> None:
-        """Lets another process write."""
         self._lock.release()
 
 
@@ -258,8 +221,3 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 def ask_to_stop(folder: Path) -> None:
     """Asks the run in `folder` to end after the current epoch."""
     (folder / STOP).touch()
-
-
-def asked_to_stop(folder: Path) -> bool:
-    """Whether that was asked."""
-    return (folder / STOP).exists()

@@ -40,7 +40,7 @@ class File:
     TABLES = ("table.txt", "table.csv")
 
 
-# Metrics with a step, which is the epoch.
+# Metrics with a step, which is the epoch: the fields of `EpochRecord`, with / for their first _.
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
 BEST_EPOCH, BEST_ACCURACY, BEST_LOSS = "best/epoch", "best/val_accuracy", "best/val_loss"
 TEST_ACCURACY, TEST_LOSS = "test/accuracy", "test/loss"

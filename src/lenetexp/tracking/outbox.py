@@ -3,15 +3,15 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from lenetexp.errors import UserError, one_line
 from lenetexp.tracking import journal
-from lenetexp.tracking.journal import AnyEvent, Created, End, Epoch, Journal, Ready, Result, Sent, Start, TagSet
+from lenetexp.tracking.journal import AnyEvent, End, Epoch, Journal, Mark, Result, Start, TagSet
 from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.query import get_run, search
-from lenetexp.tracking.recorder import Recorder, start_run
+from lenetexp.tracking.recorder import Recorder, create_run
 from lenetexp.tracking.store import ONE_TRY, Refused, Store, set_patience
 
 # Seconds between two tries of a store that does not answer: the first and the longest.
@@ -20,11 +20,14 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LAST_TRIES = 5
 # Seconds without progress before the end of a run stops waiting; less if it was asked to stop.
 PATIENCE, LITTLE_PATIENCE = 30.0, 3.0
-# Seconds between two uploads of the newest checkpoint, from which another machine can resume.
+# Seconds between two uploads of the newest checkpoint and all else that another machine needs to resume.
 CHECKPOINT_EVERY = 10.0
 
 NOT_FILES = (journal.NAME, journal.STOP, File.MODEL)  # not uploaded as files of the run's folder
-DRAFT = (File.CONFIG, File.DATASET, File.REPRODUCE)
+RESUMABLE = (File.CONFIG, File.DATASET, File.REPRODUCE, File.LAST)
+
+
+Stop = Callable[[], None]  # raises if the run should end
 
 
 class Outbox:
@@ -39,26 +42,20 @@ class Outbox:
         self.refused = ""  # why the server would not take something
         self._todo: queue.Queue[AnyEvent | None] = queue.Queue()
         self._closing = threading.Event()
-        self._sent = 0
-        self._all_sent = self._told = self._draft_sent = False
-        self._uploaded = 0.0
+        self._sent, self._all_sent, self._upload_at = 0, False, 0.0
         for event in events.unsent:
             self._todo.put(event)
         set_patience(*ONE_TRY)
-        self._thread = threading.Thread(target=self._send_all, daemon=True)
+        self._thread = threading.Thread(target=self._send_all, args=(recorder,), daemon=True)
         if recorder is not None:
             self._thread.start()
 
     def add(self, event: AnyEvent) -> None:
-        """Writes an event into the journal and queues it for MLflow.
-
-        Raises `UserError` if the journal cannot be written.
-        """
+        """Writes an event into the journal and queues it for MLflow; raises `UserError` if it cannot be written."""
         self.journal.add(event)
         self._todo.put(event)
 
     def tag(self, key: str, value: str) -> None:
-        """Sets a tag of the run."""
         self.add(TagSet(key=key, value=value))
 
     def epoch(self, number: int, metrics: dict[str, float]) -> None:
@@ -72,23 +69,16 @@ class Outbox:
             self.add(Result(values=values))
 
     def end(
-        self,
-        status: str,
-        reason: str = "",
-        patience: float = PATIENCE,
-        stop_if_asked: Callable[[], None] = lambda: None,
+        self, status: str, reason: str = "", patience: float = PATIENCE, stop_if_asked: Stop = lambda: None
     ) -> bool:
-        """Uploads the run's folder, closes the run as `status`, and waits until everything is sent; whether it was.
+        """Uploads the run's folder, closes the run as `status`, and waits as `close` does; whether all was sent.
 
-        It gives up after `patience` seconds without progress, or when `stop_if_asked` raises. Raises `UserError` if a
-        finished run's journal cannot be written.
+        Raises `UserError` if a finished run's journal cannot be written.
         """
-        last: list[AnyEvent] = [Ready(event="files"), End(status=status)]
+        last: list[AnyEvent] = [TagSet(key=Tag.REASON, value=reason)] if reason else []
         if len(self.journal.starts) > 1:  # MLflow counts the time between the commands as well
-            last.insert(0, TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))
-        if reason:
-            last.insert(0, TagSet(key=Tag.REASON, value=reason))
-        for event in last:
+            last.append(TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))
+        for event in (*last, Mark(event="files"), End(status=status)):
             try:
                 self.add(event)
             except UserError:
@@ -97,8 +87,8 @@ class Outbox:
                 self._todo.put(event)  # the disk may be full, but the store elsewhere can still be told
         return self.close(patience, stop_if_asked)
 
-    def close(self, patience: float = PATIENCE, stop_if_asked: Callable[[], None] = lambda: None) -> bool:
-        """Waits for what is queued, as long as something is sent every `patience` seconds."""
+    def close(self, patience: float = PATIENCE, stop_if_asked: Stop = lambda: None) -> bool:
+        """Waits until all is sent, for `patience` seconds without progress, or until `stop_if_asked` raises."""
         self._closing.set()
         self._todo.put(None)
         if self.recorder is not None:
@@ -108,50 +98,45 @@ class Outbox:
                 stop_if_asked()
                 if self._sent != sent and patience > LITTLE_PATIENCE:
                     since, sent = time.monotonic(), self._sent
-        if self.recorder is not None and self._all_sent and not self.refused:
-            with suppress(UserError):
-                self.journal.add(Sent(store=self.recorder.store.shown))
+            if self._all_sent and not self.refused:
+                with suppress(UserError):
+                    self.journal.add(Mark(event="sent", store=self.recorder.store.shown))
         self.journal.close()
         return self._all_sent
 
-    def _send_all(self) -> None:
-        assert self.recorder is not None
-        self._send_state(self.recorder)
-        while (event := self._todo.get()) is not None:
-            if not self._send_until_done(event):
-                return
-        self._all_sent = True
-
-    def _send_until_done(self, event: AnyEvent) -> bool:
-        """Whether it was sent, or refused for good, before patience ended."""
-        assert self.recorder is not None
-        pause, tries = FIRST_PAUSE, 0
-        while True:
+    def _send_all(self, recorder: Recorder) -> None:
+        """Sends events until a None comes; tries again until it is closing and patience ends."""
+        self._upload_resumable(recorder)
+        told, pause, tries_left = False, FIRST_PAUSE, LAST_TRIES
+        event = self._todo.get()
+        while event is not None:
             try:
-                self._send(self.recorder, event)
-                self._sent += 1
-                return True
+                self._send(recorder, event)
             except Refused as refusal:
                 if not self.refused:
                     self._notify(f"note: {refusal}")
                 self.refused = str(refusal)
-                return True
             except Exception as error:  # also a file that was deleted meanwhile
                 reason = str(error) if isinstance(error, UserError) else one_line(error)
-                if not self._told:
-                    self._told = True
+                if not told:
+                    told = True
                     self._notify(f"note: {reason}; what is missing there is kept and sent later")
-            if not self._closing.is_set():
-                self._closing.wait(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                if not self._closing.is_set():
+                    self._closing.wait(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                elif tries_left > 1:
+                    tries_left -= 1
+                    time.sleep(1)
+                else:
+                    with suppress(UserError):  # a store that takes some calls must not show a run as running
+                        recorder.tag(Tag.UNSENT, reason)
+                        recorder.end("FAILED")
+                    return
                 continue
-            tries += 1
-            if tries == LAST_TRIES:
-                with suppress(UserError):  # a store that takes some calls must not show a run as running
-                    self.recorder.tag(Tag.UNSENT, reason)
-                    self.recorder.end("FAILED")
-                return False
-            time.sleep(1)
+            self._sent += 1
+            pause, tries_left = FIRST_PAUSE, LAST_TRIES
+            event = self._todo.get()
+        self._all_sent = True
 
     def _send(self, recorder: Recorder, event: AnyEvent) -> None:
         match event:
@@ -161,58 +146,53 @@ class Outbox:
                 recorder.describe(event)
             case Epoch():
                 recorder.metrics(event.metrics, event.epoch, event.time)
-                self._send_state(recorder)
+                self._upload_resumable(recorder)
             case Result():
                 recorder.metrics(event.values, 0, event.time)
             case TagSet():
                 recorder.tag(event.key, event.value)
-            case Ready(event="model"):
+            case Mark(event="model"):
                 recorder.model(self.journal.folder / File.MODEL)
-            case Ready(event="files"):
-                self._upload(recorder)
-            case End() if self.refused:  # only a run with a complete record is FINISHED
-                recorder.tag(Tag.REASON, self.refused)
-                recorder.end("FAILED", event.time)
+            case Mark(event="files"):
+                names = {place.name for place in self.journal.folder.iterdir() if not place.name.startswith(".")}
+                self._upload(recorder, sorted(names - {*NOT_FILES}))
             case End():
-                recorder.end(event.status, event.time)
+                if self.refused:  # only a run with a complete record is FINISHED
+                    recorder.tag(Tag.REASON, self.refused)
+                recorder.end("FAILED" if self.refused else event.status, event.time)
 
-    def _send_state(self, recorder: Recorder) -> None:
-        """What another machine needs to resume. A failure is no harm: the next epoch tries again."""
-        last = self.journal.folder / File.LAST
-        with suppress(UserError):
-            if not self._draft_sent:
-                self._upload(recorder, DRAFT)
-                self._draft_sent = True
-            if time.monotonic() - self._uploaded > CHECKPOINT_EVERY and last.exists():
-                self._uploaded = time.monotonic()
-                recorder.artifacts(last, File.CHECKPOINTS)
+    def _upload_resumable(self, recorder: Recorder) -> None:
+        """Uploads what another machine needs to resume. A failure is no harm: a later epoch tries again."""
+        if time.monotonic() >= self._upload_at:
+            self._upload_at = time.monotonic() + CHECKPOINT_EVERY
+            with suppress(UserError):
+                self._upload(recorder, RESUMABLE)
 
-    def _upload(self, recorder: Recorder, only: Collection[str] = ()) -> None:
-        for place in sorted(self.journal.folder.iterdir()):
-            wanted = place.name in only if only else place.name not in NOT_FILES
-            if wanted and not place.name.startswith("."):
-                recorder.artifacts(place, place.name if place.is_dir() else None)
+    def _upload(self, recorder: Recorder, names: Iterable[str]) -> None:
+        """Uploads those of these files and folders that exist to the same paths."""
+        for name in names:
+            place = self.journal.folder / name
+            if place.exists():
+                recorder.artifacts(place, name if place.is_dir() else name.rpartition("/")[0] or None)
 
 
 def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], None]) -> Outbox:
-    """The outbox of a run whose start is in its journal; the run is created in the store if need be.
-
-    Raises `UserError` if the store does not have the run, or fails.
-    """
+    """The outbox of a run, which is created in the store if need be; raises `UserError` if the store fails."""
     if store is None:
         return Outbox(events, None, notify)
     if events.run_id is not None:
         return Outbox(events, Recorder(store, get_run(store, events.run_id).run_id), notify)
     start = events.starts[0]
     # Its process may have been killed after the run was created and before that was written down.
-    same = f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'"
-    created = search(store, same, at_most=1)
-    recorder = Recorder(store, created[0].run_id) if created else start_run(store, start)
+    created = search(store, f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'", at_most=1)
+    recorder = Recorder(store, created[0].run_id) if created else create_run(store, start.name, start.tags, start.time)
     try:
-        events.add(Created(run_id=recorder.run_id))
-    except UserError:  # the disk is full
-        recorder.end("FAILED")
+        recorder.describe(start)
+        events.add(Mark(event="created", run_id=recorder.run_id))
+    except BaseException:
+        with suppress(UserError):
+            recorder.end("FAILED")
         raise
-    if not created and len(events.events) == 2:  # the run was created with all that is in its journal
-        events.add(Sent(store=store.shown))
+    if not created and len(events.events) == 2:  # all that is in its journal was sent with these calls
+        events.add(Mark(event="sent", store=store.shown))
     return Outbox(events, recorder, notify)

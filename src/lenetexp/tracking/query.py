@@ -20,7 +20,6 @@ from lenetexp.tracking.store import Store, reason_of
 FINISHED = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
 NEWEST_FIRST = ["attributes.start_time DESC"]
 BEST_FIRST = [f"metrics.`{BEST_ACCURACY}` DESC", f"metrics.`{BEST_LOSS}` ASC"]
-RUNS_A_CALL = 1000
 
 
 @dataclass(frozen=True)
@@ -75,19 +74,18 @@ class RecordedRun:
     @property
     def was_killed_here(self) -> bool:
         """Whether it is marked as running, but its process is gone."""
-        return self.status == "RUNNING" and self.is_here and not in_use(self.tags[Tag.FOLDER])
+        return self.status == "RUNNING" and self.is_here and not self.is_running_here
 
     @cached_property
     def folder(self) -> Path | None:
         """Its folder, if that is on this machine."""
-        folder = Path(self.tags.get(Tag.FOLDER, ""))
-        if not self.is_here or not (folder / journal.NAME).is_file():
+        if not self.is_here:
             return None
-        # Another machine of this name may have had a folder of this name. A run killed before its id was
-        # written down is known by its journal's key.
-        events = JournalReader(folder)
+        # Another machine of this name may have had a folder of this name.
+        events = JournalReader(Path(self.tags[Tag.FOLDER]))
+        # A run killed before its id was written down is known by its journal's key.
         keys = [start.tags.get(Tag.JOURNAL) for start in events.starts]
-        return folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
+        return events.folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
 
     def history(self, key: str) -> list[Metric]:
         """A metric's values in the order of their steps."""
@@ -103,8 +101,8 @@ class RecordedRun:
     def download(self, folder: Path, *paths: str) -> list[Path]:
         """Downloads artifacts to the same paths in `folder`; raises `UserError` for a missing one."""
         assert self.store is not None
-        files = []
-        for path in paths:
+        targets = [folder / path for path in paths]
+        for path, target in zip(paths, targets, strict=True):
             try:
                 local = self.store.client.download_artifacts(self.run_id, path, str(folder))
             except UserError as error:
@@ -112,10 +110,9 @@ class RecordedRun:
                     f"run={self.run_id}: has no artifact {path} ({reason_of(error)}); "
                     "a run that ended before its first epoch has none"
                 ) from error
-            target = folder / path  # MLflow drops a file's folders
-            target.parent.mkdir(parents=True, exist_ok=True)
-            files.append(Path(local).replace(target))
-        return files
+            target.parent.mkdir(parents=True, exist_ok=True)  # MLflow drops a file's folders
+            Path(local).replace(target)
+        return targets
 
     @contextmanager
     def files(self, *paths: str) -> Iterator[Path]:
@@ -146,18 +143,11 @@ def recorded_beside(folder: Path) -> list[RecordedRun]:
             print(f"note: {error}")
             continue
         if starts := events.starts:
-            results = events.of(Result)
-            found.append(
-                RecordedRun(
-                    run_id=str(path.parent),
-                    name=starts[0].name,
-                    status=events.end.status if events.end else "RUNNING",
-                    metrics=results[0].values if results else {},
-                    params={key: str(value) for key, value in starts[0].params.items()},
-                    tags={**starts[0].tags, **starts[-1].tags},
-                    started=starts[0].time,
-                )
-            )
+            first, tags = starts[0], {**starts[0].tags, **starts[-1].tags}
+            status = events.end.status if events.end else "RUNNING"
+            metrics = next((result.values for result in events.of(Result)), {})
+            params = {key: str(value) for key, value in first.params.items()}
+            found.append(RecordedRun(str(path.parent), first.name, status, metrics, params, tags, first.time))
     return sorted(found, key=lambda run: -run.started)
 
 
@@ -165,22 +155,21 @@ def search(
     store: Store, condition: str, at_most: int | None = None, order: list[str] = NEWEST_FIRST
 ) -> list[RecordedRun]:
     """The experiment's runs that an MLflow filter selects; raises `UserError` if it is not a filter."""
-    found: list[RecordedRun] = []
+    found: list[Run] = []
     token = None
     while True:
-        size = min(at_most or RUNS_A_CALL, RUNS_A_CALL)
         try:
             page = store.client.search_runs(
-                [store.experiment_id], condition, max_results=size, order_by=order, page_token=token
+                [store.experiment_id], condition, max_results=at_most or 1000, order_by=order, page_token=token
             )
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
             raise UserError(f"runs={condition}: must be a filter that MLflow reads ({reason_of(error)})") from error
-        found += [_of_store(store, run) for run in page]
+        found += page
         token = page.token
-        if not token or (at_most is not None and len(found) >= at_most):
-            return found
+        if at_most or not token:
+            return [_of_store(store, run) for run in found]
 
 
 def children(store: Store, parent: str, condition: str = "") -> list[RecordedRun]:
@@ -202,26 +191,24 @@ def find_run(store: Store, which: str) -> RecordedRun:
     """The run that `which` means: "latest" or "best" of the finished ones, or an id; else `UserError`."""
     if which not in ("latest", "best"):
         return get_run(store, which)
-    found = search(store, FINISHED, at_most=1, order=NEWEST_FIRST if which == "latest" else BEST_FIRST)
-    if not found:
-        raise UserError(
-            f"run={which}: no finished run in {store.shown}, so there is nothing to predict with; "
-            "train one: python scripts/run.py"
-        )
-    return found[0]
+    if found := search(store, FINISHED, at_most=1, order=NEWEST_FIRST if which == "latest" else BEST_FIRST):
+        return found[0]
+    raise UserError(
+        f"run={which}: no finished run in {store.shown}, so there is nothing to predict with; "
+        "train one: python scripts/run.py"
+    )
 
 
 def find_sweep(store: Store, which: str) -> RecordedRun:
     """A sweep's own run: "latest", or by its id; else `UserError`."""
     allowed = "latest or the id of a sweep's run"
-    if which == "latest":
-        found = search(store, f"tags.`{Tag.SWEEP}` LIKE '%'", at_most=1)
-        if not found:
-            raise UserError(
-                f"sweep=latest: no sweep in {store.shown} yet; run one: python scripts/run.py -m optimizer.lr=0.01,0.1"
-            )
+    if which != "latest":
+        run = get_run(store, which, "sweep", allowed)
+        if not run.is_sweep:
+            raise UserError(f"sweep={which}: is not a sweep; must be {allowed}")
+        return run
+    if found := search(store, f"tags.`{Tag.SWEEP}` LIKE '%'", at_most=1):
         return found[0]
-    run = get_run(store, which, "sweep", allowed)
-    if not run.is_sweep:
-        raise UserError(f"sweep={which}: is not a sweep; must be {allowed}")
-    return run
+    raise UserError(
+        f"sweep=latest: no sweep in {store.shown} yet; run one: python scripts/run.py -m optimizer.lr=0.01,0.1"
+    )

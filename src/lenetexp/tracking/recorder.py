@@ -17,9 +17,7 @@ from lenetexp.tracking.journal import Start
 from lenetexp.tracking.names import HOST, File, Tag
 from lenetexp.tracking.store import Store
 
-# MLflow's own limits for one call and one value.
-PARAMS_A_CALL = 100
-CHARACTERS_A_PARAM = 6000
+CHARACTERS_A_PARAM = 6000  # MLflow's own limit
 # Of several runs that log the same new dataset at once all but one fail: they find it when they try again.
 DATASET_TRIES = 5
 
@@ -35,12 +33,11 @@ class Recorder:
     def page(self) -> str:
         """The run's page below the UI's address."""
         # Without the last part the UI opens its pages for language models.
-        place = f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}"
-        return f"{place}?workflowType=machine_learning"
+        return f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
 
     def metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
         """Logs numbers in one call. MLflow drops those that it has with the same step and time."""
-        now = int(time.time() * 1000) if time_ms is None else time_ms
+        now = time_ms or time.time_ns() // 1_000_000
         metrics = [Metric(key, value, now, step) for key, value in values.items()]
         self.store.client.log_batch(self.run_id, metrics=metrics)
 
@@ -64,27 +61,25 @@ class Recorder:
         if found and str(found[0].status) == "READY":
             return
         params = client.get_run(self.run_id).data.params
-        made = found or [
-            client.create_logged_model(experiment, name=File.MODEL, source_run_id=self.run_id, params=params)
-        ]
-        client.log_outputs(self.run_id, [LoggedModelOutput(made[0].model_id, step=0)])
-        client.log_model_artifacts(made[0].model_id, str(folder))
-        client.finalize_logged_model(made[0].model_id, "READY")
+        model = found[0] if found else client.create_logged_model(experiment, File.MODEL, self.run_id, params=params)
+        client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
+        client.log_model_artifacts(model.model_id, str(folder))
+        client.finalize_logged_model(model.model_id, "READY")
 
     def describe(self, start: Start) -> None:
         """Logs the run's params and dataset; may be repeated."""
-        entries = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in start.params.items()]
-        for first in range(0, len(entries), PARAMS_A_CALL):
-            self.store.client.log_batch(self.run_id, params=entries[first : first + PARAMS_A_CALL])
+        client = self.store.client
+        params = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in start.params.items()]
+        client.log_batch(self.run_id, params=params)
         if start.dataset is None:
             return
         dataset = Dataset(source_type="local", **start.dataset)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         for _ in range(DATASET_TRIES - 1):
             with suppress(UserError):
-                return self.store.client.log_inputs(self.run_id, datasets=inputs)
+                return client.log_inputs(self.run_id, datasets=inputs)
             time.sleep(0.1)
-        self.store.client.log_inputs(self.run_id, datasets=inputs)
+        client.log_inputs(self.run_id, datasets=inputs)
 
     def end(self, status: str, time_ms: int | None = None) -> None:
         """Closes the run as FINISHED, FAILED or KILLED."""
@@ -104,21 +99,9 @@ class Recorder:
 
 
 def create_run(store: Store, name: str, tags: Mapping[str, str], time_ms: int | None = None) -> Recorder:
-    """Creates a run."""
+    """Creates a run that started at `time_ms`, milliseconds since 1970; by default now."""
     run = store.client.create_run(store.experiment_id, start_time=time_ms, run_name=name, tags=dict(tags))
     return Recorder(store, run.info.run_id)
-
-
-def start_run(store: Store, start: Start) -> Recorder:
-    """Creates a run with all that is known before it starts."""
-    recorder = create_run(store, start.name, start.tags, start.time)
-    try:
-        recorder.describe(start)
-    except BaseException:
-        with suppress(UserError):
-            recorder.end("FAILED")
-        raise
-    return recorder
 
 
 def origin_tags(folder: Path) -> dict[str, str]:
@@ -135,12 +118,10 @@ def warm_up() -> None:
 
 
 def save_model(model: Any, example: Any, folder: Path) -> None:
-    """Writes a net in evaluation mode on the CPU for `mlflow.pytorch.load_model`, without pickle.
+    """Writes a net in evaluation mode on the CPU into a new folder, for `mlflow.pytorch.load_model` without pickle.
 
-    Args:
-        model: the net; exceptions of many kinds are raised if torch cannot trace it.
-        example: two images, N×C×H×W floats as a NumPy array; one would fix the batch size at 1.
-        folder: a new one.
+    `example` is an N×C×H×W array of floats, N > 1: one image would fix the batch size. Raises exceptions of many kinds
+    if torch cannot trace the net.
     """
     import mlflow.pytorch  # takes seconds, and nothing else needs it
 

@@ -46,7 +46,7 @@ set_patience(*USUAL)
 
 
 class Refused(UserError):
-    """A server that answers does not take something, and would not take it later."""
+    """A server does not take something, and would not take it later."""
 
 
 class _AnsweringClient:
@@ -56,16 +56,13 @@ class _AnsweringClient:
         self._client, self._uri = client, uri
 
     def __getattr__(self, name: str) -> Any:
-        call = getattr(self._client, name)
-
         def answering(*arguments: Any, **named: Any) -> Any:
             try:
-                return call(*arguments, **named)
+                return getattr(self._client, name)(*arguments, **named)
             except Exception as error:  # a driver, a proxy or an artifact store may raise anything
                 # By MLflow's own error code: a proxy's refusal may be temporary.
-                code = error.error_code if isinstance(error, RestException) else None
-                final = code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-                kind = Refused if final and self._uri.startswith("http") else UserError
+                final = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+                kind = Refused if final and isinstance(error, RestException) else UserError
                 shown = without_password(self._uri)
                 raise kind(f"tracking.uri={shown}: the store failed at {name} ({reason_of(error)})") from error
 
@@ -87,21 +84,17 @@ class Store:
 
 
 def open_store(settings: Tracking, create: bool = True) -> Store:
-    """Connects to the store that `settings` name; a missing SQLite file is created first.
-
-    Raises `UserError` if it does not answer, is not a store, or (without `create`) does not exist.
-    """
+    """Connects to the store and creates what is missing, if `create`; raises `UserError` if it does not answer."""
     shown, uri, artifacts = without_password(settings.uri), settings.uri, None
-    sqlite = uri.startswith("sqlite:")
     path = Path(uri.removeprefix("sqlite:///")).expanduser()
-    if sqlite:
+    if sqlite := uri.startswith("sqlite:"):
         uri = f"sqlite:///{path}"
+        artifacts = (path.parent / "mlartifacts").resolve().as_uri()
         if not create and not path.exists():
             raise UserError(f"tracking.uri={shown}: {path} does not exist; no run was recorded yet")
-        artifacts = (path.parent / "mlartifacts").resolve().as_uri()
     set_patience(*AT_THE_START)
     try:
-        if sqlite and create:
+        if sqlite and not path.exists():
             _create_sqlite(path)
         client = MlflowClient(uri)
         experiment = _experiment(client, settings.experiment, artifacts, create)
@@ -123,11 +116,9 @@ def _create_sqlite(path: Path) -> None:
     MLflow's own creation has no lock: of several processes that open a missing file at once most die, and the file may
     stay broken.
     """
-    if path.exists():
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
-        if path.exists():
+        if path.exists():  # another process was quicker
             return
         for left_by_a_killed_process in path.parent.glob(f".{path.name}.new*"):
             left_by_a_killed_process.unlink()
@@ -138,10 +129,11 @@ def _create_sqlite(path: Path) -> None:
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: bool) -> str:
     """The id of the experiment of this name, created if need be."""
-    if create and client.get_experiment_by_name(name) is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None and create:
         with suppress(MlflowException):  # another process was quicker
             return client.create_experiment(name, artifact_location=artifacts)
-    experiment = client.get_experiment_by_name(name)
+        experiment = client.get_experiment_by_name(name)
     if experiment is None:
         names = ", ".join(e.name for e in client.search_experiments(max_results=20))
         raise UserError(f"tracking.experiment={name}: there is no such experiment; there are {names}")

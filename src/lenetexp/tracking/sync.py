@@ -1,22 +1,20 @@
 """Sends to MLflow what it missed of runs: scripts/sync.py."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from lenetexp.config.schema import SyncConfig
 from lenetexp.errors import UserError
 from lenetexp.tracking import journal
-from lenetexp.tracking.journal import Journal, JournalReader, Sent
+from lenetexp.tracking.journal import Journal, JournalReader
 from lenetexp.tracking.names import HOST, Tag
 from lenetexp.tracking.outbox import open_outbox
 from lenetexp.tracking.store import Store, open_store
 
 
 def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
-    """Sends what MLflow missed of all runs below a folder.
-
-    Raises `UserError` if the store does not answer, or something could not be sent.
-    """
+    """Sends what MLflow missed of all runs below a folder; raises `UserError` if something could not be sent."""
     root = Path(settings.folder)
     if not root.is_dir():
         raise UserError(f"folder={root}: there is no such folder; must hold run folders")
@@ -38,28 +36,22 @@ def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
 
 
 def _sync_run(store: Store, folder: Path) -> str:
-    """What was done about one run; empty if there was nothing to do. Raises `UserError` if it could not be sent."""
+    """What was done about one run, if anything; raises `UserError` if it could not be sent."""
     written = JournalReader(folder)
     if not written.starts:
         return ""
-    if isinstance(last := written.events[-1], Sent):
+    if (last := written.events[-1]).event == "sent":
         return f"is in {last.store}" if last.store not in (None, store.shown) else ""
-    host = written.starts[-1].tags.get(Tag.HOST)
-    if written.end is None and host != HOST:
+    if written.end is None and (host := written.starts[-1].tags.get(Tag.HOST)) != HOST:
         return f"belongs to {host}, which may be running it"
     if journal.in_use(folder):
         return "is running"
-    events = Journal(folder)
-    try:
-        count, died = len(events.unsent), events.end is None
+    with closing(Journal(folder)) as events:
+        count = len(events.unsent)
         outbox = open_outbox(store, events, print)
-        done = outbox.end("KILLED", "its process was gone") if died else outbox.close()
-    finally:
-        events.close()
-    if outbox.refused:
-        raise UserError(outbox.refused)
-    if not done:
-        raise UserError(f"{store.shown} stopped answering; the rest is kept")
+        done = outbox.close() if events.end else outbox.end("KILLED", "its process was gone")
+    if outbox.refused or not done:
+        raise UserError(outbox.refused or f"{store.shown} stopped answering; the rest is kept")
     assert outbox.recorder is not None
     outbox.recorder.untag(Tag.UNSENT)
     return f"sent: {count} records, run {events.run_id}"
