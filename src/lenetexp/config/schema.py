@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lenetexp.config import fields as f
 from lenetexp.config.messages import of_validation
@@ -160,14 +160,14 @@ class SweepJob(Settings):
         return values
 
 
-def _by_target(*known: str) -> Discriminator:
-    """Checks known classes' arguments only: a custom class may use the same names for other things."""
+def _arguments(known: type[Target], *packages: str) -> BeforeValidator:
+    """Has `known` check the arguments of classes in `packages`; a custom class may use their names for other things."""
 
-    def which(values: Any) -> str:
+    def check_known(values: Any) -> Any:
         target = values.get("_target_") if isinstance(values, Mapping) else None
-        return "known" if isinstance(target, str) and target.startswith(known) else "custom"
+        return known.model_validate(values) if isinstance(target, str) and target.startswith(packages) else values
 
-    return Discriminator(which)
+    return BeforeValidator(check_known)
 
 
 class RunConfig(Settings):
@@ -184,19 +184,10 @@ class RunConfig(Settings):
     trust: list[f.Text]
     job: SweepJob | None = None
     given: list[str] = []  # the overrides as they were typed; set by the command line
-    model: Annotated[
-        Annotated[LeNetModel, Tag("known")] | Annotated[Target, Tag("custom")], _by_target("lenetexp.models.LeNet")
-    ]
-    optimizer: Annotated[
-        Annotated[TorchOptimizer, Tag("known")] | Annotated[Optimizer, Tag("custom")], _by_target("torch.optim.")
-    ]
-    scheduler: Annotated[
-        Annotated[KnownScheduler, Tag("known")] | Annotated[Scheduler, Tag("custom")],
-        _by_target("torch.optim.", "lenetexp."),
-    ]
-    dataset: Annotated[
-        Annotated[KnownDataset, Tag("known")] | Annotated[Dataset, Tag("custom")], _by_target("lenetexp.")
-    ]
+    model: Annotated[Target, _arguments(LeNetModel, "lenetexp.models.LeNet")]
+    optimizer: Annotated[Optimizer, _arguments(TorchOptimizer, "torch.optim.")]
+    scheduler: Annotated[Scheduler, _arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
+    dataset: Annotated[Dataset, _arguments(KnownDataset, "lenetexp.")]
     device: Device
     tracking: Tracking
 
@@ -245,4 +236,4 @@ def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(f"{prefix}{of_validation(error, values)}") from None
+        raise UserError(f"{prefix}{of_validation(error)}") from None
