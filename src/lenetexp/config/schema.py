@@ -5,14 +5,18 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import unquote
 
+from hydra.utils import instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lenetexp.config import fields as f
 from lenetexp.config.messages import of_validation
-from lenetexp.errors import UserError
+from lenetexp.errors import UserError, one_line
 
 # The default of an argument that a class may not have. If it is given, it must not be null.
 ABSENT: Any = None
+
+
+T = TypeVar("T")
 
 
 class Settings(BaseModel):
@@ -41,6 +45,25 @@ class Target(Settings):
     def call(self) -> dict[str, Any]:
         """What `hydra.utils.instantiate` takes: `_target_` and the arguments that were given."""
         return self.model_dump(exclude_unset=True, exclude=set(self.not_arguments))
+
+    def make(self, group: str, kind: type[T], *first: Any, **more: Any) -> T:
+        """Calls what is named, with `first` and `more` beside its arguments.
+
+        Raises `UserError`, which says in which config `group`, if it raises anything or does not make a `kind`.
+        """
+        call = {**self.call(), **more}
+        try:
+            made = instantiate(call, *first, _convert_="all")
+        except Exception as error:  # a class may raise anything about its arguments, which the user can change
+            cause = error.__cause__ or error
+            if isinstance(cause, UserError):
+                raise cause from None
+            given = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
+            raise UserError(f"{group}: {self.name}({given}): {one_line(cause)}") from error
+        if not isinstance(made, kind):
+            wanted = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+            raise UserError(f"{group}._target_={self.target}: must make a {wanted}, not a {type(made).__name__}")
+        return made
 
 
 class LeNetModel(Target):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from lenetexp.config.schema import Dataset
@@ -13,7 +12,7 @@ from lenetexp.datasets.folder import image_folder
 from lenetexp.datasets.source import Source, Split, hold_out
 from lenetexp.datasets.torchvision import torchvision_dataset
 from lenetexp.datasets.uci_digits import digits
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError
 
 # The functions that a stored config may name.
 FUNCTIONS = (digits, torchvision_dataset, image_folder)
@@ -54,13 +53,7 @@ def load(settings: Dataset, device: torch.device) -> Data:
 
     Raises `UserError` if the images are missing or damaged, or a custom dataset does not return a proper `Source`.
     """
-    try:
-        source = instantiate(settings.call(), _convert_="all")
-    except Exception as error:  # a custom dataset may raise anything
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(f"dataset._target_={settings.target}: {one_line(cause)}") from error
+    source = settings.make("dataset", Source)
     if mistake := _mistake(source):
         raise UserError(f"dataset._target_={settings.target}: {mistake}")
     height, width = source.train.images.shape[2:]
@@ -81,20 +74,17 @@ def load(settings: Dataset, device: torch.device) -> Data:
     )
 
 
-def _mistake(source: Any) -> str | None:
+def _mistake(source: Source) -> str | None:
     """What a custom dataset got wrong, or None."""
-    if not isinstance(source, Source):
-        return f"must return a lenetexp.datasets.Source, not a {type(source).__name__}"
+    shape = getattr(source.train.images, "shape", ())[1:]
     for name, split in (("train", source.train), ("test", source.test)):
         images, labels = split.images, split.labels
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
             return f"{name} images must be N×C×H×W uint8 with N above 0, not {_kind(images)}"
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             return f"{name} labels must be {len(images)} int64 numbers, not {_kind(labels)}"
-        if images.shape[1:] != source.train.images.shape[1:]:
-            return (
-                f"test images must have the shape of training images, {_kind(source.train.images)}, not {_kind(images)}"
-            )
+        if images.shape[1:] != shape:
+            return f"test images must have the shape of training images, {tuple(shape)}, not {_kind(images)}"
         lowest, highest, last = int(labels.min()), int(labels.max()), len(source.classes) - 1
         if lowest < 0 or highest > last:
             return f"{name} labels must be from 0 to {last}, not {lowest} to {highest}"
