@@ -1,6 +1,5 @@
 """What a trained net makes of images: scripts/predict.py. A run's record is all that it needs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan
@@ -18,6 +17,7 @@ from lenetexp.config.schema import Dataset, PredictConfig, Settings, Target, che
 from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image
 from lenetexp.datasets.load import FUNCTIONS
 from lenetexp.datasets.load import load as load_images
+from lenetexp.datasets.source import Split
 from lenetexp.errors import UserError, one_line
 from lenetexp.models.build import build
 from lenetexp.reporting import run_figures, style
@@ -28,10 +28,10 @@ from lenetexp.tracking.query import RecordedRun, find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.training import checkpoint
 from lenetexp.training.device import pick
-from lenetexp.training.evaluate import Scores, logits_of
+from lenetexp.training.evaluate import evaluate
 
 
-class _Recorded(Settings):
+class _Config(Settings):
     """What is needed of a stored config."""
 
     model_config = ConfigDict(extra="ignore")
@@ -40,25 +40,27 @@ class _Recorded(Settings):
     dataset: Dataset
 
 
-@dataclass(frozen=True)
-class TrainedNet:
-    """A net with its best weights, and what it knows about images."""
+class _Facts(Settings):
+    """What is needed of a stored dataset.json."""
 
-    model: nn.Module
-    dataset: Dataset  # where the run's images came from
+    model_config = ConfigDict(extra="ignore", strict=False, coerce_numbers_to_str=True)
+
+    name: str | None = None
+    root: str | None = None  # absolute, where the config's may be relative to another folder
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    like_mnist: bool
-    digest: str
+    like_mnist: bool = False
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net with its best weights, what it was trained on, and where its test images come from."""
+
+    model: nn.Module
+    images: _Facts
+    dataset: Dataset
     trained_on: str  # the net and its data in a few words
-
-    def scores(self, images: Tensor, labels: Tensor) -> Scores:
-        """N×C×H×W uint8 images, with N labels."""
-        return Scores(logits_of(self.model, images).cpu(), labels.cpu())
-
-    def names(self, numbers: Tensor) -> list[str]:
-        """The names of N class numbers."""
-        return [self.classes[number] for number in numbers]
 
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
@@ -89,35 +91,24 @@ def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
 
     Raises `UserError` if the run has no weights, is damaged, or names what is not trusted.
     """
+    run = f"run={stored.run_id}"
     with TemporaryDirectory(prefix="lenetexp-") as folder:
         config_file, facts_file, weights_file = stored.download(Path(folder), File.CONFIG, File.DATASET, File.BEST)
         try:
-            recorded = check(_Recorded, read_config(config_file.read_text(), f"run={stored.run_id}"))
-            facts = json.loads(facts_file.read_text())
-            classes = tuple(map(str, facts["classes"]))
-            channels, height, width = map(int, facts["image_shape"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})") from None
-        require_trusted(recorded.model.call(), "model", trust, nn.Module)
-        require_trusted(recorded.dataset.call(), "dataset", trust, None, FUNCTIONS)
-        dataset = recorded.dataset
-        if facts.get("root") is not None:  # absolute, where the config's may be relative to another folder
-            dataset = dataset.model_copy(update={"root": str(facts["root"])})
-        model = build(recorded.model, len(classes), (channels, height, width))
+            config = check(_Config, read_config(config_file.read_text(), run))
+            facts = _Facts.model_validate_json(facts_file.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{run}: its record is damaged ({one_line(error)[:120]})") from None
+        require_trusted(config.model.call(), "model", trust, nn.Module)
+        require_trusted(config.dataset.call(), "dataset", trust, None, FUNCTIONS)
+        model = build(config.model, len(facts.classes), facts.image_shape)
         weights = checkpoint.load(weights_file)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"run={stored.run_id}: its weights do not fit its net ({one_line(error)[:160]})") from None
-    return TrainedNet(
-        model=model.eval(),
-        dataset=dataset,
-        classes=classes,
-        image_shape=(channels, height, width),
-        like_mnist=bool(facts.get("like_mnist")),
-        digest=str(facts.get("digest")),
-        trained_on=f"{recorded.model.name} on {facts.get('name')}",
-    )
+        raise UserError(f"{run}: its weights do not fit its net ({one_line(error)[:160]})") from None
+    dataset = config.dataset.model_copy(update={"root": facts.root} if facts.root else {})
+    return TrainedNet(model, facts, dataset, f"{config.model.name} on {facts.name}")
 
 
 def _predict_test_images(
@@ -128,19 +119,18 @@ def _predict_test_images(
     if settings.root is not None:
         dataset = check(Dataset, {**dataset.model_dump(exclude_unset=True), "root": settings.root})
     data = load_images(dataset, device)
-    if data.classes != net.classes:
+    if data.classes != net.images.classes:
         place = f"root={settings.root}" if settings.root is not None else f"dataset {data.name}"
         raise UserError(
-            f"{place}: must hold images of the net's classes, {', '.join(net.classes)[:80]}; "
+            f"{place}: must hold images of the net's classes, {', '.join(net.images.classes)[:80]}; "
             f"these are of {', '.join(data.classes)[:80]}"
         )
     lines = []
-    if data.digest != net.digest:
+    if data.digest != net.images.digest:
         lines.append("note: these are not the images that the run was made with (another digest)")
     test = data.test[torch.arange(min(settings.count, len(data.test)), device=device)]
-    scores = net.scores(test.images, test.labels)
-    predicted, actual = net.names(scores.predicted), net.names(scores.labels)
-    confidences = scores.confidence.tolist()
+    predicted, confidences = _guesses(net, test.images)
+    actual = [data.classes[number] for number in test.labels]
     for guess, truth, confidence in zip(predicted, actual, confidences, strict=True):
         wrong = "" if guess == truth else "   wrong"
         lines.append(f'predicted: "{guess}", actual: "{truth}", confidence: {confidence:.1%}{wrong}')
@@ -170,18 +160,24 @@ def _predict_photos(
     if not originals:
         raise UserError(f"images: none of the pictures can be used; {lines[-1]}")
     images = np.stack(prepared)
-    scores = net.scores(torch.from_numpy(images).to(device), torch.zeros(len(images), dtype=torch.int64))
-    answers = list(zip(net.names(scores.predicted), scores.confidence.tolist(), strict=True))
-    for file, (guess, confidence) in zip(originals, answers, strict=True):
+    predicted, confidences = _guesses(net, torch.from_numpy(images).to(device))
+    captions = []
+    for file, guess, confidence in zip(originals, predicted, confidences, strict=True):
         lines.append(f'{file}: predicted: "{guess}", confidence: {confidence:.1%}')
-    captions = [f"{guess} ({confidence:.0%})" for guess, confidence in answers]
+        captions.append(f"{guess} ({confidence:.0%})")
     title = "Each picture and what the net was given of it"
     names = [file.name for file in originals]
     return lines, run_figures.prepared_photos(names, [*originals.values()], images, captions, title)
 
 
+def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float]]:
+    """The names of the predicted classes of N×C×H×W uint8 images, and their probabilities."""
+    scores = evaluate(net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))
+    return [net.images.classes[number] for number in scores.predicted], scores.confidence.tolist()
+
+
 def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> NDArray[np.uint8]:
-    if net.like_mnist:
+    if net.images.like_mnist:
         return like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
-    image = as_trained(file, net.image_shape)
+    image = as_trained(file, net.images.image_shape)
     return 255 - image if settings.invert is True else image
