@@ -36,8 +36,7 @@ OmegaConf.register_new_resolver(
 def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyType({}), sweeps: bool = False) -> None:
     """Runs `main`, decorated with `hydra.main`; user errors print one line, no traceback.
 
-    `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m. Modules
-    in the working directory can be named by a `_target_`.
+    `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m.
     """
     multirun = bool({"-m", "--multirun"} & {*sys.argv})
     if multirun and not sweeps:
@@ -46,7 +45,7 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
         key, equals, value = word.partition("=")
         if equals and key in renamed:
             sys.argv[i] = f"{renamed[key]}={value}"
-    sys.path.append(str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))  # for a `_target_` there
     # Our files in conf/hydra/launcher/ have the names of the plugins' own and are checked against those.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
     # Hydra prints its own report of an error unless it is told to raise.
@@ -74,8 +73,7 @@ def _exit_for(error: Exception) -> NoReturn:
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
-    """Checks the composed config as `kind`, then calls the function of this dotted name with the settings, the config
-    as plain dicts, and a folder for output. The function's module is imported only then.
+    """Checks the config as `kind` and calls the function of this dotted name with settings, plain dicts and a folder.
 
     Hydra makes the folder first; if nothing was written into it, it is removed.
     """
@@ -104,10 +102,7 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
 
 
 def require_empty(folder: Path) -> None:
-    """Makes sure that nothing is overwritten.
-
-    Raises `UserError` if `folder` holds files beside the running command's log.
-    """
+    """Raises `UserError` if `folder` holds files, beside the running command's log, that would be overwritten."""
     if any(path.name != LOG for path in folder.iterdir()):
         raise UserError(f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files")
 
@@ -120,10 +115,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 @contextmanager
 def _log(folder: Path) -> Iterator[None]:
-    """Sends a job's output to log.txt in its folder and turns every exception into a `UserError`.
-
-    Other exceptions may not survive the way from the worker process to the sweep.
-    """
+    """Logs a job's output and makes every exception a `UserError`: others may not survive the way to the sweep."""
     with (folder / LOG).open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         try:
             yield

@@ -27,11 +27,9 @@ class Schedule:
 
     def after_epoch(self, val_loss: float) -> None:
         """To be called after every validation, with its mean loss in nats, which a plateau is judged by."""
-        if self.interval != "epoch":
-            return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
+        if self.interval == "epoch" and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(val_loss)
-        else:
+        elif self.interval == "epoch":
             self.scheduler.step()
 
 
@@ -47,10 +45,7 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
 
 
 def build_schedule(settings: schema.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
-    """The scheduler that `settings` name, over `optimizer`, for a run of so many batches an epoch.
-
-    Raises `UserError` if its class refuses the settings, or it would be stepped at the wrong moments.
-    """
+    """The scheduler that `settings` name, for so many batches an epoch; raises `UserError` if it cannot work."""
     asked = settings.call().get("steps_per_epoch")
     if asked is not None and settings.interval == "epoch":
         raise UserError("scheduler.interval=epoch: must be batch for a schedule with steps_per_epoch")

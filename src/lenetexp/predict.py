@@ -55,19 +55,15 @@ class _Facts(Settings):
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net with its best weights, what it was trained on, and where its test images come from."""
+    """A net with its best weights, and what its run recorded of it and its images."""
 
     model: nn.Module
-    images: _Facts
-    dataset: Dataset
-    trained_on: str  # the net and its data in a few words
+    config: _Config
+    facts: _Facts
 
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
-    """Prints what the net of a run predicts, and draws it into `folder`.
-
-    Raises `UserError` if there is no such run, or nothing to predict on.
-    """
+    """Prints what the net of a run predicts, and draws it into `folder`; `UserError` if there is nothing to predict."""
     device = pick(settings.device)
     files = find_images(settings.images) if settings.images else []
     if len(files) == 1:
@@ -75,22 +71,20 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     stored = find_run(open_store(settings.tracking, create=False), settings.run)
     net = load(stored, settings.trust)
     net.model.to(device)
-    predict = _predict_photos(net, files, settings, device) if files else _predict_test_images(net, settings, device)
-    lines, figure = predict
+    if files:
+        lines, figure = _predict_photos(net, files, settings, device)
+    else:
+        lines, figure = _predict_test_images(net, settings, device)
     style.save({"predictions": figure}, folder)
     accuracy = stored.metrics.get(BEST_ACCURACY, nan)
     ended = f"validation accuracy {accuracy:.2%}" if not isnan(accuracy) else stored.status.lower()
-    print(f"run {stored.run_id} ({stored.name}): {net.trained_on}, {ended}\n")
+    print(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}, {ended}\n")
     print("\n".join(lines))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 
 
 def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
-    """Rebuilds a run's net from its artifacts. Its config may name classes of lenetexp, torch and the modules in
-    `trust`.
-
-    Raises `UserError` if the run has no weights, is damaged, or names what is not trusted.
-    """
+    """Rebuilds a run's net; raises `UserError` if its record is damaged, or names what is not trusted."""
     run = f"run={stored.run_id}"
     with TemporaryDirectory(prefix="lenetexp-") as folder:
         config_file, facts_file, weights_file = stored.download(Path(folder), File.CONFIG, File.DATASET, File.BEST)
@@ -107,26 +101,21 @@ def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{run}: its weights do not fit its net ({one_line(error)[:160]})") from None
-    dataset = config.dataset.model_copy(update={"root": facts.root} if facts.root else {})
-    return TrainedNet(model, facts, dataset, f"{config.model.name} on {facts.name}")
+    return TrainedNet(model, config, facts)
 
 
 def _predict_test_images(
     net: TrainedNet, settings: PredictConfig, device: torch.device
 ) -> tuple[list[str], style.Figure]:
     """Lines and a picture of the first test images of the run's own dataset."""
-    dataset = net.dataset
-    if settings.root is not None:
-        dataset = check(Dataset, {**dataset.model_dump(exclude_unset=True), "root": settings.root})
-    data = load_images(dataset, device)
-    if data.classes != net.images.classes:
-        place = f"root={settings.root}" if settings.root is not None else f"dataset {data.name}"
-        raise UserError(
-            f"{place}: must hold images of the net's classes, {', '.join(net.images.classes)[:80]}; "
-            f"these are of {', '.join(data.classes)[:80]}"
-        )
+    root = settings.root or net.facts.root
+    data = load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), device)
+    if data.classes != net.facts.classes:
+        where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
+        wanted, found = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
+        raise UserError(f"{where}: must hold images of the net's classes, {wanted}; these are of {found}")
     lines = []
-    if data.digest != net.images.digest:
+    if data.digest != net.facts.digest:
         lines.append("note: these are not the images that the run was made with (another digest)")
     test = data.test[torch.arange(min(settings.count, len(data.test)), device=device)]
     predicted, confidences = _guesses(net, test.images)
@@ -140,10 +129,7 @@ def _predict_test_images(
 def _predict_photos(
     net: TrainedNet, files: list[Path], settings: PredictConfig, device: torch.device
 ) -> tuple[list[str], style.Figure]:
-    """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named.
-
-    Raises `UserError` if none can be used.
-    """
+    """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named."""
     lines = []
     if len(files) > settings.count:
         lines.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
@@ -151,8 +137,13 @@ def _predict_photos(
     prepared: list[NDArray[np.uint8]] = []
     for file in files[: settings.count]:
         try:
-            prepared.append(_prepare(net, file, settings))
+            if net.facts.like_mnist:
+                image = like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
+            else:
+                image = as_trained(file, net.facts.image_shape)
+                image = 255 - image if settings.invert is True else image
             originals[file] = np.array(read_image(file, "RGB"))
+            prepared.append(image)
         except UserError as error:
             if len(files) == 1:
                 raise
@@ -173,11 +164,4 @@ def _predict_photos(
 def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float]]:
     """The names of the predicted classes of N×C×H×W uint8 images, and their probabilities."""
     scores = evaluate(net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))
-    return [net.images.classes[number] for number in scores.predicted], scores.confidence.tolist()
-
-
-def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> NDArray[np.uint8]:
-    if net.images.like_mnist:
-        return like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
-    image = as_trained(file, net.images.image_shape)
-    return 255 - image if settings.invert is True else image
+    return [net.facts.classes[number] for number in scores.predicted], scores.confidence.tolist()

@@ -26,11 +26,7 @@ class Settings(BaseModel):
 
 
 class Target(Settings):
-    """Names a class or function by `_target_`; all other keys are its arguments.
-
-    Keys declared here or in a subclass are checked. Others are passed on unchanged, so that a custom class may have any
-    arguments.
-    """
+    """A class or function by its dotted name, with its arguments: those declared here are checked, others passed on."""
 
     model_config = ConfigDict(extra="allow", serialize_by_alias=True)
     not_arguments: ClassVar[frozenset[str]] = frozenset()
@@ -47,10 +43,7 @@ class Target(Settings):
         return self.model_dump(exclude_unset=True, exclude=set(self.not_arguments))
 
     def make(self, group: str, kind: type[T], *first: Any, **more: Any) -> T:
-        """Calls what is named, with `first` and `more` beside its arguments.
-
-        Raises `UserError`, which says in which config `group`, if it raises anything or does not make a `kind`.
-        """
+        """Calls what is named, with `first` and `more`; raises `UserError` if that fails or does not make a `kind`."""
         call = {**self.call(), **more}
         try:
             made = instantiate(call, *first, _convert_="all")
@@ -252,10 +245,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
-    """Turns a composed config, as plain dicts and lists, into `kind`; `prefix` is where it stands.
-
-    Raises `UserError` that names the first wrong key, its value and what is allowed.
-    """
+    """A composed config as `kind`; raises `UserError` that names the first wrong key, which `prefix` precedes."""
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:

@@ -38,21 +38,12 @@ class Data:
 
     def facts(self) -> dict[str, Any]:
         """What is stored with a trained net about its images, as plain values."""
-        return {
-            "name": self.name,
-            "classes": list(self.classes),
-            "image_shape": list(self.image_shape),
-            "like_mnist": self.like_mnist,
-            "digest": self.digest,
-            "images": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
-        }
+        facts = {key: getattr(self, key) for key in ("name", "classes", "image_shape", "like_mnist", "digest")}
+        return {**facts, "images": {part: len(getattr(self, part)) for part in ("train", "val", "test")}}
 
 
 def load(settings: Dataset, device: torch.device) -> Data:
-    """Loads the dataset that `settings` names, holds out validation images, and puts all on `device`.
-
-    Raises `UserError` if the images are missing or damaged, or a custom dataset does not return a proper `Source`.
-    """
+    """Loads what `settings` name, holds out validation images, puts all on `device`; may raise `UserError`."""
     source = settings.make("dataset", Source)
     if mistake := _mistake(source):
         raise UserError(f"dataset._target_={settings.target}: {mistake}")
@@ -63,15 +54,8 @@ def load(settings: Dataset, device: torch.device) -> Data:
         train, val = source.train, source.test
     else:
         train, val = hold_out(source.train, settings.validation, settings.split_seed)
-    return Data(
-        name=source.name,
-        train=train.to(device),
-        val=val.to(device),
-        test=source.test.to(device),
-        classes=tuple(source.classes),
-        like_mnist=source.like_mnist,
-        digest=_digest(source),
-    )
+    train, val, test = (split.to(device) for split in (train, val, source.test))
+    return Data(source.name, train, val, test, tuple(source.classes), source.like_mnist, _digest(source))
 
 
 def _mistake(source: Source) -> str | None:

@@ -162,10 +162,7 @@ def _read_idx_files(name: str, split: str | None, files: list[Path]) -> list[Spl
 
 
 def _read_idx(path: Path) -> NDArray[Any]:
-    """The array in an IDX file: two zeros, type, number of sizes, each size in 4 bytes, the values; all big-endian.
-
-    Raises `UserError` if the file is not whole, or not of the kind that its name says.
-    """
+    """The array in an IDX file: two zeros, type, number of sizes, sizes in 4 bytes, values; all big-endian."""
     content = path.read_bytes()
     count, _, kind = path.name.partition("-idx")[2].partition("-")
     dtype = np.dtype({"ubyte": "u1", "int": ">i4"}[kind])

@@ -10,8 +10,7 @@ from lenetexp.errors import UserError, one_line
 def build(settings: Target, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """The net that `settings` name, for so many classes and images of this shape (C, H, W), on the CPU.
 
-    A custom net is a class that takes `classes` and `channels` beside its settings. Raises `UserError` if the class
-    refuses its settings, or the net does not take such images.
+    A custom net's class takes `classes` and `channels` beside its settings. Raises `UserError` if the net does not fit.
     """
     model = settings.make("model", nn.Module, classes=classes, channels=image_shape[0])
     size = "×".join(map(str, image_shape))

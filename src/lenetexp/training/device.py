@@ -12,10 +12,7 @@ THREADS = torch.get_num_threads()  # torch's own choice, or that of OMP_NUM_THRE
 
 
 def pick(settings: Device) -> torch.device:
-    """The device that `settings` name; sets torch's threads and determinism for the process.
-
-    Raises `UserError` if there is no such device, or no compiler for device.compile=true.
-    """
+    """The device that `settings` name, with torch's threads and determinism set; `UserError` if there is none."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name: str = settings.name
     if name == "auto":

@@ -66,10 +66,7 @@ class Training:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def record(self, epoch: int, train: Totals, val: Scores, lr: float, images_per_second: float) -> EpochRecord:
-        """Adds an epoch to the history and keeps its weights if they are the best so far.
-
-        Raises `Diverged` if its losses are not finite.
-        """
+        """Adds an epoch, and keeps its weights if they are the best; raises `Diverged` if a loss is not finite."""
         train_loss, train_accuracy = train.means()
         if not isfinite(train_loss + val.loss):
             raise Diverged(epoch)
@@ -98,10 +95,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned.
-
-        Raises exceptions of many kinds if it is the state of something else.
-        """
+        """Restores what `state_dict` returned; the state of something else raises exceptions of many kinds."""
         history = TypeAdapter(list[EpochRecord]).validate_python(state["history"])
         if [record.epoch for record in history] != list(range(1, len(history) + 1)):
             raise ValueError("its epochs are not numbered from 1 on")
@@ -121,10 +115,7 @@ class Training:
 
 
 def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
-    """Everything that learns, on the device, before the first step; the seed alone decides the weights.
-
-    Raises `UserError` if a class refuses its settings, or the net does not take these images.
-    """
+    """What learns, before the first step; the seed alone decides the weights. `UserError` if it cannot work."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("weights", settings.seed, 0))
         model = build(settings.model, len(data.classes), data.image_shape)
