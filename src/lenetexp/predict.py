@@ -30,6 +30,8 @@ from lenetexp.training import checkpoint
 from lenetexp.training.device import pick
 from lenetexp.training.evaluate import evaluate
 
+Answer = tuple[list[str], style.Figure]  # what is printed, and the picture
+
 
 class _Config(Settings):
     """What is needed of a stored config."""
@@ -71,10 +73,7 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     stored = find_run(open_store(settings.tracking, create=False), settings.run)
     net = load(stored, settings.trust)
     net.model.to(device)
-    if files:
-        lines, figure = _predict_photos(net, files, settings, device)
-    else:
-        lines, figure = _predict_test_images(net, settings, device)
+    lines, figure = _photos(net, files, settings, device) if files else _test_images(net, settings, device)
     style.save({"predictions": figure}, folder)
     accuracy = stored.metrics.get(BEST_ACCURACY, nan)
     ended = f"validation accuracy {accuracy:.2%}" if not isnan(accuracy) else stored.status.lower()
@@ -104,9 +103,7 @@ def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
     return TrainedNet(model, config, facts)
 
 
-def _predict_test_images(
-    net: TrainedNet, settings: PredictConfig, device: torch.device
-) -> tuple[list[str], style.Figure]:
+def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of the first test images of the run's own dataset."""
     root = settings.root or net.facts.root
     data = load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), device)
@@ -126,9 +123,7 @@ def _predict_test_images(
     return lines, run_figures.predictions(test.images.cpu().numpy(), predicted, actual, confidences)
 
 
-def _predict_photos(
-    net: TrainedNet, files: list[Path], settings: PredictConfig, device: torch.device
-) -> tuple[list[str], style.Figure]:
+def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named."""
     lines = []
     if len(files) > settings.count:

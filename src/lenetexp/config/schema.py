@@ -15,7 +15,6 @@ from lenetexp.errors import UserError, one_line
 # The default of an argument that a class may not have. If it is given, it must not be null.
 ABSENT: Any = None
 
-
 T = TypeVar("T")
 
 

@@ -35,7 +35,7 @@ CLASSES = {
     "FashionMNIST": CLOTHES.split(", "),
     "KMNIST": ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
     "QMNIST": [*digits],
-    "EMNIST": [],  # EMNIST_CLASSES
+    "EMNIST": [],  # see EMNIST_CLASSES
     "USPS": [*digits],
     "CIFAR10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 }
@@ -70,13 +70,9 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
         train, test = _read_with_torchvision(name, top, files)
     else:
         train, test = _read_idx_files(name, split, files)
-    return Source(
-        name=name if split is None else f"{name} {split}",
-        train=train,
-        test=test,
-        classes=tuple(CLASSES[name] if split is None else EMNIST_CLASSES[split]),
-        like_mnist=name in ("MNIST", "QMNIST", "EMNIST", "USPS"),
-    )
+    classes = tuple(CLASSES[name] if split is None else EMNIST_CLASSES[split])
+    like_mnist = name in ("MNIST", "QMNIST", "EMNIST", "USPS")
+    return Source(name if split is None else f"{name} {split}", train, test, classes, like_mnist)
 
 
 def _files(name: str, split: str | None, root: Path) -> list[Path]:
@@ -130,9 +126,10 @@ def _read_with_torchvision(name: str, root: Path, files: list[Path]) -> list[Spl
             dataset = getattr(datasets, name)(str(root), train=train)
             images, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
             if name == "CIFAR10":
-                splits.append(Split(resized(images.permute(0, 3, 1, 2).float(), 28), labels))
+                images = resized(images.permute(0, 3, 1, 2).float(), 28)
             else:
-                splits.append(Split(into_mnist_frame(images[:, None].float()), labels))
+                images = into_mnist_frame(images[:, None].float())
+            splits.append(Split(images, labels))
     except Exception as error:  # torchvision's readers raise almost anything
         raise UserError(
             f"dataset.root={root}: {name}'s files in {files[0].parent} cannot be read ({one_line(error)}); "
@@ -149,9 +146,8 @@ def _read_idx_files(name: str, split: str | None, files: list[Path]) -> list[Spl
     for i in (0, 2):
         images, labels = arrays[i : i + 2]
         if len(images) != len(labels):
-            raise UserError(
-                f"{files[i]} holds {len(images)} images, but {files[i + 1].name} {len(labels)} labels: must agree"
-            )
+            found = f"{len(images)} images, but {files[i + 1].name} {len(labels)} labels"
+            raise UserError(f"{files[i]} holds {found}: must agree")
         if name == "EMNIST":
             images = images.transpose(0, 2, 1)  # the files hold them transposed
         if name == "QMNIST":
