@@ -128,8 +128,7 @@ def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device:
     lines = []
     if len(files) > settings.count:
         lines.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
-    originals: dict[Path, NDArray[np.uint8]] = {}
-    prepared: list[NDArray[np.uint8]] = []
+    used: list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]] = []  # name, picture, what the net is given of it
     for file in files[: settings.count]:
         try:
             if net.facts.like_mnist:
@@ -137,23 +136,22 @@ def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device:
             else:
                 image = as_trained(file, net.facts.image_shape)
                 image = 255 - image if settings.invert is True else image
-            originals[file] = np.array(read_image(file, "RGB"))
-            prepared.append(image)
+            used.append((str(file), np.array(read_image(file, "RGB")), image))
         except UserError as error:
             if len(files) == 1:
                 raise
             lines.append(f"skipped: {error}")
-    if not originals:
+    if not used:
         raise UserError(f"images: none of the pictures can be used; {lines[-1]}")
+    names, originals, prepared = zip(*used, strict=True)
     images = np.stack(prepared)
     predicted, confidences = _guesses(net, torch.from_numpy(images).to(device))
     captions = []
-    for file, guess, confidence in zip(originals, predicted, confidences, strict=True):
-        lines.append(f'{file}: predicted: "{guess}", confidence: {confidence:.1%}')
+    for name, guess, confidence in zip(names, predicted, confidences, strict=True):
+        lines.append(f'{name}: predicted: "{guess}", confidence: {confidence:.1%}')
         captions.append(f"{guess} ({confidence:.0%})")
     title = "Each picture and what the net was given of it"
-    names = [file.name for file in originals]
-    return lines, run_figures.prepared_photos(names, [*originals.values()], images, captions, title)
+    return lines, run_figures.prepared_photos([Path(name).name for name in names], originals, images, captions, title)
 
 
 def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float]]:

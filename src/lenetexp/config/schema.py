@@ -164,15 +164,13 @@ class SweepJob(Settings):
     """A run's place in a sweep, set by the sweep itself."""
 
     parent: f.Text  # MLflow id of the sweep's own run
-    # Both are percent-encoded, so that any value passes through any launcher's command line.
+    # Both are percent-encoded, so that they pass through any launcher's command line.
     cwd: f.Text  # the folder that the sweep was started in: relative paths are relative to it
     swept: f.Text  # JSON: the swept keys with this run's values as they were typed
 
     @property
     def values(self) -> dict[str, str]:
-        """The swept keys with this run's values."""
-        values: dict[str, str] = json.loads(unquote(self.swept))
-        return values
+        return json.loads(unquote(self.swept))
 
 
 def _arguments(known: type[Target], *packages: str) -> BeforeValidator:

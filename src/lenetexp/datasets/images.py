@@ -94,10 +94,10 @@ def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: st
     if the picture, called `name`, is of one flat shade.
     """
     ink = _ink(grey, invert, name)
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = (max(round(side * BOX / max(ink.shape)), 1) for side in ink.shape)
-    scaled = np.array(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
+    sign = Image.fromarray(ink)
+    sign = sign.crop(sign.getbbox())
+    width, height = (max(round(side * BOX / max(sign.size)), 1) for side in sign.size)
+    scaled = np.array(sign.resize((width, height), Image.Resampling.BILINEAR))
     frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
     top, left = (FRAME - height) // 2, (FRAME - width) // 2
     frame[top : top + height, left : left + width] = (scaled * (255 / scaled.max())).round()

@@ -28,7 +28,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     like_mnist: bool
-    digest: str  # of all images and labels: 36 hexadecimal digits
+    digest: str  # of all images and labels
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -106,11 +106,11 @@ class Training:
         _require_alike(self.schedule.scheduler.state_dict(), state["scheduler"])
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
-        fused = any(group.get("fused") for group in self.optimizer.param_groups)
-        for parameter, kept in self.optimizer.state.items() if fused else ():
-            shapes = {tensor.shape for tensor in kept.values() if isinstance(tensor, Tensor)}
-            if not shapes <= {(), parameter.shape}:  # its step would touch memory that is not its own
-                raise ValueError(f"the optimizer's state has the shapes {shapes} for weights of {parameter.shape}")
+        if any(group.get("fused") for group in self.optimizer.param_groups):  # would touch memory not its own
+            for parameter, kept in self.optimizer.state.items():
+                shapes = {tuple(tensor.shape) for tensor in kept.values() if isinstance(tensor, Tensor)}
+                if not shapes <= {(), tuple(parameter.shape)}:
+                    raise ValueError(f"the optimizer's state has the shapes {shapes}")
         self.history, self.best_weights = history, state["best_weights"]
 
 
