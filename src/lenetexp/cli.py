@@ -15,9 +15,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
@@ -38,70 +36,44 @@ OmegaConf.register_new_resolver(
 def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyType({}), sweeps: bool = False) -> None:
     """Runs `main`, decorated with `hydra.main`; user errors print one line, no traceback.
 
-    `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m. Modules
-    in the working directory can be named by a `_target_`.
+    `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m.
     """
-    if {"-m", "--multirun"} & {*sys.argv} and not sweeps:
-        _exit_with("-m: only run.py takes it")
+    multirun = bool({"-m", "--multirun"} & {*sys.argv})
+    if multirun and not sweeps:
+        _exit_for(UserError("-m: only run.py takes it"))
     for i, word in enumerate(sys.argv):
         key, equals, value = word.partition("=")
         if equals and key in renamed:
             sys.argv[i] = f"{renamed[key]}={value}"
-    sys.path.append(str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))  # for a `_target_` there
     # Our files in conf/hydra/launcher/ have the names of the plugins' own and are checked against those.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
     # Hydra prints its own report of an error unless it is told to raise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        _exit_with(of_exception(error))
-    except yaml.YAMLError as error:
-        _exit_with(f"a config file is not YAML: {one_line(error)}")
-    except ValueError as error:
-        if str(error).startswith("Only one of --run"):  # --cfg together with -m
-            _exit_with(one_line(error))
-        if "Config group override" not in str(error):
-            raise
-        _exit_with(f"{one_line(error)}; a group must be one of its options, e.g. optimizer=sgd")
-    except AssertionError as error:
-        if "Unexpected type for root" not in str(error):
-            raise
-        _exit_with("a setting inside one that is null cannot be set; give all of it, e.g. key={inner:1}")
-    except BrokenPipeError:
-        _exit_quietly()
-    except OSError as error:
-        _exit_with(_of_hydras_folder(error))
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno and error.filename:  # Hydra could not make its folder
+            multirun = multirun or any(word.startswith("sweep=") for word in sys.argv)
+            key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+            _exit_for(UserError(f"{key}={error.filename}: cannot be made or written ({error.strerror})"))
+        _exit_for(error)
 
 
-def _of_hydras_folder(error: OSError) -> str:
-    """The sentence for a folder that Hydra could not make, or a write that found no room."""
-    if error.filename is None:
-        if error.errno is None:
-            raise error
-        return f"a file cannot be written ({error.strerror})"
-    in_sweep = any(word in ("-m", "--multirun") or word.startswith("sweep=") for word in sys.argv)
-    key = "hydra.sweep.dir" if in_sweep else "hydra.run.dir"
-    return f"{key}={error.filename}: cannot be made or written ({error.strerror})"
-
-
-def _exit_with(message: str) -> NoReturn:
-    """Ends the command with one printable line, whatever was typed into it."""
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    sys.exit(f"error: {line}")
-
-
-def _exit_quietly() -> NoReturn:
-    """The reader of the output has gone, as in … | head: exits as a program that SIGPIPE ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(141)
+def _exit_for(error: Exception) -> NoReturn:
+    """Ends the command with one printable line, whatever was typed into it; raises what is no mistake of the user's."""
+    if isinstance(error, BrokenPipeError):  # the reader has gone, as in … | head: ends as SIGPIPE would end it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    if (sentence := of_exception(error)) is None:
+        raise error
+    sys.exit("error: " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence))
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
-    """Checks the composed config as `kind`, then calls the function of this dotted name with the settings, the config
-    as plain dicts, and a folder for output. The function's module is imported only then.
+    """Checks the config as `kind` and calls the function of this dotted name with settings, plain dicts and a folder.
 
     Hydra makes the folder first; if nothing was written into it, it is removed.
     """
@@ -120,23 +92,17 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
             require_empty(folder)
         with _log(folder) if in_sweep else nullcontext():
             return get_method(function)(settings, values, folder)
-    except BrokenPipeError:
-        _exit_quietly()
     except (UserError, OmegaConfBaseException, OSError) as error:
         if in_sweep:
             raise UserError(of_exception(error)) from None
-        # Exits here because Hydra would print a line of its own above the sentence.
-        _exit_with(of_exception(error))
+        _exit_for(error)  # here, because Hydra would print a line of its own above the sentence
     finally:
         with suppress(OSError):
             folder.rmdir()
 
 
 def require_empty(folder: Path) -> None:
-    """Makes sure that nothing is overwritten.
-
-    Raises `UserError` if `folder` holds files beside the running command's log.
-    """
+    """Raises `UserError` if `folder` holds files, beside the running command's log, that would be overwritten."""
     if any(path.name != LOG for path in folder.iterdir()):
         raise UserError(f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files")
 
@@ -149,10 +115,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 @contextmanager
 def _log(folder: Path) -> Iterator[None]:
-    """Sends a job's output to log.txt in its folder and turns every exception into a `UserError`.
-
-    Other exceptions may not survive the way from the worker process to the sweep.
-    """
+    """Logs a job's output and makes every exception a `UserError`: others may not survive the way to the sweep."""
     with (folder / LOG).open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         try:
             yield

@@ -4,15 +4,13 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Any
 
-from hydra.utils import instantiate
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lenetexp.config import schema
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError
 
 
 @dataclass
@@ -29,17 +27,15 @@ class Schedule:
 
     def after_epoch(self, val_loss: float) -> None:
         """To be called after every validation, with its mean loss in nats, which a plateau is judged by."""
-        if self.interval != "epoch":
-            return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
+        if self.interval == "epoch" and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(val_loss)
-        else:
+        elif self.interval == "epoch":
             self.scheduler.step()
 
 
 def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimizer that `settings` name, over `parameters`. Raises `UserError` if its class refuses the settings."""
-    optimizer: Optimizer = _build(Optimizer, "optimizer", settings, settings.call(), list(parameters))
+    optimizer = settings.make("optimizer", Optimizer, list(parameters))
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise UserError(
@@ -49,16 +45,12 @@ def build_optimizer(settings: schema.Optimizer, parameters: Iterable[nn.Paramete
 
 
 def build_schedule(settings: schema.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
-    """The scheduler that `settings` name, over `optimizer`, for a run of so many batches an epoch.
-
-    Raises `UserError` if its class refuses the settings, or it would be stepped at the wrong moments.
-    """
-    call = settings.call()
-    if "steps_per_epoch" in call and settings.interval == "epoch":
+    """The scheduler that `settings` name, for so many batches an epoch; raises `UserError` if it cannot work."""
+    asked = settings.call().get("steps_per_epoch")
+    if asked is not None and settings.interval == "epoch":
         raise UserError("scheduler.interval=epoch: must be batch for a schedule with steps_per_epoch")
-    if call.get("steps_per_epoch") == "auto":
-        call["steps_per_epoch"] = steps_per_epoch
-    scheduler: LRScheduler = _build(LRScheduler, "scheduler", settings, call, optimizer)
+    counted = {"steps_per_epoch": steps_per_epoch} if asked == "auto" else {}
+    scheduler = settings.make("scheduler", LRScheduler, optimizer, **counted)
     if isinstance(scheduler, ReduceLROnPlateau) and settings.interval == "batch":
         raise UserError("scheduler.interval=batch: must be epoch for a plateau, which is judged by the validation loss")
     steps = epochs * (steps_per_epoch if settings.interval == "batch" else 1)
@@ -68,20 +60,6 @@ def build_schedule(settings: schema.Scheduler, optimizer: Optimizer, steps_per_e
             f"{steps}; scheduler.epochs must be at least {epochs}"
         )
     return Schedule(scheduler, settings.interval)
-
-
-def _build(kind: type, group: str, settings: schema.Target, call: dict[str, Any], first: Any) -> Any:
-    try:
-        built = instantiate(call, first, _convert_="all")
-    except Exception as error:  # torch asserts some arguments and raises ValueError for others
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from None
-        given = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
-        raise UserError(f"{group}: {settings.name}({given}): {one_line(cause)}") from error
-    if not isinstance(built, kind):
-        raise UserError(f"{group}._target_={settings.target}: must make a torch {kind.__name__}")
-    return built
 
 
 def warmup_cosine(

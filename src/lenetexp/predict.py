@@ -1,6 +1,5 @@
 """What a trained net makes of images: scripts/predict.py. A run's record is all that it needs."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isnan, nan
@@ -18,6 +17,7 @@ from lenetexp.config.schema import Dataset, PredictConfig, Settings, Target, che
 from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image
 from lenetexp.datasets.load import FUNCTIONS
 from lenetexp.datasets.load import load as load_images
+from lenetexp.datasets.source import Split
 from lenetexp.errors import UserError, one_line
 from lenetexp.models.build import build
 from lenetexp.reporting import run_figures, style
@@ -28,10 +28,12 @@ from lenetexp.tracking.query import RecordedRun, find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.training import checkpoint
 from lenetexp.training.device import pick
-from lenetexp.training.evaluate import Scores, logits_of
+from lenetexp.training.evaluate import evaluate
+
+Answer = tuple[list[str], style.Figure]  # what is printed, and the picture
 
 
-class _Recorded(Settings):
+class _Config(Settings):
     """What is needed of a stored config."""
 
     model_config = ConfigDict(extra="ignore")
@@ -40,32 +42,30 @@ class _Recorded(Settings):
     dataset: Dataset
 
 
-@dataclass(frozen=True)
-class TrainedNet:
-    """A net with its best weights, and what it knows about images."""
+class _Facts(Settings):
+    """What is needed of a stored dataset.json."""
 
-    model: nn.Module
-    dataset: Dataset  # where the run's images came from
+    model_config = ConfigDict(extra="ignore", strict=False, coerce_numbers_to_str=True)
+
+    name: str | None = None
+    root: str | None = None  # absolute, where the config's may be relative to another folder
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    like_mnist: bool
-    digest: str
-    trained_on: str  # the net and its data in a few words
+    like_mnist: bool = False
+    digest: str | None = None
 
-    def scores(self, images: Tensor, labels: Tensor) -> Scores:
-        """N×C×H×W uint8 images, with N labels."""
-        return Scores(logits_of(self.model, images).cpu(), labels.cpu())
 
-    def names(self, numbers: Tensor) -> list[str]:
-        """The names of N class numbers."""
-        return [self.classes[number] for number in numbers]
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net with its best weights, and what its run recorded of it and its images."""
+
+    model: nn.Module
+    config: _Config
+    facts: _Facts
 
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
-    """Prints what the net of a run predicts, and draws it into `folder`.
-
-    Raises `UserError` if there is no such run, or nothing to predict on.
-    """
+    """Prints what the net of a run predicts, and draws it into `folder`; `UserError` if there is nothing to predict."""
     device = pick(settings.device)
     files = find_images(settings.images) if settings.images else []
     if len(files) == 1:
@@ -73,115 +73,88 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     stored = find_run(open_store(settings.tracking, create=False), settings.run)
     net = load(stored, settings.trust)
     net.model.to(device)
-    predict = _predict_photos(net, files, settings, device) if files else _predict_test_images(net, settings, device)
-    lines, figure = predict
+    lines, figure = _photos(net, files, settings, device) if files else _test_images(net, settings, device)
     style.save({"predictions": figure}, folder)
     accuracy = stored.metrics.get(BEST_ACCURACY, nan)
     ended = f"validation accuracy {accuracy:.2%}" if not isnan(accuracy) else stored.status.lower()
-    print(f"run {stored.run_id} ({stored.name}): {net.trained_on}, {ended}\n")
+    print(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}, {ended}\n")
     print("\n".join(lines))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 
 
 def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
-    """Rebuilds a run's net from its artifacts. Its config may name classes of lenetexp, torch and the modules in
-    `trust`.
-
-    Raises `UserError` if the run has no weights, is damaged, or names what is not trusted.
-    """
+    """Rebuilds a run's net; raises `UserError` if its record is damaged, or names what is not trusted."""
+    run = f"run={stored.run_id}"
     with TemporaryDirectory(prefix="lenetexp-") as folder:
         config_file, facts_file, weights_file = stored.download(Path(folder), File.CONFIG, File.DATASET, File.BEST)
         try:
-            recorded = check(_Recorded, read_config(config_file.read_text(), f"run={stored.run_id}"))
-            facts = json.loads(facts_file.read_text())
-            classes = tuple(map(str, facts["classes"]))
-            channels, height, width = map(int, facts["image_shape"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"run={stored.run_id}: its record is damaged ({one_line(error)[:120]})") from None
-        require_trusted(recorded.model.call(), "model", trust, nn.Module)
-        require_trusted(recorded.dataset.call(), "dataset", trust, None, FUNCTIONS)
-        dataset = recorded.dataset
-        if facts.get("root") is not None:  # absolute, where the config's may be relative to another folder
-            dataset = dataset.model_copy(update={"root": str(facts["root"])})
-        model = build(recorded.model, len(classes), (channels, height, width))
+            config = check(_Config, read_config(config_file.read_text(), run))
+            facts = _Facts.model_validate_json(facts_file.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{run}: its record is damaged ({one_line(error)[:120]})") from None
+        require_trusted(config.model.call(), "model", trust, nn.Module)
+        require_trusted(config.dataset.call(), "dataset", trust, None, FUNCTIONS)
+        model = build(config.model, len(facts.classes), facts.image_shape)
         weights = checkpoint.load(weights_file)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"run={stored.run_id}: its weights do not fit its net ({one_line(error)[:160]})") from None
-    return TrainedNet(
-        model=model.eval(),
-        dataset=dataset,
-        classes=classes,
-        image_shape=(channels, height, width),
-        like_mnist=bool(facts.get("like_mnist")),
-        digest=str(facts.get("digest")),
-        trained_on=f"{recorded.model.name} on {facts.get('name')}",
-    )
+        raise UserError(f"{run}: its weights do not fit its net ({one_line(error)[:160]})") from None
+    return TrainedNet(model, config, facts)
 
 
-def _predict_test_images(
-    net: TrainedNet, settings: PredictConfig, device: torch.device
-) -> tuple[list[str], style.Figure]:
+def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of the first test images of the run's own dataset."""
-    dataset = net.dataset
-    if settings.root is not None:
-        dataset = check(Dataset, {**dataset.model_dump(exclude_unset=True), "root": settings.root})
-    data = load_images(dataset, device)
-    if data.classes != net.classes:
-        place = f"root={settings.root}" if settings.root is not None else f"dataset {data.name}"
-        raise UserError(
-            f"{place}: must hold images of the net's classes, {', '.join(net.classes)[:80]}; "
-            f"these are of {', '.join(data.classes)[:80]}"
-        )
+    root = settings.root or net.facts.root
+    data = load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), device)
+    if data.classes != net.facts.classes:
+        where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
+        wanted, found = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
+        raise UserError(f"{where}: must hold images of the net's classes, {wanted}; these are of {found}")
     lines = []
-    if data.digest != net.digest:
+    if data.digest != net.facts.digest:
         lines.append("note: these are not the images that the run was made with (another digest)")
     test = data.test[torch.arange(min(settings.count, len(data.test)), device=device)]
-    scores = net.scores(test.images, test.labels)
-    predicted, actual = net.names(scores.predicted), net.names(scores.labels)
-    confidences = scores.confidence.tolist()
+    predicted, confidences = _guesses(net, test.images)
+    actual = [data.classes[number] for number in test.labels]
     for guess, truth, confidence in zip(predicted, actual, confidences, strict=True):
         wrong = "" if guess == truth else "   wrong"
         lines.append(f'predicted: "{guess}", actual: "{truth}", confidence: {confidence:.1%}{wrong}')
     return lines, run_figures.predictions(test.images.cpu().numpy(), predicted, actual, confidences)
 
 
-def _predict_photos(
-    net: TrainedNet, files: list[Path], settings: PredictConfig, device: torch.device
-) -> tuple[list[str], style.Figure]:
-    """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named.
-
-    Raises `UserError` if none can be used.
-    """
+def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device: torch.device) -> Answer:
+    """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named."""
     lines = []
     if len(files) > settings.count:
         lines.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
-    originals: dict[Path, NDArray[np.uint8]] = {}
-    prepared: list[NDArray[np.uint8]] = []
+    used: list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]] = []  # name, picture, what the net is given of it
     for file in files[: settings.count]:
         try:
-            prepared.append(_prepare(net, file, settings))
-            originals[file] = np.array(read_image(file, "RGB"))
+            if net.facts.like_mnist:
+                image = like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
+            else:
+                image = as_trained(file, net.facts.image_shape)
+                image = 255 - image if settings.invert is True else image
+            used.append((str(file), np.array(read_image(file, "RGB")), image))
         except UserError as error:
             if len(files) == 1:
                 raise
             lines.append(f"skipped: {error}")
-    if not originals:
+    if not used:
         raise UserError(f"images: none of the pictures can be used; {lines[-1]}")
+    names, originals, prepared = zip(*used, strict=True)
     images = np.stack(prepared)
-    scores = net.scores(torch.from_numpy(images).to(device), torch.zeros(len(images), dtype=torch.int64))
-    answers = list(zip(net.names(scores.predicted), scores.confidence.tolist(), strict=True))
-    for file, (guess, confidence) in zip(originals, answers, strict=True):
-        lines.append(f'{file}: predicted: "{guess}", confidence: {confidence:.1%}')
-    captions = [f"{guess} ({confidence:.0%})" for guess, confidence in answers]
+    predicted, confidences = _guesses(net, torch.from_numpy(images).to(device))
+    captions = []
+    for name, guess, confidence in zip(names, predicted, confidences, strict=True):
+        lines.append(f'{name}: predicted: "{guess}", confidence: {confidence:.1%}')
+        captions.append(f"{guess} ({confidence:.0%})")
     title = "Each picture and what the net was given of it"
-    names = [file.name for file in originals]
-    return lines, run_figures.prepared_photos(names, [*originals.values()], images, captions, title)
+    return lines, run_figures.prepared_photos([Path(name).name for name in names], originals, images, captions, title)
 
 
-def _prepare(net: TrainedNet, file: Path, settings: PredictConfig) -> NDArray[np.uint8]:
-    if net.like_mnist:
-        return like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
-    image = as_trained(file, net.image_shape)
-    return 255 - image if settings.invert is True else image
+def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float]]:
+    """The names of the predicted classes of N×C×H×W uint8 images, and their probabilities."""
+    scores = evaluate(net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))
+    return [net.facts.classes[number] for number in scores.predicted], scores.confidence.tolist()

@@ -129,7 +129,7 @@ def test_cifar10_is_in_colour_and_28_pixels_wide(cifar10: Path) -> None:
     source = torchvision_dataset("CIFAR10", str(cifar10.parent))
     assert source.train.images.shape == (10, 3, 28, 28) and source.train.images.dtype == torch.uint8
     assert (source.train.labels.tolist(), source.test.labels.tolist()) == ([3, 8] * 5, [3, 8])
-    assert source.classes[3] == "class 3"
+    assert source.classes[3] == "cat"
     red_over_blue, green = source.test.images
     assert (red_over_blue[0, :13] == 255).all() and (red_over_blue[0, 15:] == 0).all()
     assert (red_over_blue[2, :13] == 0).all() and (red_over_blue[2, 15:] == 255).all()
@@ -173,7 +173,7 @@ IMAGES, LABELS = MNIST_FILES[:2]
         (IMAGES, lambda _: b"\x1f\x8b\x08\x08 still gzipped", f"{IMAGES} is not an IDX file"),
         (IMAGES, lambda _: b"<html>Not found</html>", f"{IMAGES} is not an IDX file"),
         (LABELS, lambda _: idx(noise(19, seed=0)), f"{IMAGES} holds 20 images, but {LABELS} 19 labels"),
-        (IMAGES, lambda _: idx(noise(20, seed=0)), "MNIST/raw cannot be read"),  # labels in place of images
+        (IMAGES, lambda _: idx(noise(20, seed=0)), f"{IMAGES} is not an IDX file of its kind"),  # labels
     ],
 )
 def test_a_damaged_file_is_named(

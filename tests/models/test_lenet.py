@@ -102,8 +102,8 @@ def test_a_net_that_does_not_fit_is_one_sentence() -> None:
         build(LENET, classes=10, image_shape=(1, 32, 32))
     for target, message in (
         ("torch.nn.Identity", r"^model: Identity must return 2×10 logits .*, not \(2, 1, 28, 28\)"),
-        ("builtins.dict", r"^model\._target_=builtins\.dict: must make a torch\.nn\.Module"),
-        ("torch.nn.Linear", r"^model: Linear: .*unexpected keyword argument 'classes'"),
+        ("builtins.dict", r"^model\._target_=builtins\.dict: must make a torch Module, not a dict"),
+        ("torch.nn.Linear", r"^model: Linear\(classes=10, channels=1\): .*unexpected keyword argument 'classes'"),
     ):
         with pytest.raises(UserError, match=message):
             build(Target.model_validate({"_target_": target}), classes=10, image_shape=(1, 28, 28))

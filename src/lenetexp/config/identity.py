@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-# How a command was given. Never recorded: the same run can be given in several ways.
+# How a command was given. Never recorded.
 INVOCATION_KEYS = ("resume", "trust", "job", "given")
 # Where the record goes and where datasets lie. Recorded, but not part of the experiment.
 LOCATION_KEYS = ("tracking", "data_dir")
@@ -17,7 +17,6 @@ LOCATION_KEYS = ("tracking", "data_dir")
 COMPOSITION_KEYS = ("sweep", "hydra")
 # Part of the experiment, but of no interest when runs are compared.
 NOT_COMPARED = ("dataset.root", "device.threads")
-
 # These images are the same wherever they lie. A folder of pictures is told apart by its place.
 SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
 
@@ -70,11 +69,8 @@ def digest(content: Any) -> str:
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys in which two experiments differ, with both values; "not set" where a key is missing."""
     before, after = identity(then), identity(now)
-    return {
-        key: (before.get(key, "not set"), after.get(key, "not set"))
-        for key in dict.fromkeys([*after, *before])
-        if before.get(key, "not set") != after.get(key, "not set")
-    }
+    both = {key: (before.get(key, "not set"), after.get(key, "not set")) for key in {**after, **before}}
+    return {key: (old, new) for key, (old, new) in both.items() if old != new}
 
 
 def swept_name(swept: Mapping[str, str]) -> str:

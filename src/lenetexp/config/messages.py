@@ -1,86 +1,80 @@
 """One sentence for every mistake that pydantic, Hydra or OmegaConf reports: the key, the value, what is allowed."""
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from lenetexp.errors import nearest, one_line
+from lenetexp.errors import UserError, nearest, one_line
+
+# What is wrong, by pydantic's name for it.
+SENTENCES = {
+    "missing": "{key}: is missing from the config",
+    "extra_forbidden": "{key}={value}: there is no such setting",
+    "value_error": "{key}={value}: must be {error}",
+    "literal_error": "{key}={value}: must be {expected}",
+    "bool_type": "{key}={value}: must be true or false",
+    "string_too_short": "{key}={value}: must not be empty",
+    "too_short": "{key}={value}: must have {min_length} items",
+    "too_long": "{key}={value}: must have {max_length} items",
+    "list_type": "{key}={value}: must be a list, as [a,b]",
+    "model_type": "{key}={value}: must be settings by name, as in conf/",
+    "dict_type": "{key}={value}: must be settings by name, as in conf/",
+}
 
 
-def of_validation(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """The sentence for the first mistake that pydantic found in `values`."""
+def of_validation(error: ValidationError) -> str:
+    """The sentence for the first mistake that pydantic found."""
     problem = error.errors(include_url=False)[0]
-    key = ".".join(_path(problem["loc"], values))
-    value = _typed(problem["input"])
-    match problem["type"]:
-        case "missing":
-            return f"{key}: is missing from the config"
-        case "extra_forbidden":
-            return f"{key}={value}: there is no such setting"
-        case "value_error":
-            return f"{key}={value}: must be {problem['ctx']['error']}"
-        case "literal_error":
-            options = problem["ctx"]["expected"].replace("'", "")
-            hint = nearest(str(problem["input"]), options.replace(" or ", ", ").split(", "))
-            return f"{key}={value}: must be {options}{hint}"
-        case "bool_type":
-            return f"{key}={value}: must be true or false"
-        case "string_too_short":
-            return f"{key}={value}: must not be empty"
-        case "too_short" | "too_long":
-            return f"{key}={value}: must have {problem['ctx'].get('min_length', 2)} items"
-        case "list_type":
-            return f"{key}={value}: must be a list, as [a,b]"
-        case "model_type" | "dict_type":
-            return f"{key}={value}: must be settings by name, as in conf/"
-        case _:
-            return f"{key}={value}: {problem['msg'].replace('Input should be', 'must be')}"
+    value = problem["input"]
+    # As one would type it, shortened if it is long.
+    typed = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    details = {
+        **problem.get("ctx", {}),
+        "key": ".".join(map(str, problem["loc"])),
+        "value": typed if len(typed) <= 80 else f"{typed[:77]}…",
+        "message": problem["msg"].replace("Input should be", "must be"),
+    }
+    if problem["type"] == "literal_error":
+        options = details["expected"].replace("'", "")
+        details["expected"] = options + nearest(str(value), re.split(", | or ", options))
+    return SENTENCES.get(problem["type"], "{key}={value}: {message}").format(**details)
 
 
-def _path(loc: tuple[int | str, ...], values: Any) -> list[str]:
-    """The keys of a mistake's place, without the union tags that pydantic inserts."""
-    path = []
-    for i, part in enumerate(loc):
-        inside = isinstance(values, Mapping) and part in values
-        if inside or (isinstance(values, list) and isinstance(part, int)):
-            values = values[part]
-        elif i < len(loc) - 1:
-            continue
-        path.append(str(part))
-    return path
-
-
-def _typed(value: Any) -> str:
-    """A value as one would type it, shortened if it is long."""
-    words = {None: "null", True: "true", False: "false"}
-    text = words[value] if value is None or isinstance(value, bool) else str(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def of_exception(error: Exception) -> str:
-    """The sentence for whatever ended a command: a `UserError`, or one of Hydra's, OmegaConf's or the system's."""
-    cause = error.__cause__
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        options = [option for option in error.options if not option.startswith("_")]
-        return f"{group}={choice}: must be one of {', '.join(options)}{nearest(choice, options)}"
-    if isinstance(error, ConfigCompositionException) and (said := _of_composition(str(error), cause)):
-        return said
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
-    if isinstance(error, OverrideParseException):
-        reason = one_line(str(error).partition("\nSee ")[0].partition("\n")[2])
-        return f"{error.override}: must be key=value as Hydra reads it ({reason})"
-    if isinstance(error, OSError) and not isinstance(error, HydraException):
-        place = error.filename or HydraConfig.get().runtime.output_dir
-        return f"{place}: cannot be read or written ({error.strerror or one_line(error)})"
-    return one_line(error) + (f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else "")
+def of_exception(error: Exception) -> str | None:
+    """The sentence for what ended a command; None if it is no mistake of the user's, as far as one can tell."""
+    match error:
+        case MissingConfigException(missing_cfg_file=str(file), options=[_, *_] as names):
+            group, _, choice = file.rpartition("/")
+            options = [option for option in names if not option.startswith("_")]
+            return f"{group}={choice}: must be one of {', '.join(options)}{nearest(choice, options)}"
+        case MissingMandatoryValue():
+            return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
+        case OverrideParseException():
+            reason = one_line(str(error).partition("\nSee ")[0].partition("\n")[2])
+            return f"{error.override}: must be key=value as Hydra reads it ({reason})"
+        case UserError() | HydraException() | OmegaConfBaseException():
+            cause = error.__cause__
+            if isinstance(error, ConfigCompositionException) and (sentence := _of_composition(str(error), cause)):
+                return sentence
+            reason = f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else ""
+            return f"{one_line(error)}{reason}"
+        case OSError():
+            output = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "the output"
+            return f"{error.filename or output}: cannot be read or written ({error.strerror or one_line(error)})"
+        case yaml.YAMLError():
+            return f"a config file is not YAML: {one_line(error)}"
+        case ValueError() if str(error).startswith("Only one of --run"):  # --cfg together with -m
+            return one_line(error)
+        case ValueError() if "Config group override" in str(error):
+            return f"{one_line(error)}; a group must be one of its options, e.g. optimizer=sgd"
+        case AssertionError() if "Unexpected type for root" in str(error):
+            return "a setting inside one that is null cannot be set; give all of it, e.g. key={inner:1}"
+    return None
 
 
 def _of_composition(message: str, cause: BaseException | None) -> str | None:

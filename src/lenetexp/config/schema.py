@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from hydra.utils import instantiate
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from lenetexp.config import fields as f
 from lenetexp.config.messages import of_validation
-from lenetexp.errors import UserError
+from lenetexp.errors import UserError, one_line
 
 # The default of an argument that a class may not have. If it is given, it must not be null.
 ABSENT: Any = None
+
+T = TypeVar("T")
 
 
 class Settings(BaseModel):
@@ -22,11 +25,7 @@ class Settings(BaseModel):
 
 
 class Target(Settings):
-    """Names a class or function by `_target_`; all other keys are its arguments.
-
-    Keys declared here or in a subclass are checked. Others are passed on unchanged, so that a custom class may have any
-    arguments.
-    """
+    """A class or function by its dotted name, with its arguments: those declared here are checked, others passed on."""
 
     model_config = ConfigDict(extra="allow", serialize_by_alias=True)
     not_arguments: ClassVar[frozenset[str]] = frozenset()
@@ -41,6 +40,22 @@ class Target(Settings):
     def call(self) -> dict[str, Any]:
         """What `hydra.utils.instantiate` takes: `_target_` and the arguments that were given."""
         return self.model_dump(exclude_unset=True, exclude=set(self.not_arguments))
+
+    def make(self, group: str, kind: type[T], *first: Any, **more: Any) -> T:
+        """Calls what is named, with `first` and `more`; raises `UserError` if that fails or does not make a `kind`."""
+        call = {**self.call(), **more}
+        try:
+            made = instantiate(call, *first, _convert_="all")
+        except Exception as error:  # a class may raise anything about its arguments, which the user can change
+            cause = error.__cause__ or error
+            if isinstance(cause, UserError):
+                raise cause from None
+            given = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
+            raise UserError(f"{group}: {self.name}({given}): {one_line(cause)}") from error
+        if not isinstance(made, kind):
+            wanted = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+            raise UserError(f"{group}._target_={self.target}: must make a {wanted}, not a {type(made).__name__}")
+        return made
 
 
 class LeNetModel(Target):
@@ -149,25 +164,23 @@ class SweepJob(Settings):
     """A run's place in a sweep, set by the sweep itself."""
 
     parent: f.Text  # MLflow id of the sweep's own run
-    # Both are percent-encoded, so that any value passes through any launcher's command line.
+    # Both are percent-encoded, so that they pass through any launcher's command line.
     cwd: f.Text  # the folder that the sweep was started in: relative paths are relative to it
     swept: f.Text  # JSON: the swept keys with this run's values as they were typed
 
     @property
     def values(self) -> dict[str, str]:
-        """The swept keys with this run's values."""
-        values: dict[str, str] = json.loads(unquote(self.swept))
-        return values
+        return json.loads(unquote(self.swept))
 
 
-def _by_target(*known: str) -> Discriminator:
-    """Checks known classes' arguments only: a custom class may use the same names for other things."""
+def _arguments(known: type[Target], *packages: str) -> BeforeValidator:
+    """Has `known` check the arguments of classes in `packages`; a custom class may use their names for other things."""
 
-    def which(values: Any) -> str:
+    def check_known(values: Any) -> Any:
         target = values.get("_target_") if isinstance(values, Mapping) else None
-        return "known" if isinstance(target, str) and target.startswith(known) else "custom"
+        return known.model_validate(values) if isinstance(target, str) and target.startswith(packages) else values
 
-    return Discriminator(which)
+    return BeforeValidator(check_known)
 
 
 class RunConfig(Settings):
@@ -184,19 +197,10 @@ class RunConfig(Settings):
     trust: list[f.Text]
     job: SweepJob | None = None
     given: list[str] = []  # the overrides as they were typed; set by the command line
-    model: Annotated[
-        Annotated[LeNetModel, Tag("known")] | Annotated[Target, Tag("custom")], _by_target("lenetexp.models.LeNet")
-    ]
-    optimizer: Annotated[
-        Annotated[TorchOptimizer, Tag("known")] | Annotated[Optimizer, Tag("custom")], _by_target("torch.optim.")
-    ]
-    scheduler: Annotated[
-        Annotated[KnownScheduler, Tag("known")] | Annotated[Scheduler, Tag("custom")],
-        _by_target("torch.optim.", "lenetexp."),
-    ]
-    dataset: Annotated[
-        Annotated[KnownDataset, Tag("known")] | Annotated[Dataset, Tag("custom")], _by_target("lenetexp.")
-    ]
+    model: Annotated[Target, _arguments(LeNetModel, "lenetexp.models.LeNet")]
+    optimizer: Annotated[Optimizer, _arguments(TorchOptimizer, "torch.optim.")]
+    scheduler: Annotated[Scheduler, _arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
+    dataset: Annotated[Dataset, _arguments(KnownDataset, "lenetexp.")]
     device: Device
     tracking: Tracking
 
@@ -238,11 +242,8 @@ S = TypeVar("S", bound=Settings)
 
 
 def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
-    """Turns a composed config, as plain dicts and lists, into `kind`; `prefix` is where it stands.
-
-    Raises `UserError` that names the first wrong key, its value and what is allowed.
-    """
+    """A composed config as `kind`; raises `UserError` that names the first wrong key, which `prefix` precedes."""
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(f"{prefix}{of_validation(error, values)}") from None
+        raise UserError(f"{prefix}{of_validation(error)}") from None

@@ -18,21 +18,20 @@ def image_folder(root: str, image_size: int, channels: int, test: float) -> Sour
     that becomes the test set if root has no train and test folders. Raises `UserError` if the folders are not as
     described, or a picture cannot be read.
     """
-    folder = Path(root).expanduser()
+    folder, shape = Path(root).expanduser(), (channels, image_size, image_size)
     if not folder.is_dir():
         raise UserError(f"dataset.root={root}: must be a folder with one folder a class in it")
     train_folder, test_folder = folder / "train", folder / "test"
-    shape = (channels, image_size, image_size)
     if not train_folder.is_dir():
         classes = _class_folders(folder)
         train, held_out = hold_out(_decode(folder, classes, shape), test, seed=0)
-        return Source(folder.resolve().name, train, held_out, classes)
-    if not test_folder.is_dir():
+    elif not test_folder.is_dir():
         raise UserError(f"dataset.root={root}: has a folder train but no folder test; must have both or neither")
-    classes = _class_folders(train_folder)
-    if unknown := set(_class_folders(test_folder)) - set(classes):
-        raise UserError(f"{test_folder} has classes that {train_folder} has not: {', '.join(sorted(unknown))}")
-    train, held_out = (_decode(part, classes, shape) for part in (train_folder, test_folder))
+    else:
+        classes = _class_folders(train_folder)
+        if unknown := set(_class_folders(test_folder)) - set(classes):
+            raise UserError(f"{test_folder} has classes that {train_folder} has not: {', '.join(sorted(unknown))}")
+        train, held_out = (_decode(part, classes, shape) for part in (train_folder, test_folder))
     return Source(folder.resolve().name, train, held_out, classes)
 
 

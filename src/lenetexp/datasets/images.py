@@ -25,10 +25,7 @@ DUST = 0.02  # share of the largest part of the ink: a smaller part is dust, too
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
-    """The pictures that files, folders or globs name; those of each pattern are sorted.
-
-    Raises `UserError` if a pattern names none.
-    """
+    """The pictures that files, folders or globs name, each one's sorted. Raises `UserError` if one names none."""
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern).expanduser()
@@ -43,10 +40,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
 
 
 def read_image(path: Path, mode: str) -> Image.Image:
-    """Decodes a picture as `mode` ("L" grey, "RGB"): upright, transparent parts on white, 16 bits scaled to 8.
-
-    Raises `UserError` if it is no picture, is damaged, or has more than `MAX_PIXELS`.
-    """
+    """Decodes a picture as `mode` ("L" or "RGB"): upright, on white, 16 bits scaled to 8; `UserError` if it cannot."""
     try:
         with Image.open(path) as file:
             if file.width * file.height > MAX_PIXELS:
@@ -72,8 +66,7 @@ def as_trained(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 def resized(images: Tensor, size: int) -> Tensor:
     """Scales N×C×h×w floats from 0 to 255 to N×C×size×size uint8."""
-    scaled = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    return scaled.round().clamp(0, 255).to(torch.uint8)
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
 def into_mnist_frame(images: Tensor) -> Tensor:
@@ -82,10 +75,9 @@ def into_mnist_frame(images: Tensor) -> Tensor:
 
 
 def centred_by_mass(images: Tensor) -> Tensor:
-    """Moves each of N×1×28×28 images, drawn in the middle 20×20, so that its mass is centred on pixel 14.
+    """Moves N×1×28×28 images, drawn in the middle 20×20, by whole pixels until their mass is centred on pixel 14.
 
-    MNIST's 60,000 training images have that centre at 14.00 down and 14.01 across on average. Images move by whole
-    pixels, and never out of the frame.
+    There MNIST's 60,000 training images have it on average: 14.00 down and 14.01 across.
     """
     mass = images[:, 0].double()  # N×28×28
     place = torch.arange(FRAME, dtype=torch.float64)
@@ -102,10 +94,10 @@ def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: st
     if the picture, called `name`, is of one flat shade.
     """
     ink = _ink(grey, invert, name)
-    rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = (max(round(side * BOX / max(ink.shape)), 1) for side in ink.shape)
-    scaled = np.array(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
+    sign = Image.fromarray(ink)
+    sign = sign.crop(sign.getbbox())
+    width, height = (max(round(side * BOX / max(sign.size)), 1) for side in sign.size)
+    scaled = np.array(sign.resize((width, height), Image.Resampling.BILINEAR))
     frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
     top, left = (FRAME - height) // 2, (FRAME - width) // 2
     frame[top : top + height, left : left + width] = (scaled * (255 / scaled.max())).round()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 
 from lenetexp.config.schema import Dataset
@@ -13,7 +12,7 @@ from lenetexp.datasets.folder import image_folder
 from lenetexp.datasets.source import Source, Split, hold_out
 from lenetexp.datasets.torchvision import torchvision_dataset
 from lenetexp.datasets.uci_digits import digits
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError
 
 # The functions that a stored config may name.
 FUNCTIONS = (digits, torchvision_dataset, image_folder)
@@ -29,7 +28,7 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     like_mnist: bool
-    digest: str  # of all images and labels: 36 hexadecimal digits
+    digest: str  # of all images and labels
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -39,28 +38,13 @@ class Data:
 
     def facts(self) -> dict[str, Any]:
         """What is stored with a trained net about its images, as plain values."""
-        return {
-            "name": self.name,
-            "classes": list(self.classes),
-            "image_shape": list(self.image_shape),
-            "like_mnist": self.like_mnist,
-            "digest": self.digest,
-            "images": {"train": len(self.train), "val": len(self.val), "test": len(self.test)},
-        }
+        facts = {key: getattr(self, key) for key in ("name", "classes", "image_shape", "like_mnist", "digest")}
+        return {**facts, "images": {part: len(getattr(self, part)) for part in ("train", "val", "test")}}
 
 
 def load(settings: Dataset, device: torch.device) -> Data:
-    """Loads the dataset that `settings` names, holds out validation images, and puts all on `device`.
-
-    Raises `UserError` if the images are missing or damaged, or a custom dataset does not return a proper `Source`.
-    """
-    try:
-        source = instantiate(settings.call(), _convert_="all")
-    except Exception as error:  # a custom dataset may raise anything
-        cause = error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise UserError(f"dataset._target_={settings.target}: {one_line(cause)}") from error
+    """Loads what `settings` name, holds out validation images, puts all on `device`; may raise `UserError`."""
+    source = settings.make("dataset", Source)
     if mistake := _mistake(source):
         raise UserError(f"dataset._target_={settings.target}: {mistake}")
     height, width = source.train.images.shape[2:]
@@ -70,31 +54,21 @@ def load(settings: Dataset, device: torch.device) -> Data:
         train, val = source.train, source.test
     else:
         train, val = hold_out(source.train, settings.validation, settings.split_seed)
-    return Data(
-        name=source.name,
-        train=train.to(device),
-        val=val.to(device),
-        test=source.test.to(device),
-        classes=tuple(source.classes),
-        like_mnist=source.like_mnist,
-        digest=_digest(source),
-    )
+    train, val, test = (split.to(device) for split in (train, val, source.test))
+    return Data(source.name, train, val, test, tuple(source.classes), source.like_mnist, _digest(source))
 
 
-def _mistake(source: Any) -> str | None:
+def _mistake(source: Source) -> str | None:
     """What a custom dataset got wrong, or None."""
-    if not isinstance(source, Source):
-        return f"must return a lenetexp.datasets.Source, not a {type(source).__name__}"
+    shape = getattr(source.train.images, "shape", ())[1:]
     for name, split in (("train", source.train), ("test", source.test)):
         images, labels = split.images, split.labels
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
             return f"{name} images must be N×C×H×W uint8 with N above 0, not {_kind(images)}"
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             return f"{name} labels must be {len(images)} int64 numbers, not {_kind(labels)}"
-        if images.shape[1:] != source.train.images.shape[1:]:
-            return (
-                f"test images must have the shape of training images, {_kind(source.train.images)}, not {_kind(images)}"
-            )
+        if images.shape[1:] != shape:
+            return f"test images must have the shape of training images, {tuple(shape)}, not {_kind(images)}"
         lowest, highest, last = int(labels.min()), int(labels.max()), len(source.classes) - 1
         if lowest < 0 or highest > last:
             return f"{name} labels must be from 0 to {last}, not {lowest} to {highest}"

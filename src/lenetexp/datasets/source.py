@@ -28,24 +28,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset before validation images are held out.
-
-    `like_mnist` says that its images are prepared as MNIST's are: light on dark, the digit scaled into 20×20 pixels in
-    the middle of 28×28. Pictures to predict on are then prepared in the same way.
-    """
+    """A dataset before validation images are held out."""
 
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
+    # Light on dark, scaled into 20×20 pixels in the middle of 28×28; pictures to predict on become so, too.
     like_mnist: bool = False
 
 
 def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Holds out `fraction` of each class, at least one image; returns the rest and the held-out part, each in order.
-
-    Raises `UserError` if a class has only one image, so it cannot be in both.
-    """
+    """The rest and `fraction` of each class, both in order; `UserError` if a class has only one image."""
     rng = np.random.default_rng(seed)
     labels = split.labels.numpy()
     held = np.zeros(len(labels), dtype=bool)

@@ -1,25 +1,44 @@
-"""torchvision's datasets: downloaded where they are missing, checked, and brought to one form."""
+"""torchvision's datasets: downloaded where they are missing, checked, and brought to one form.
+
+torchvision downloads them all but reads only USPS and CIFAR-10: it takes a second to import.
+"""
 
 import contextlib
 import hashlib
 import re
 import socket
-from collections.abc import Callable
-from functools import partial
 from math import prod
 from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from lenetexp.datasets.images import into_mnist_frame, resized
 from lenetexp.datasets.source import Source, Split
 from lenetexp.errors import UserError, one_line
 
-NAMES = ("MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST", "USPS", "CIFAR10")
-EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
+EMNIST_CLASSES = {
+    "byclass": digits + ascii_uppercase + ascii_lowercase,
+    "bymerge": digits + ascii_uppercase + "abdefghnqrt",  # the other small letters look like the capital ones
+    "balanced": digits + ascii_uppercase + "abdefghnqrt",
+    "letters": ascii_lowercase,
+    "digits": digits,
+    "mnist": digits,
+}
+CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+CLASSES = {
+    "MNIST": [*digits],
+    "FashionMNIST": CLOTHES.split(", "),
+    "KMNIST": ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"],
+    "QMNIST": [*digits],
+    "EMNIST": [],  # see EMNIST_CLASSES
+    "USPS": [*digits],
+    "CIFAR10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
+}
 # What torchvision looks for in root. The files of all others are in the IDX format.
 OTHER_FILES = {"USPS": ("usps.bz2", "usps.t.bz2"), "CIFAR10": ("cifar-10-batches-py",)}
 # MNIST's published files, unpacked: number of images or labels, MD5.
@@ -35,41 +54,25 @@ PATIENCE = 5  # seconds to wait for a silent server; torchvision itself sets no 
 def torchvision_dataset(name: str, root: str, split: str | None = None) -> Source:
     """The dataset of torchvision's class `name`, from `root`; downloaded there first if it is missing.
 
-    MNIST's files are in root/MNIST/raw, and so on. `split` is for EMNIST only: one of `EMNIST_SPLITS`. Raises
+    MNIST's files are in root/MNIST/raw, and so on. `split` is for EMNIST only: a key of `EMNIST_CLASSES`. Raises
     `UserError` if the files are missing and cannot be downloaded, or are damaged.
     """
-    if name not in NAMES:
-        raise UserError(f"dataset.name={name}: must be one of {', '.join(NAMES)}")
-    if name == "EMNIST" and split not in EMNIST_SPLITS:
-        raise UserError(f"dataset.split={split}: must be one of {', '.join(EMNIST_SPLITS)}")
-    from torchvision import datasets  # takes a second
-
+    if name not in CLASSES:
+        raise UserError(f"dataset.name={name}: must be one of {', '.join(CLASSES)}")
+    if split not in (EMNIST_CLASSES if name == "EMNIST" else (None,)):
+        raise UserError(f"dataset.split={split}: must be one of {', '.join(EMNIST_CLASSES)}, for EMNIST only")
     top = Path(root).expanduser()
-    options = {"split": split} if split else {}
-    open_part = partial(getattr(datasets, name), root=str(top), **options)
     files = _files(name, split, top)
     lock = top / f".{name}.lock"
     if lock.exists() or not all(file.exists() for file in files):  # another process may be downloading
-        _download(name, open_part, top, files, lock)
-    if name not in OTHER_FILES:
-        _check_idx(files)
-    if name == "MNIST":
-        _check_mnist(files)
-    try:
-        train, test = open_part(train=True), open_part(train=False)
-    except Exception as error:  # torchvision's readers raise almost anything
-        raise UserError(
-            f"dataset.root={root}: {name}'s files in {files[0].parent} cannot be read ({one_line(error)}); "
-            "delete them to download them again"
-        ) from None
-    of_digits = name in ("MNIST", "QMNIST", "USPS")
-    return Source(
-        name=name if split is None else f"{name} {split}",
-        train=_as_split(name, split, train),
-        test=_as_split(name, split, test),
-        classes=tuple("0123456789" if of_digits else (c for c in train.classes if c != "N/A")),
-        like_mnist=of_digits or name == "EMNIST",
-    )
+        _download(name, split, top, files, lock)
+    if name in OTHER_FILES:
+        train, test = _read_with_torchvision(name, top, files)
+    else:
+        train, test = _read_idx_files(name, split, files)
+    classes = tuple(CLASSES[name] if split is None else EMNIST_CLASSES[split])
+    like_mnist = name in ("MNIST", "QMNIST", "EMNIST", "USPS")
+    return Source(name if split is None else f"{name} {split}", train, test, classes, like_mnist)
 
 
 def _files(name: str, split: str | None, root: Path) -> list[Path]:
@@ -82,17 +85,20 @@ def _files(name: str, split: str | None, root: Path) -> list[Path]:
     return [root / name / "raw" / f"{prefix}{part}-{kind}" for part in parts for kind in kinds]
 
 
-def _download(name: str, open_part: Callable[..., Any], root: Path, files: list[Path], lock: Path) -> None:
+def _download(name: str, split: str | None, root: Path, files: list[Path], lock: Path) -> None:
     """Lets torchvision download and check the files, in one process at a time; the others wait and find them."""
+    from torchvision import datasets
+
     folder = files[0].parent
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
+    options = {"split": split} if split else {}
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             for train in (True, False):
-                open_part(train=train, download=True)
+                getattr(datasets, name)(str(root), train=train, download=True, **options)
     except Exception as error:  # of the network, the disk, or torchvision's checks
         found = re.search(r"urlopen error (?:\[Errno -?\d+\] )?(.*?)>", str(error))
         reason = found[1] if found else one_line(error)[:150]
@@ -110,55 +116,72 @@ def _download(name: str, open_part: Callable[..., Any], root: Path, files: list[
                 path.rmdir()
 
 
-def _check_idx(files: list[Path]) -> None:
-    """Makes sure that files are whole, and that images and labels agree in number."""
-    for images, labels in (files[:2], files[2:]):
-        counts = _idx_count(images), _idx_count(labels)
-        if counts[0] != counts[1]:
-            raise UserError(f"{images} holds {counts[0]} images, but {labels.name} {counts[1]} labels: must agree")
+def _read_with_torchvision(name: str, root: Path, files: list[Path]) -> list[Split]:
+    """Training and test images of USPS or CIFAR-10, N×C×28×28."""
+    from torchvision import datasets
 
-
-def _check_mnist(files: list[Path]) -> None:
-    """Makes sure that no file of the published length is altered; one of another length may be a subset."""
-    names = {md5: name for name, (_, md5) in MNIST_FILES.items()}
-    for file in files:
-        found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-        length, expected = MNIST_FILES[file.name]
-        if found != expected and (found in names or _idx_count(file) == length):
-            what = f"{names[found]} under another name" if found in names else f"altered: its MD5 is {found}"
-            raise UserError(f"{file} is {what}, not {expected}; delete it to download it again")
-
-
-def _idx_count(path: Path) -> int:
-    """The number of items in an IDX file, whose header is 0, 0, type, number of sizes, each size as 4 bytes."""
-    with path.open("rb") as file:
-        head = file.read(4)
-        item = {b"\0\0\x08": 1, b"\0\0\x0c": 4}.get(head[:3])  # bytes of a uint8, an int32
-        if item is None or not 1 <= int.from_bytes(head[3:]) <= 3:
-            raise UserError(f"{path} is not an IDX file: it must start with the bytes 00 00 08 or 00 00 0c")
-        sizes = [int.from_bytes(file.read(4)) for _ in range(head[3])]
-    expected, actual = 4 + 4 * len(sizes) + item * prod(sizes), path.stat().st_size
-    if actual != expected:
+    splits = []
+    try:
+        for train in (True, False):
+            dataset = getattr(datasets, name)(str(root), train=train)
+            images, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
+            if name == "CIFAR10":
+                images = resized(images.permute(0, 3, 1, 2).float(), 28)
+            else:
+                images = into_mnist_frame(images[:, None].float())
+            splits.append(Split(images, labels))
+    except Exception as error:  # torchvision's readers raise almost anything
         raise UserError(
-            f"{path} is {'cut short' if actual < expected else 'too long'}: it has {actual:,} bytes, "
+            f"dataset.root={root}: {name}'s files in {files[0].parent} cannot be read ({one_line(error)}); "
+            "delete them to download them again"
+        ) from None
+    return splits
+
+
+def _read_idx_files(name: str, split: str | None, files: list[Path]) -> list[Split]:
+    """Training and test images, N×1×28×28, and class numbers from 0; both parts in the order of `_files`."""
+    arrays, splits = [_read_idx(file) for file in files], []
+    if name == "MNIST":
+        _check_mnist(files, arrays)
+    for i in (0, 2):
+        images, labels = arrays[i : i + 2]
+        if len(images) != len(labels):
+            found = f"{len(images)} images, but {files[i + 1].name} {len(labels)} labels"
+            raise UserError(f"{files[i]} holds {found}: must agree")
+        if name == "EMNIST":
+            images = images.transpose(0, 2, 1)  # the files hold them transposed
+        if name == "QMNIST":
+            labels = labels[:, 0]  # the other seven columns are about the writer
+        numbers = labels.astype(np.int64) - (split == "letters")  # where a is 1
+        splits.append(Split(torch.from_numpy(images[:, None].copy()), torch.from_numpy(numbers)))
+    return splits
+
+
+def _read_idx(path: Path) -> NDArray[Any]:
+    """The array in an IDX file: two zeros, type, number of sizes, sizes in 4 bytes, values; all big-endian."""
+    content = path.read_bytes()
+    count, _, kind = path.name.partition("-idx")[2].partition("-")
+    dtype = np.dtype({"ubyte": "u1", "int": ">i4"}[kind])
+    magic = bytes([0, 0, {"ubyte": 0x08, "int": 0x0C}[kind], int(count)])
+    if content[:4] != magic:
+        raise UserError(f"{path} is not an IDX file of its kind: it must start with the bytes {magic.hex(' ')}")
+    start = 4 + 4 * int(count)
+    sizes = [int.from_bytes(content[i : i + 4]) for i in range(4, start, 4)]
+    expected = start + dtype.itemsize * prod(sizes)
+    if len(content) != expected:
+        raise UserError(
+            f"{path} is {'cut short' if len(content) < expected else 'too long'}: it has {len(content):,} bytes, "
             f"its header promises {expected:,}; delete it to download it again"
         )
-    return sizes[0]
+    return np.frombuffer(content, dtype, offset=start).reshape(sizes)
 
 
-def _as_split(name: str, split: str | None, dataset: Any) -> Split:
-    """torchvision's arrays as N×C×28×28 images and class numbers from 0."""
-    labels = torch.as_tensor(np.asarray(dataset.targets)).long()
-    if name == "QMNIST":
-        labels = labels[:, 0]  # the other seven columns are about the writer
-    if (name, split) == ("EMNIST", "letters"):
-        labels = labels - 1  # a is 1 in the files, and torchvision's first class is "N/A"
-    images = torch.as_tensor(np.asarray(dataset.data))
-    if name == "CIFAR10":
-        return Split(resized(images.permute(0, 3, 1, 2).float(), 28), labels)
-    images = images.unsqueeze(1)
-    if name == "EMNIST":
-        images = images.transpose(2, 3).contiguous()  # the files hold them transposed
-    if name == "USPS":
-        images = into_mnist_frame(images.float())
-    return Split(images, labels)
+def _check_mnist(files: list[Path], arrays: list[NDArray[Any]]) -> None:
+    """Makes sure that no file of the published length is altered; one of another length may be a subset."""
+    names = {md5: name for name, (_, md5) in MNIST_FILES.items()}
+    for file, array in zip(files, arrays, strict=True):
+        found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        length, expected = MNIST_FILES[file.name]
+        if found != expected and (found in names or len(array) == length):
+            what = f"{names[found]} under another name" if found in names else f"altered: its MD5 is {found}"
+            raise UserError(f"{file} is {what}, not {expected}; delete it to download it again")

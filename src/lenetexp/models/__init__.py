@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lenetexp.models.lenet import LeNet as LeNet
 
-# Public names that configs use. They are imported only when asked for: torch takes seconds.
-_MODULES = {"LeNet": "lenet"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+    """The nets that configs name are imported only when asked for: torch takes seconds."""
+    if name != "LeNet":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return import_module(f"{__name__}.lenet").LeNet

@@ -1,7 +1,6 @@
 """Any net that a config names, checked against the images before training starts."""
 
 import torch
-from hydra.utils import instantiate
 from torch import nn
 
 from lenetexp.config.schema import Target
@@ -11,16 +10,9 @@ from lenetexp.errors import UserError, one_line
 def build(settings: Target, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
     """The net that `settings` name, for so many classes and images of this shape (C, H, W), on the CPU.
 
-    A custom net is a class that takes `classes` and `channels` beside its settings. Raises `UserError` if the class
-    refuses its settings, or the net does not take such images.
+    A custom net's class takes `classes` and `channels` beside its settings. Raises `UserError` if the net does not fit.
     """
-    call = {**settings.call(), "classes": classes, "channels": image_shape[0]}
-    try:
-        model = instantiate(call, _convert_="all")
-    except Exception as error:  # a class may raise anything about its settings, which the user can change
-        raise UserError(f"model: {settings.name}: {one_line(error.__cause__ or error)}") from error
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model._target_={settings.target}: must make a torch.nn.Module")
+    model = settings.make("model", nn.Module, classes=classes, channels=image_shape[0])
     size = "×".join(map(str, image_shape))
     try:
         with torch.no_grad():

@@ -30,10 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class WholeInputConv2d(nn.Conv2d):
-    """A convolution whose kernel covers its whole input, computed as the matrix product that it is.
-
-    The sums are the same; on a CPU a training step is a tenth faster (docs/benchmark.md).
-    """
+    """A convolution that covers its whole input, as the matrix product that it is: a tenth faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W with H×W the kernel's size, to N×K×1×1."""
@@ -43,16 +40,9 @@ class WholeInputConv2d(nn.Conv2d):
 class LeNet(nn.Module):
     """LeNet-5 for N×channels×28×28 images with values in [0, 1]; returns N×classes raw logits.
 
-    With one channel and ten classes it has 61,706 parameters: c1 156, c3 2,416, c5 48,120, f6 10,164,
-    output 850. Unlike the paper's net, its c3 sees all six maps, its pooling has no weights and its
-    output is linear.
-
-    Args:
-        classes: number of classes, 1 or more.
-        channels: channels of an image, 1 or more.
-        activation: a key of `ACTIVATIONS`, applied after c1 and c3.
-        pooling: "avg" or "max".
-        head_activation: whether the activation follows c5 and f6 as well.
+    `activation`, of `ACTIVATIONS`, follows c1 and c3, with `head_activation` c5 and f6; `pooling` is "avg" or "max".
+    With one channel and ten classes it has 61,706 parameters: c1 156, c3 2,416, c5 48,120, f6 10,164, output 850.
+    Unlike the paper's net, its c3 sees all six maps, its pooling has no weights and its output is linear.
     """
 
     def __init__(

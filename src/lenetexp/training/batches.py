@@ -42,25 +42,16 @@ def batches(
         block = split[rows]
         images = as_floats(block.images)
         if transforms is not None:
-            images = warp(images, transforms[rows.to(transforms.device)])
+            grid = F.affine_grid(transforms[rows.cpu()].to(images.device), list(images.shape), align_corners=False)
+            images = F.grid_sample(images, grid, align_corners=False)  # what comes in from outside is black
         yield from zip(images.split(batch_size), block.labels.split(batch_size), strict=True)
 
 
 def affine(augment: Augment, count: int, size: int, seed: int, epoch: int) -> Tensor:
-    """A random rotation, scale and shift for each of `count` images, uniform within `augment`'s limits.
-
-    Returns count×2×3 matrices from output to input coordinates, as `torch.nn.functional.affine_grid` takes them.
-    """
+    """Random rotations, scalings and shifts within `augment`'s limits, count×2×3 as `affine_grid` takes them."""
     draws = torch.rand(4, count, generator=generator("augment", seed, epoch)) * 2 - 1
     angle = draws[0] * radians(augment.rotate)
     zoom = 1 / (1 + draws[1] * augment.scale)
     shift = draws[2:] * augment.shift * 2 / size  # the frame is 2 wide in grid coordinates
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    rows = (torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1))
-    return torch.stack(rows, 1)
-
-
-def warp(images: Tensor, transforms: Tensor) -> Tensor:
-    """B×C×H×W images moved by B×2×3 matrices; what comes in from outside is black."""
-    grid = F.affine_grid(transforms.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
+    return torch.stack([cos, -sin, shift[0], sin, cos, shift[1]], 1).view(count, 2, 3)

@@ -11,10 +11,7 @@ from lenetexp.errors import UserError, one_line
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content`; at any moment, `path` is the whole old file or the whole new one.
-
-    Raises `UserError` if it cannot be written, for example because the disk is full.
-    """
+    """Writes `content`: at any moment, `path` is the whole old file or the whole new one. Raises `UserError`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +20,10 @@ def save(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        _flush_folder(path.parent)
+        with suppress(OSError):  # Windows cannot flush a folder, which holds the new name
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
         reason = error.strerror if isinstance(error, OSError) else one_line(error)[:120]
         raise UserError(f"{path} cannot be written ({reason}); the checkpoint before it is intact") from error
@@ -32,21 +32,8 @@ def save(path: Path, content: dict[str, Any]) -> None:
             aside.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Flushes a new name to the disk; Windows cannot."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads tensors, numbers and strings, never anything that could run.
-
-    Raises `UserError` if the file is missing, damaged, or holds anything else.
-    """
+    """Reads tensors, numbers and strings, never anything that could run; `UserError` if there is anything else."""
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:

@@ -12,17 +12,12 @@ THREADS = torch.get_num_threads()  # torch's own choice, or that of OMP_NUM_THRE
 
 
 def pick(settings: Device) -> torch.device:
-    """The device that `settings` name; sets torch's threads and determinism for the process.
-
-    Raises `UserError` if there is no such device, or no compiler for device.compile=true.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name: str = settings.name
-    if name == "auto":
-        name = next(kind for kind, exists in available.items() if exists)
-    elif not available[name]:
-        usable = ", ".join(kind for kind, exists in available.items() if exists)
-        raise UserError(f"device={name}: torch finds no such device; must be auto or {usable}")
+    """The device that `settings` name, with torch's threads and determinism set; `UserError` if there is none."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, exists in found.items() if exists]
+    name = usable[0] if settings.name == "auto" else settings.name
+    if name not in usable:
+        raise UserError(f"device={name}: torch finds no such device; must be auto or {', '.join(usable)}")
     torch.set_num_threads(settings.threads or THREADS)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, so that a number means the same everywhere
     if settings.deterministic:

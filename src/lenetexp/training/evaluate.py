@@ -33,10 +33,7 @@ class Totals:
         self.loss_sum, self.correct = self.sums
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch with its mean loss.
-
-        Raises `Diverged` if the loss is not finite, seen within `SYNC_EVERY` batches.
-        """
+        """Adds a batch with its mean loss; raises `Diverged` within `SYNC_EVERY` batches if that is not finite."""
         self.loss_sum.add_(loss.detach(), alpha=len(labels))
         self.correct.add_((logits.argmax(1) == labels).sum())
         if self.batches % SYNC_EVERY == 0 and not isfinite(self.loss_sum.item()):
@@ -62,25 +59,22 @@ class Scores:
         """Mean cross-entropy in nats an example."""
         return F.cross_entropy(self.logits.double(), self.labels, reduction="sum").item() / len(self.labels)
 
-    @property
-    def correct(self) -> int:
-        """Number of examples whose largest logit is that of their class."""
-        return int((self.predicted == self.labels).sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of correct predictions, in [0, 1]."""
-        return self.correct / len(self.labels)
-
     @cached_property
     def predicted(self) -> Tensor:
-        """N class numbers."""
         return self.logits.argmax(1)
 
     @property
     def confidence(self) -> Tensor:
         """N probabilities of the predicted classes."""
         return self.logits.softmax(1).amax(1)
+
+    @property
+    def correct(self) -> int:
+        return int((self.predicted == self.labels).sum())
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / len(self.labels)
 
     def confusion(self) -> Tensor:
         """classes×classes counts: row the true class, column the predicted one."""
@@ -90,12 +84,8 @@ class Scores:
 
 
 @torch.inference_mode()
-def logits_of(model: nn.Module, images: Tensor) -> Tensor:
-    """N×C×H×W uint8 images to N×classes logits; leaves the model in evaluation mode."""
-    model.eval()
-    return torch.cat([model(as_floats(batch)).float() for batch in images.split(BATCH)])
-
-
 def evaluate(model: nn.Module, split: Split) -> Scores:
-    """Scores every example of `split` once."""
-    return Scores(logits_of(model, split.images).cpu(), split.labels.cpu())
+    """Scores every example of `split` once; leaves the model in evaluation mode."""
+    model.eval()
+    logits = [model(as_floats(images)).float() for images in split.images.split(BATCH)]
+    return Scores(torch.cat(logits).cpu(), split.labels.cpu())

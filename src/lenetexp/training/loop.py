@@ -31,10 +31,7 @@ class Recipe:
 def fit(
     training: Training, data: Data, recipe: Recipe, on_batch: Callable[[Totals], None] = lambda totals: None
 ) -> Iterator[EpochRecord]:
-    """Trains epoch by epoch and yields each one's record, with `training` in the state after it.
-
-    Raises `Diverged` if the loss is no longer finite; `training.best` is of the epochs before.
-    """
+    """Trains, and yields each epoch's record; raises `Diverged`, with `training.best` of the epochs before."""
     for epoch in range(training.epochs_done + 1, recipe.epochs + 1):
         if recipe.patience is not None and training.epochs_without_improvement >= recipe.patience:
             return

@@ -6,6 +6,7 @@ from math import ceil, isfinite
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -65,59 +66,56 @@ class Training:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def record(self, epoch: int, train: Totals, val: Scores, lr: float, images_per_second: float) -> EpochRecord:
-        """Adds an epoch to the history and keeps its weights if they are the best so far.
-
-        Raises `Diverged` if its losses are not finite.
-        """
+        """Adds an epoch, and keeps its weights if they are the best; raises `Diverged` if a loss is not finite."""
         train_loss, train_accuracy = train.means()
         if not isfinite(train_loss + val.loss):
             raise Diverged(epoch)
         best = self.best
         improved = best is None or (val.accuracy, -val.loss) > (best.val_accuracy, -best.val_loss)
         if improved:
-            self.best_weights = _copy_of_weights(self.model)
+            self.best_weights = {
+                name: weight.to("cpu", copy=True, memory_format=torch.contiguous_format)
+                for name, weight in self.model.state_dict().items()
+            }
         record = EpochRecord(epoch, train_loss, train_accuracy, val.loss, val.accuracy, lr, images_per_second, improved)
         self.history.append(record)
         return record
 
+    @property
+    def _parts(self) -> dict[str, Any]:
+        scheduler = self.schedule.scheduler
+        return {"model": self.model, "optimizer": self.optimizer, "scheduler": scheduler, "scaler": self.scaler}
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it can be read back without trust."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.schedule.scheduler.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts.items()},
             "history": [asdict(record) for record in self.history],
             "best_weights": self.best_weights,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned.
-
-        Raises exceptions of many kinds if it is the state of something else.
-        """
+        """Restores what `state_dict` returned; the state of something else raises exceptions of many kinds."""
+        history = TypeAdapter(list[EpochRecord]).validate_python(state["history"])
+        if [record.epoch for record in history] != list(range(1, len(history) + 1)):
+            raise ValueError("its epochs are not numbered from 1 on")
         if state["best_weights"] is not None:
             self.model.load_state_dict(state["best_weights"])  # to see that they fit
-        self.model.load_state_dict(state["model"])
-        # torch accepts any state here and fails only later, in a step: a fused optimizer by touching memory
-        # that is not its own.
-        groups = [{**group, "params": []} for group in state["optimizer"]["param_groups"]]
-        _require_alike([{**group, "params": []} for group in self.optimizer.param_groups], groups)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if any(group.get("fused") for group in self.optimizer.param_groups):
-            _require_shapes(self.optimizer)
+        # torch accepts any state of an optimizer or a scheduler and fails only later, in a step.
+        _require_alike(self.optimizer.state_dict()["param_groups"], state["optimizer"]["param_groups"])
         _require_alike(self.schedule.scheduler.state_dict(), state["scheduler"])
-        self.schedule.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.history = [_checked(record, i) for i, record in enumerate(state["history"], start=1)]
-        self.best_weights = state["best_weights"]
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        if any(group.get("fused") for group in self.optimizer.param_groups):  # would touch memory not its own
+            for parameter, kept in self.optimizer.state.items():
+                shapes = {tuple(tensor.shape) for tensor in kept.values() if isinstance(tensor, Tensor)}
+                if not shapes <= {(), tuple(parameter.shape)}:
+                    raise ValueError(f"the optimizer's state has the shapes {shapes}")
+        self.history, self.best_weights = history, state["best_weights"]
 
 
 def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
-    """Everything that learns, on the device, before the first step; the seed alone decides the weights.
-
-    Raises `UserError` if a class refuses its settings, or the net does not take these images.
-    """
+    """What learns, before the first step; the seed alone decides the weights. `UserError` if it cannot work."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("weights", settings.seed, 0))
         model = build(settings.model, len(data.classes), data.image_shape)
@@ -141,19 +139,7 @@ def _forward(model: nn.Module, settings: RunConfig, device: torch.device) -> Cal
     if settings.device.precision == "fp32":
         return forward
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[settings.device.precision]
-
-    def lower_precision(images: Tensor) -> Tensor:
-        with torch.autocast(device.type, dtype):
-            return forward(images).float()
-
-    return lower_precision
-
-
-def _require_shapes(optimizer: Optimizer) -> None:
-    for parameter, kept in optimizer.state.items():
-        for tensor in kept.values():
-            if isinstance(tensor, Tensor) and tensor.shape not in ((), parameter.shape):
-                raise ValueError(f"the optimizer's state has the shape {tuple(tensor.shape)}")
+    return torch.autocast(device.type, dtype)(lambda images: forward(images).float())
 
 
 def _require_alike(ours: Any, theirs: Any) -> None:
@@ -171,16 +157,3 @@ def _require_alike(ours: Any, theirs: Any) -> None:
     elif isinstance(ours, (list, tuple)):
         for one, other in zip(ours, theirs, strict=True):
             _require_alike(one, other)
-
-
-def _checked(record: Mapping[str, Any], number: int) -> EpochRecord:
-    _require_alike(asdict(EpochRecord(number, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, False)), dict(record))
-    if record["epoch"] != number:
-        raise ValueError(f"found epoch {record['epoch']} in place of {number}")
-    return EpochRecord(**record)
-
-
-def _copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
-    """On the CPU in torch's default memory format."""
-    contiguous = torch.contiguous_format
-    return {k: v.to("cpu", copy=True, memory_format=contiguous) for k, v in model.state_dict().items()}
