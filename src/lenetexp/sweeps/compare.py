@@ -7,7 +7,7 @@ from typing import Any
 from lenetexp.config.identity import NOT_COMPARED, defines_experiment
 from lenetexp.config.schema import CompareConfig
 from lenetexp.errors import UserError
-from lenetexp.sweeps.results import best_first, read_index, row_of, rows_of, show_results
+from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of, show_results
 from lenetexp.tracking.query import find_sweep, search
 from lenetexp.tracking.store import open_store
 
@@ -20,14 +20,14 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
     store = open_store(settings.tracking, create=False)
     if settings.runs is None:
         sweep = find_sweep(store, settings.which)
-        show_results(rows_of(store, sweep), read_index(sweep)["keys"], folder, None)
+        show_results(runs_of(store, sweep), read_index(sweep)["keys"], folder, None)
         return
     runs = [run for run in search(store, settings.runs) if not run.is_sweep]
     if not runs:
         raise UserError(f"runs={settings.runs}: selects no run of {settings.tracking.experiment}")
     keys = differing_keys([run.params for run in runs])
-    rows = [row_of(run, {key: _value(run.params, key) for key in keys}) for run in runs]
-    show_results(sorted(rows, key=best_first), keys, folder, None)
+    found = [{key: _value(run.params, key) for key in keys} | row_of(run) for run in runs]
+    show_results(best_first(found, keys), keys, folder, None)
 
 
 def differing_keys(params: Sequence[Mapping[str, str]]) -> list[str]:

@@ -22,7 +22,7 @@ from lenetexp.reporting.terminal import shown
 from lenetexp.runs.interrupt import Interrupted, noted
 from lenetexp.runs.provenance import command_to_resume
 from lenetexp.sweeps.plan import Job, Plan
-from lenetexp.sweeps.results import read_index, rows_of, show_results
+from lenetexp.sweeps.results import RESULTS, read_index, runs_of, show_results
 from lenetexp.tracking.journal import lock_folder
 from lenetexp.tracking.names import BEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import children, get_run, search
@@ -134,9 +134,9 @@ class Sweep:
                 reason = self.jobs.get(child.config_hash, {}).get("reason") or "its process was gone"
                 Recorder(self.recorder.store, child.run_id).mark_killed(reason)
         self.save_index()
-        rows = rows_of(self.recorder.store, get_run(self.recorder.store, self.recorder.run_id))
-        show_results(rows, self.keys, self.folder, self.recorder)
-        return sum(row.config_hash in self.asked and not row.is_result for row in rows)
+        runs = runs_of(self.recorder.store, get_run(self.recorder.store, self.recorder.run_id))
+        show_results(runs, self.keys, self.folder, self.recorder)
+        return int((runs.config_hash.isin(self.asked) & ~runs.status.isin(RESULTS)).sum())
 
 
 @contextmanager
