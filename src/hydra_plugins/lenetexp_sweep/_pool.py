@@ -67,12 +67,13 @@ class Worker:
             result = cloudpickle.loads(self.pipe.recv_bytes())
             self.idle, self.deaths = True, 0
         except Exception as error:
+            said = f"its result cannot be read: {error}"
+            if isinstance(error, OSError | EOFError):
+                said = "its process died (killed, or out of memory)"
+            result = job and _failed(job[1], UserError(said))
             self.deaths += 1
             if self.deaths < TRIES:
                 self._start()
-            died = isinstance(error, (EOFError, OSError))
-            said = "its process died (killed, or out of memory)" if died else f"its result cannot be read: {error}"
-            result = job and _failed(job[1], UserError(said))
         return job and (job[0], result)
 
 
@@ -131,7 +132,7 @@ def _execute(context: bytes, number: int, overrides: Sequence[str]) -> bytes:
 
 
 def _pickled(result: JobReturn) -> bytes:
-    """The result; what cannot be passed to the parent is left out, or replaced by an error that says what it was."""
+    """The result; what cannot be passed to the parent is replaced by an error that says what it was."""
     value = result._return_value
     if result.status == JobStatus.FAILED:
         stand_in = UserError(f"{type(value).__name__}: {value}")
@@ -140,10 +141,9 @@ def _pickled(result: JobReturn) -> bytes:
             error.add_note(f"In the job's process:\n{trace}")
     else:
         stand_in = UserError(f"the job's return value cannot be pickled: {type(value).__name__}")
-    mended = replace(result, status=JobStatus.FAILED, _return_value=stand_in)
-    for candidate in (result, replace(result, cfg=None, hydra_cfg=None), mended):
+    for candidate in (result, replace(result, status=JobStatus.FAILED, _return_value=stand_in)):
         with suppress(Exception):
             pickled = cloudpickle.dumps(candidate)
             cloudpickle.loads(pickled)  # many an exception can be pickled, but not created again
             return pickled
-    return cloudpickle.dumps(replace(mended, cfg=None, hydra_cfg=None))
+    return cloudpickle.dumps(_failed(result.overrides or (), stand_in))  # the job put something into its config

@@ -145,12 +145,12 @@ def heat_map(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     axes.set_yticks(range(len(rows)), [label(row) for row in rows])
     axes.set(xlabel=keys[1], ylabel=keys[0])
     middle = (np.nanmin(accuracy) + np.nanmax(accuracy)) / 2
-    for place, cell in zip(np.ndindex(accuracy.shape), cells.itertuples(), strict=True):
+    for (row, column), cell in zip(np.ndindex(accuracy.shape), cells.itertuples(), strict=True):
         lines = [] if isnan(cell.accuracy) else [f"{cell.accuracy:.1%}"]
         if cell.diverged is True:
             lines.append("diverged")
         colour = "white" if cell.accuracy <= middle else INK
-        axes.text(*place[::-1], "\n".join(lines) or "none", color=colour, ha="center", va="center")
+        axes.text(column, row, "\n".join(lines) or "none", color=colour, ha="center", va="center")
     return figure
 
 

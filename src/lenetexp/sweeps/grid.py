@@ -1,16 +1,14 @@
 """Every combination of the given values: hydra/sweeper=grid."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
-from lenetexp.config.identity import defines_experiment
 from lenetexp.errors import UserError
 from lenetexp.reporting.terminal import progress_bar
-from lenetexp.sweeps.plan import Job, launch, plan_of, warm
+from lenetexp.sweeps.plan import Job, plan_of, warm
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import GridSweeper
@@ -28,9 +26,6 @@ def run(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> 
                 "an interval needs hydra/sweeper=optuna"
             )
     plan = plan_of(sweeper, "grid", overrides)
-    if not plan.keys:  # one run, named by what was asked for
-        asked = [override.get_key_element() for override in overrides if not override.is_delete()]
-        plan = replace(plan, keys=tuple(key for key in asked if defines_experiment(key)))
     if not plan.keys:
         raise UserError("-m: must be given values, as optimizer.lr=0.01,0.1, or a whole sweep by name, as sweep=lr")
     (combinations,) = sweeper.split_arguments(list(overrides), None)
@@ -50,4 +45,4 @@ def run(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> 
 
         todo = list(jobs.values())
         with recorded(todo[0].settings, folder, plan) as sweep:
-            sweep.run(todo, lambda launched: launch(sweeper.launcher, launched, 0))
+            sweep.run(todo, sweeper.launcher)
