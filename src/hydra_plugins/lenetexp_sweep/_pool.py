@@ -132,7 +132,7 @@ def _execute(context: bytes, number: int, overrides: Sequence[str]) -> bytes:
 
 
 def _pickled(result: JobReturn) -> bytes:
-    """The result; what cannot be passed to the parent is replaced by an error that says what it was."""
+    """The result; what cannot be passed to the parent is left out, or replaced by an error that says what it was."""
     value = result._return_value
     if result.status == JobStatus.FAILED:
         stand_in = UserError(f"{type(value).__name__}: {value}")
@@ -141,9 +141,10 @@ def _pickled(result: JobReturn) -> bytes:
             error.add_note(f"In the job's process:\n{trace}")
     else:
         stand_in = UserError(f"the job's return value cannot be pickled: {type(value).__name__}")
-    for candidate in (result, replace(result, status=JobStatus.FAILED, _return_value=stand_in)):
+    mended = replace(result, status=JobStatus.FAILED, _return_value=stand_in)
+    for candidate in (result, replace(result, cfg=None, hydra_cfg=None), mended):
         with suppress(Exception):
             pickled = cloudpickle.dumps(candidate)
             cloudpickle.loads(pickled)  # many an exception can be pickled, but not created again
             return pickled
-    return cloudpickle.dumps(_failed(result.overrides or (), stand_in))  # the job put something into its config
+    return cloudpickle.dumps(replace(mended, cfg=None, hydra_cfg=None))

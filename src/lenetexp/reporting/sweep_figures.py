@@ -23,13 +23,9 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "
 def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
     """Writes the pictures of a sweep, and deletes those that an earlier command left.
 
-    `recipes` has a line for each recipe, whose runs differ only in their seed, the best first: in a column for each of
-    the other `keys` its value as it was typed, and further
-
-        accuracy    mean of the runs' best validation accuracies; NaN if there are none
-        half_width  of the 95 % interval of that mean; NaN if not known
-        diverged    whether any of its runs did
-        curves      of each run: pairs of epoch and validation accuracy
+    `recipes` has a line for each recipe, whose runs differ only in their seed, the best first. Its columns are the
+    other keys, `accuracy` (the mean), `half_width` (of its 95 % interval), `diverged` (whether a run did) and `curves`
+    (of each run: pairs of epoch and validation accuracy). What is not known is NaN.
     """
     others = [key for key in keys if key != "seed"]
     settings = " and ".join(keys) if len(keys) < 4 else f"{len(keys)} settings"

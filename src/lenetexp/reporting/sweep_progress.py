@@ -15,15 +15,13 @@ LOOK_EVERY = 0.3  # seconds
 
 
 class SweepProgress:
-    """A bar over the epochs of all jobs, and a line for every job that ends, from the journals in a sweep's folder.
-
-    `on_epoch` is called with a job's folder for every epoch that it finishes.
-    """
+    """A bar over the epochs of all jobs, and a line for every job that ends, from the journals in a sweep's folder."""
 
     def __init__(
         self, folder: Path, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], None] = lambda folder, epoch: None
     ) -> None:
-        self.folder, self.jobs, self.epochs, self.on_epoch = folder, jobs, epochs, on_epoch
+        self.folder, self.jobs, self.epochs = folder, jobs, epochs
+        self.on_epoch = on_epoch  # called with a job's folder for every epoch that it finishes
         self.journals: dict[Path, JournalReader] = {}
         self.done: dict[Path, int] = {}  # epochs of each job that has begun; of one that has ended, all it asked for
         self.ended: set[Path] = set()

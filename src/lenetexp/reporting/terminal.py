@@ -52,18 +52,15 @@ def progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %
 
 
 def try_draw(draw: Callable[[], None]) -> bool:
-    """Draws pictures; returns whether that worked: no picture is worth the record of a run.
-
-    Raises `UserError` or `OSError` if they cannot be written.
-    """
+    """Draws pictures; returns whether that worked. Raises `UserError` or `OSError` if they cannot be written."""
     try:
         draw()
+        return True
     except (UserError, OSError):
         raise
-    except Exception as error:  # matplotlib may fail on unforeseen names and numbers
+    except Exception as error:  # matplotlib may fail on unforeseen names; no picture is worth the record of a run
         print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
         return False
-    return True
 
 
 class Progress:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from lenetexp.config.identity import NOT_COMPARED, defines_experiment
 from lenetexp.config.schema import CompareConfig
 from lenetexp.errors import UserError
@@ -13,10 +15,7 @@ from lenetexp.tracking.store import open_store
 
 
 def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> None:
-    """Shows the results of a sweep, or of the runs that a filter selects, from MLflow.
-
-    Raises `UserError` if there is no such sweep or run.
-    """
+    """Shows the results of a sweep, or of the runs that a filter selects; raises `UserError` if there are none."""
     store = open_store(settings.tracking, create=False)
     if settings.runs is None:
         sweep = find_sweep(store, settings.which)
@@ -32,14 +31,11 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
 
 def differing_keys(params: Sequence[Mapping[str, str]]) -> list[str]:
     """The params in which runs differ, without those that follow from another."""
-    differing = [
-        key
-        for key in dict.fromkeys(key for each in params for key in each)
-        if defines_experiment(key) and key not in NOT_COMPARED and len({each.get(key) for each in params}) > 1
-    ]
+    table = DataFrame(params).drop(columns=list(NOT_COMPARED), errors="ignore")
+    differing = [key for key in table if defines_experiment(key) and table[key].nunique(dropna=False) > 1]
     # Adam has no momentum: the arguments that only one of several classes has follow from the class.
     classes = tuple(key.removesuffix("_target_") for key in differing if key.endswith("._target_"))
-    own = [key for key in differing if all(key in each for each in params) or not f"{key}.".startswith(classes)]
+    own = [key for key in differing if table[key].notna().all() or not f"{key}.".startswith(classes)]
     # Of several that always go together, as scheduler.epochs with epochs, the shortest.
     by_values = {tuple(_value(each, key) for each in params): key for key in sorted(own, key=len, reverse=True)}
     return [key for key in own if key in by_values.values()]

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> None:
-    """Runs every combination of the values in `overrides` as one sweep.
-
-    Raises `UserError` if a job's config is wrong, before the first job starts; or, at the end, a job failed.
-    """
+    """Runs every combination as one sweep. Raises `UserError` before the first job if any is wrong; or if one fails."""
     for override in overrides:
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise UserError(

@@ -1,7 +1,7 @@
 """From Hydra's overrides to checked jobs: every mistake ends here, before the first job starts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -72,10 +72,7 @@ class Plan:
 
 
 def plan_of(sweeper: "GridSweeper", kind: str, overrides: Sequence[Override]) -> Plan:
-    """What these overrides vary, or, if they vary nothing, ask for; and what they fix.
-
-    Raises `UserError` if a swept key does not define the experiment.
-    """
+    """What these overrides vary, or ask for if they vary nothing. Raises `UserError` for a key that cannot be swept."""
     swept = [override for override in overrides if override.is_sweep_override()]
     for override in swept:
         if not defines_experiment(override.get_key_element()):
@@ -88,28 +85,19 @@ def plan_of(sweeper: "GridSweeper", kind: str, overrides: Sequence[Override]) ->
     return Plan(sweeper, kind, tuple(filter(defines_experiment, keys)), tuple(fixed))
 
 
-@contextmanager
-def warm(launcher: Any, at_most: int) -> Iterator[None]:
-    """Starts the local launcher's processes while MLflow is imported and its store opened."""
-    if not hasattr(launcher, "warm_up"):
-        yield
-        return
-    launcher.warm_up(at_most)
-    with closing(launcher):
-        yield
+def warm(launcher: Any, at_most: int) -> AbstractContextManager[None]:
+    """Starts the local launcher's processes, so that MLflow is imported and its store opened meanwhile."""
+    return launcher.started(at_most) if hasattr(launcher, "started") else nullcontext()
 
 
 def stream(
     launcher: Any, jobs: Iterator[Sequence[str]], take: Callable[[int, JobReturn], object], at_a_time: int
 ) -> None:
-    """Runs jobs, and calls `take` with the number and the result of each.
-
-    The local launcher asks for a job when a process is free. Others take a list, here of `at_a_time` jobs, handle no
-    signals and are interrupted by them.
-    """
+    """Runs jobs, each when a process is free for it, and calls `take` with the number and the result of each."""
     if hasattr(launcher, "stream"):
         launcher.stream(jobs, take, first=0)
         return
+    # Other launchers than the local one take a list, handle no signals and are interrupted by them.
     first = 0
     while wave := list(islice(jobs, at_a_time)):
         with raised():

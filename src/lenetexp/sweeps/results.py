@@ -43,10 +43,7 @@ def runs_of(store: Store, sweep: RecordedRun) -> DataFrame:
 
 
 def read_index(sweep: RecordedRun) -> dict[str, Any]:
-    """What a sweep consists of: its keys, and its jobs by their config's hash.
-
-    Raises `UserError` if it was killed before it wrote that down, or that is damaged.
-    """
+    """A sweep's keys, and its jobs by their config's hash. Raises `UserError` if they are missing or damaged."""
     try:
         with sweep.files(File.SWEEP) as folder:
             index: dict[str, Any] = json.loads((folder / File.SWEEP).read_text())
@@ -133,6 +130,8 @@ def half_width(accuracies: Series) -> float:
 
 def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: Recorder | None) -> None:
     """Prints the table and what to do next; saves table and pictures in `folder` and in the sweep's run."""
+    from lenetexp.reporting.sweep_figures import draw_sweep  # matplotlib, which the jobs need not wait for
+
     recipes = recipes_of(runs, keys)
     text = results_table(runs, recipes, keys)
     print(f"\n{text}\n", flush=True)
@@ -145,7 +144,7 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
     # With seeds, the best run of the best recipe: not the luckiest of all.
     ranked = runs.loc[recipes.best].dropna(subset="best_val_accuracy")
     best = None if ranked.empty else ranked.iloc[0]
-    has_pictures = best is not None and try_draw(lambda: _draw(recipes, keys, folder / File.FIGURES))
+    has_pictures = best is not None and try_draw(lambda: draw_sweep(recipes, keys, folder / File.FIGURES))
     if best is not None:
         reached = f"validation {best.best_val_accuracy:.2%}"
         if not isna(best.test_accuracy):
@@ -167,12 +166,6 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
     recorder.artifacts(table_csv)
     if has_pictures:
         recorder.artifacts(folder / File.FIGURES, File.FIGURES)
-
-
-def _draw(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
-    from lenetexp.reporting.sweep_figures import draw_sweep  # imports matplotlib
-
-    draw_sweep(recipes, keys, folder)
 
 
 def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> str:

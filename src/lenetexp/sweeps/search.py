@@ -24,6 +24,7 @@ from lenetexp.reporting.sweep_progress import SweepProgress
 from lenetexp.reporting.terminal import say, shown
 from lenetexp.sweeps.plan import Job, Plan, plan_of, stream, warm
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
+from lenetexp.tracking.names import BEST_ACCURACY
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+A_CLASS = "null or a class, as {{_target_:optuna.{}}}"
 Space = dict[str, BaseDistribution]
 
 
@@ -39,20 +42,13 @@ class _SearchSettings(Settings):
 
     n_trials: Count
     n_jobs: Count
-    sampler: Annotated[
-        InstanceOf[BaseSampler] | None, described("null or a class, as {_target_:optuna.samplers.TPESampler}")
-    ]
-    pruner: Annotated[
-        InstanceOf[BasePruner] | None, described("null or a class, as {_target_:optuna.pruners.MedianPruner}")
-    ]
+    sampler: Annotated[InstanceOf[BaseSampler] | None, described(A_CLASS.format("samplers.TPESampler"))]
+    pruner: Annotated[InstanceOf[BasePruner] | None, described(A_CLASS.format("pruners.MedianPruner"))]
     storage: Annotated[str, Field(pattern="://"), described("as sqlite:///outputs/optuna.db")]
 
 
 def run(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -> None:
-    """Runs trials until the study has as many as were asked for.
-
-    Raises `UserError` if the space or a config is wrong, before anything starts; or, at the end, a trial failed.
-    """
+    """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
     own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
     plan = plan_of(sweeper, "search", overrides)
     space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
@@ -84,7 +80,7 @@ class _Search:
     def run(self, epochs: int) -> None:
         """Runs all trials that are left, of at most so many epochs each."""
         before = self.study.get_trials(deepcopy=False)
-        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in before)
+        ended = sum(trial.state in ENDED for trial in before)
         to_do = max(self.own.n_trials - ended, 0)
         if ended:
             print(f"{ended} of {self.own.n_trials} trials are done already", flush=True)
@@ -98,8 +94,8 @@ class _Search:
         numbers = count()
         for trial in islice(self._trials(before), to_do):
             job = self.plan.job(_overrides(self.plan, trial.params))
-            if self.sweep.skip(job):
-                self._tell(trial, self.sweep.value_of(job))
+            if finished := self.sweep.enter(job):
+                self._tell(trial, finished.metrics.get(BEST_ACCURACY, nan))
                 continue
             self._despite_outage(self.sweep.save_index)
             self.running[next(numbers)] = (trial, job)
@@ -114,7 +110,7 @@ class _Search:
                 else:  # killed while it was drawn
                     self.study.tell(frozen.number, state=TrialState.FAIL)
         again = {repr(t.params): t.params for t in before if t.state == TrialState.FAIL and t.params}
-        done = {repr(t.params) for t in before if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        done = {repr(t.params) for t in before if t.state in ENDED}
         for key in again.keys() - done:
             self.study.enqueue_trial(again[key])
         while not self.exhausted:
@@ -198,10 +194,7 @@ def _corners(space: Space) -> list[dict[str, Any]]:
 
 
 def _open_study(own: _SearchSettings, name: str, space: Space) -> optuna.Study:
-    """The study of this sweep, new or of its earlier command.
-
-    Raises `UserError` if its storage does not answer, or it searched another space.
-    """
+    """The study of this sweep, new or of its earlier command. Raises `UserError` if that searched another space."""
     sqlite = own.storage.startswith("sqlite")
     path = Path(own.storage.removeprefix("sqlite:///"))
     try:

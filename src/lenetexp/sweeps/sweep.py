@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from math import nan
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +24,7 @@ from lenetexp.runs.provenance import command_to_resume
 from lenetexp.sweeps.plan import Job, Plan, stream
 from lenetexp.sweeps.results import RESULTS, read_index, runs_of, show_results
 from lenetexp.tracking.journal import lock_folder
-from lenetexp.tracking.names import BEST_ACCURACY, File, Tag
+from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.query import RecordedRun, children, get_run, search
 from lenetexp.tracking.recorder import Recorder, create_run, origin_tags
 from lenetexp.tracking.store import Store, open_store
@@ -40,20 +39,21 @@ class Sweep:
     keys: Sequence[str]
     # What sweep.json keeps of each job, by its config's hash: swept, run_id, reason, place.
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    finished: dict[str, str] = field(default_factory=dict)  # run ids by config hash
-    interrupted: dict[str, str] = field(default_factory=dict)  # of this sweep only
+    finished: dict[str, RecordedRun] = field(default_factory=dict)  # by config hash
+    interrupted: dict[str, RecordedRun] = field(default_factory=dict)  # of this sweep only
     asked: set[str] = field(default_factory=set)  # hashes of the jobs of this command
 
-    def skip(self, job: Job) -> bool:
-        """Whether a run of exactly this config is finished; it counts and is not run again."""
+    def enter(self, job: Job) -> RecordedRun | None:
+        """Takes a job into the sweep; returns a finished run of exactly its config, which then counts for it."""
         finished = self.finished.get(job.config_hash)
         place = self.jobs.get(job.config_hash, {}).get("place")
-        if place is None or (job.config_hash not in self.interrupted and not finished):
+        if place is None or not (finished or job.config_hash in self.interrupted):
             there = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
             place = max([*there, *(entry["place"] for entry in self.jobs.values())], default=-1) + 1
+        run_id = finished.run_id if finished else None
+        self.jobs[job.config_hash] = {"swept": job.swept, "run_id": run_id, "reason": "", "place": place}
         self.asked.add(job.config_hash)
-        self.jobs[job.config_hash] = {"swept": job.swept, "run_id": finished, "reason": "", "place": place}
-        return finished is not None
+        return finished
 
     def folder_of(self, job: Job) -> Path:
         return self.folder / str(self.jobs[job.config_hash]["place"])
@@ -71,21 +71,17 @@ class Sweep:
         }
         words = [word for word in job.overrides if not word.startswith("resume=")]
         if interrupted := self.interrupted.get(job.config_hash):
-            place["resume"] = interrupted
+            place["resume"] = interrupted.run_id
         else:
             words.append("resume=false")
         return words + [f"{key}={QuotedString(value, Quote.single).with_quotes()}" for key, value in place.items()]
-
-    def value_of(self, job: Job) -> float:
-        """The best validation accuracy of a run that `skip` found; NaN if it has none."""
-        return get_run(self.recorder.store, self.finished[job.config_hash]).metrics.get(BEST_ACCURACY, nan)
 
     def done(self, job: Job) -> None:
         """Notes a finished job: should a search propose its config again, its run counts."""
         same = f"tags.`{Tag.CONFIG_HASH}` = '{job.config_hash}'"
         for child in children(self.recorder.store, self.recorder.run_id, same):
             if child.is_result:
-                self.finished[job.config_hash] = child.run_id
+                self.finished[job.config_hash] = child
 
     def note(self, job: Job, result: JobReturn) -> bool:
         """Notes why a job failed; returns whether it did."""
@@ -101,7 +97,7 @@ class Sweep:
 
     def run(self, jobs: Sequence[Job], launcher: Launcher) -> None:
         """Runs those of `jobs` that are not finished."""
-        todo = [job for job in jobs if not self.skip(job)]
+        todo = [job for job in jobs if not self.enter(job)]
         self.save_index()
         if skipped := len(jobs) - len(todo):
             print(f"{skipped} of {len(jobs)} runs are finished already and are not run again", flush=True)
@@ -128,10 +124,9 @@ class Sweep:
 
 @contextmanager
 def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
-    """Opens a sweep's own run; closes it with the results, however the body ends.
+    """Opens a sweep's own run, of which `settings` are any job's; closes it with the results, however the body ends.
 
-    With resume=true the newest sweep of the same identity is resumed. `settings` are those of any of its jobs. Raises
-    `UserError` if they do not allow a sweep, or, at the end, if a job failed.
+    Raises `UserError` if the settings do not allow a sweep, or, at the end, if a job failed.
     """
     if settings.tracking.offline:
         raise UserError("tracking.offline=true: must be false for a sweep, whose results come from MLflow")
@@ -197,17 +192,13 @@ def _left_by_earlier_commands(store: Store, before: RecordedRun | None) -> dict[
     return {
         "jobs": read_index(before)["jobs"] if before and File.SWEEP in before.artifacts() else {},
         # Of several finished runs of one config the first one counts, and this sweep's own before all others.
-        "finished": {run.config_hash: run.run_id for run in [*ended, *mine] if run.is_result},
-        "interrupted": {run.config_hash: run.run_id for run in mine if not run.is_result},
+        "finished": {run.config_hash: run for run in [*ended, *mine] if run.is_result},
+        "interrupted": {run.config_hash: run for run in mine if not run.is_result},
     }
 
 
 def _close(sweep: Sweep, status: str) -> int:
-    """Shows the sweep's results and closes its run; returns how many runs failed.
-
-    Raises `UserError` if the results cannot be shown. If something else ended the sweep, that is what the user must
-    know, and this is a note. Raises `BrokenPipeError` if nobody reads what is printed.
-    """
+    """Shows the results and closes the sweep's run; returns how many runs failed. Raises `UserError` if it cannot."""
     failed, trouble = 0, None
     try:
         failed = sweep.results()
@@ -217,13 +208,13 @@ def _close(sweep: Sweep, status: str) -> int:
         sweep.recorder.end("FAILED" if status == "FINISHED" and (failed or trouble) else status)
     except UserError as error:
         trouble = trouble or error
-    if isinstance(trouble, BrokenPipeError):
+    if isinstance(trouble, BrokenPipeError):  # nobody reads what is printed
         raise trouble
     if trouble:
         said = f"{trouble}; the same command with resume=true shows the sweep's results later"
         if status == "FINISHED":
             raise UserError(said) from trouble
-        print(f"note: {said}", flush=True)
+        print(f"note: {said}", flush=True)  # what ended the sweep is what the user must know
     if status == "KILLED":
         print(f"Stopped. To resume: {command_to_resume(None)}", flush=True)
     return failed
