@@ -24,7 +24,7 @@ from lenetexp.tracking.store import open_store
 
 def run(status: str = "finished", accuracy: float = nan, **more: Any) -> dict[str, Any]:
     """What is known of a run."""
-    return {"status": status, "reason": "", "run_id": "", "curve": (), "best_val_accuracy": accuracy, **more}
+    return {"status": status, "reason": "", "best_val_accuracy": accuracy, **more}
 
 
 def over_seeds(*accuracies: float) -> list[dict[str, Any]]:

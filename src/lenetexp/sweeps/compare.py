@@ -9,7 +9,7 @@ from pandas import DataFrame
 from lenetexp.config.identity import NOT_COMPARED, defines_experiment
 from lenetexp.config.schema import CompareConfig
 from lenetexp.errors import UserError
-from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of, show_results
+from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, read_index, row_of, runs_of, show_results
 from lenetexp.tracking.query import find_sweep, search
 from lenetexp.tracking.store import open_store
 
@@ -31,7 +31,7 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
 
 def differing_keys(params: Sequence[Mapping[str, str]]) -> list[str]:
     """The params in which runs differ, without those that follow from another."""
-    table = DataFrame(params).drop(columns=list(NOT_COMPARED), errors="ignore")
+    table = DataFrame(params).drop(columns=[*NOT_COMPARED, *COLUMNS, *RECIPE], errors="ignore")
     differing = [key for key in table if defines_experiment(key) and table[key].nunique(dropna=False) > 1]
     # Adam has no momentum: the arguments that only one of several classes has follow from the class.
     classes = tuple(key.removesuffix("_target_") for key in differing if key.endswith("._target_"))

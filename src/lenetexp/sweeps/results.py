@@ -61,13 +61,7 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
     With the id of a sweep, runs that are not its own are marked.
     """
     if run is None:
-        return {
-            "status": "failed" if reason else "not run",
-            "reason": reason,
-            "run_id": "",
-            "curve": (),
-            "before": False,
-        }
+        return {"status": "failed" if reason else "not run", "reason": reason, "before": False}
     tags, metrics = run.tags, run.metrics
     finished = run.status == "FINISHED"
     status = run.ending or "finished" if finished else run.status.lower()
@@ -111,7 +105,7 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
             "runs": f"{len(accuracies)} of {len(group)}",
             "ends": ", ".join(f"{count} {status}" for status, count in ends.items()),
             "diverged": "diverged" in ends,
-            "curves": [*filter(None, group.curve)],
+            "curves": [*filter(None, group.curve.dropna())],
             "best": group.index[0],  # among the runs
         }
         recipes.append({**group[others].iloc[0], **recipe})
@@ -130,8 +124,6 @@ def half_width(accuracies: Series) -> float:
 
 def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: Recorder | None) -> None:
     """Prints the table and what to do next; saves table and pictures in `folder` and in the sweep's run."""
-    from lenetexp.reporting.sweep_figures import draw_sweep  # matplotlib, which the jobs need not wait for
-
     recipes = recipes_of(runs, keys)
     text = results_table(runs, recipes, keys)
     print(f"\n{text}\n", flush=True)
@@ -144,6 +136,8 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
     # With seeds, the best run of the best recipe: not the luckiest of all.
     ranked = runs.loc[recipes.best].dropna(subset="best_val_accuracy")
     best = None if ranked.empty else ranked.iloc[0]
+    from lenetexp.reporting.sweep_figures import draw_sweep  # imports matplotlib, which the table need not wait for
+
     has_pictures = best is not None and try_draw(lambda: draw_sweep(recipes, keys, folder / File.FIGURES))
     if best is not None:
         reached = f"validation {best.best_val_accuracy:.2%}"
