@@ -67,13 +67,12 @@ class Worker:
             result = cloudpickle.loads(self.pipe.recv_bytes())
             self.idle, self.deaths = True, 0
         except Exception as error:
-            said = f"its result cannot be read: {error}"
-            if isinstance(error, OSError | EOFError):
-                said = "its process died (killed, or out of memory)"
-            result = job and _failed(job[1], UserError(said))
             self.deaths += 1
             if self.deaths < TRIES:
                 self._start()
+            died = isinstance(error, (EOFError, OSError))
+            said = "its process died (killed, or out of memory)" if died else f"its result cannot be read: {error}"
+            result = job and _failed(job[1], UserError(said))
         return job and (job[0], result)
 
 
