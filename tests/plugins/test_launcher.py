@@ -115,10 +115,9 @@ def test_an_error_shows_where_the_job_raised_it(results: dict[str, JobReturn]) -
 def test_a_process_that_dies_while_it_is_idle_is_replaced(tmp_path: Path) -> None:
     warm_up = "hydra.launcher.warm_up=faulthandler.enable"
     launcher = local(lambda _: faulthandler.is_enabled(), f"hydra.sweep.dir={tmp_path}", warm_up)
-    launcher.warm_up(at_most=1)
-    launcher.workers[0].process.kill()
-    (result,) = launcher.launch([[]], 0)
-    launcher.close()
+    with launcher.started(at_most=1):
+        launcher.workers[0].process.kill()
+        (result,) = launcher.launch([[]], 0)
     assert result.return_value, "the new process was warmed up, too"
 
 

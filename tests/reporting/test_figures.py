@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import same_color, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from pandas import DataFrame
 from torch import nn
 
 from helpers import PlainLeNet, make_data
 from lenetexp.reporting import run_figures, style, sweep_figures
-from lenetexp.reporting.sweep_figures import SweepPoint, accuracy_by_key, draw_sweep, heat_map
+from lenetexp.reporting.sweep_figures import accuracy_by_key, draw_sweep, heat_map
 from lenetexp.training.evaluate import Scores
 from lenetexp.training.state import EpochRecord
 
@@ -56,8 +58,10 @@ def red(texts: Sequence[Text]) -> int:
     return sum(same_color(text.get_color(), style.WRONG) for text in texts)
 
 
-def point(accuracy: float, half_width: float = nan, diverged: bool = False, **values: str) -> SweepPoint:
-    return SweepPoint(values, accuracy, half_width, diverged, [] if np.isnan(accuracy) else [[(1, 0.1), (2, accuracy)]])
+def recipe(accuracy: float, half_width: float = nan, diverged: bool = False, **values: str) -> dict[str, Any]:
+    """A line of the table that sweeps are drawn from."""
+    curves = [] if np.isnan(accuracy) else [[(1, 0.1), (2, accuracy)]]
+    return {**values, "accuracy": accuracy, "half_width": half_width, "diverged": diverged, "curves": curves}
 
 
 def dots(axes: Axes) -> set[tuple[float, float]]:
@@ -199,7 +203,7 @@ def test_a_run_has_four_pictures_and_without_a_convolution_three(tmp_path: Path)
 def test_accuracy_of_a_grid_is_drawn_against_each_key() -> None:
     keys = ["optimizer.lr", "model.activation"]
     table = {("0.1", "relu"): 0.5, ("0.01", "relu"): 0.6, ("0.1", "tanh"): 0.9, ("0.01", "tanh"): 0.8}
-    grid = [point(accuracy, **dict(zip(keys, pair, strict=True))) for pair, accuracy in table.items()]
+    grid = DataFrame([recipe(accuracy, **dict(zip(keys, pair, strict=True))) for pair, accuracy in table.items()])
     rates, activations = accuracy_by_key(keys, grid, "t").axes
     assert (rates.get_xlabel(), activations.get_xlabel()) == tuple(keys)
     assert dots(rates) == {(float(lr), accuracy) for (lr, _), accuracy in table.items()}
@@ -212,41 +216,44 @@ def test_accuracy_of_a_grid_is_drawn_against_each_key() -> None:
 
 
 def test_seeds_have_intervals_within_0_and_1() -> None:
-    (axes,) = accuracy_by_key(["lr"], [point(0.98, 0.05, lr="0.1"), point(0.5, 0.1, lr="0.2")], "t").axes
+    recipes = DataFrame([recipe(0.98, 0.05, lr="0.1"), recipe(0.5, 0.1, lr="0.2")])
+    (axes,) = accuracy_by_key(["lr"], recipes, "t").axes
     (bars,) = (segments.get_segments() for segments in axes.collections)
     assert [bar[:, 1].tolist() for bar in bars] == [[pytest.approx(0.93), 1.0], [0.4, 0.6]]
 
 
 def test_a_diverged_recipe_is_a_cross_even_without_an_accuracy() -> None:
-    points = [point(0.9, lr="0.1"), point(0.4, lr="1", diverged=True), point(nan, lr="10", diverged=True)]
-    (axes,) = accuracy_by_key(["lr"], points, "t").axes
+    recipes = [recipe(0.9, lr="0.1"), recipe(0.4, lr="1", diverged=True), recipe(nan, lr="10", diverged=True)]
+    (axes,) = accuracy_by_key(["lr"], DataFrame(recipes), "t").axes
     assert dots(axes) == {(0.1, 0.9)}
     assert crosses(axes) == [(1.0, 0.4), (10.0, 0.03)], "the last just above the bottom"
     assert legend(axes) == ["diverged"]
 
 
 def test_a_recipe_that_only_failed_leaves_a_gap() -> None:
-    (axes,) = accuracy_by_key(["lr"], [point(0.9, lr="0.1"), point(nan, lr="0.2")], "t").axes
+    recipes = DataFrame([recipe(0.9, lr="0.1"), recipe(nan, lr="0.2")])
+    (axes,) = accuracy_by_key(["lr"], recipes, "t").axes
     assert {place for place in dots(axes) if not np.isnan(place[1])} == {(0.1, 0.9)}
     assert not crosses(axes) and axes.get_legend() is None
 
 
 def test_trials_of_a_search_are_neither_joined_nor_a_map(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    points = [
-        point(1 - i / 60, lr=repr(10.0 ** rng.uniform(-4, 0)), size=str(2 ** rng.integers(3, 7))) for i in range(30)
+    draws = [
+        recipe(1 - i / 60, lr=repr(10.0 ** rng.uniform(-4, 0)), size=str(2 ** rng.integers(3, 7))) for i in range(30)
     ]
-    rates, sizes = accuracy_by_key(["lr", "size"], points, "t").axes
+    trials = DataFrame(draws)
+    rates, sizes = accuracy_by_key(["lr", "size"], trials, "t").axes
     assert len(dots(rates)) == len(dots(sizes)) == 30 and not joined(rates) and not joined(sizes)
     assert words(sizes.get_xticklabels()) == ["8", "16", "32", "64"], "values that repeat have a tick each"
     assert legend(rates) == ["8", "16", "32", "64"] and sizes.get_legend() is None, "30 rates have no colours"
-    draw_sweep(points, ["lr", "size"], tmp_path)
+    draw_sweep(trials, ["lr", "size"], tmp_path)
     assert not (tmp_path / "heat_map.png").exists()
 
 
 def test_zero_has_a_place_of_its_own_beside_a_logarithmic_scale() -> None:
     decays = ["0", "0.0001", "0.001", "0.01"]
-    figure = accuracy_by_key(["decay"], [point(0.9, decay=decay) for decay in decays], "t")
+    figure = accuracy_by_key(["decay"], DataFrame([recipe(0.9, decay=decay) for decay in decays]), "t")
     (axes,) = figure.axes
     places = axes.transData.transform([(float(decay), 0.9) for decay in decays])[:, 0]
     assert np.diff(places).min() > 50, "pixels between neighbours"
@@ -254,16 +261,18 @@ def test_zero_has_a_place_of_its_own_beside_a_logarithmic_scale() -> None:
 
 def test_every_word_has_a_tick_and_infinity_is_a_word() -> None:
     names = [f"torch.optim.Optimizer{i}" for i in range(12)]
-    (axes,) = accuracy_by_key(["o"], [point(1 - i / 20, o=name) for i, name in enumerate(names)], "t").axes
+    recipes = DataFrame([recipe(1 - i / 20, o=name) for i, name in enumerate(names)])
+    (axes,) = accuracy_by_key(["o"], recipes, "t").axes
     assert words(axes.get_xticklabels()) == names
-    (axes,) = accuracy_by_key(["clip"], [point(0.5, clip="1.0"), point(0.7, clip="inf")], "t").axes
+    recipes = DataFrame([recipe(0.5, clip="1.0"), recipe(0.7, clip="inf")])
+    (axes,) = accuracy_by_key(["clip"], recipes, "t").axes
     assert words(axes.get_xticklabels()) == ["inf", "1.0"]
 
 
 def test_the_heat_map_has_a_number_in_every_cell() -> None:
-    points = [point(0.9, lr="0.01", act="tanh"), point(0.5, lr="0.1", act="tanh", diverged=True)]
-    points += [point(nan, lr="0.01", act="relu", diverged=True), point(0.7, lr="1", act="relu")]
-    (axes,) = heat_map(["lr", "act"], points, "t").axes
+    recipes = [recipe(0.9, lr="0.01", act="tanh"), recipe(0.5, lr="0.1", act="tanh", diverged=True)]
+    recipes += [recipe(nan, lr="0.01", act="relu", diverged=True), recipe(0.7, lr="1", act="relu")]
+    (axes,) = heat_map(["lr", "act"], DataFrame(recipes), "t").axes
     assert words(axes.get_yticklabels()) == ["0.01", "0.1", "1"], "numbers in their order"
     assert words(axes.get_xticklabels()) == ["tanh", "relu"], "words the best first"
     cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
@@ -275,8 +284,8 @@ def test_the_heat_map_has_a_number_in_every_cell() -> None:
 
 def test_the_best_recipes_have_a_colour_and_a_name() -> None:
     curves = [[[(1, 0.1), (2, 0.9 - i / 100)], [(1, 0.2)]] for i in range(40)]
-    points = [SweepPoint({"optimizer._target_": f"o{i}"}, 0.9, nan, False, curve) for i, curve in enumerate(curves)]
-    (axes,) = sweep_figures.learning_curves(points, "t").axes
+    recipes = DataFrame({"optimizer._target_": [f"o{i}" for i in range(40)], "curves": curves})
+    (axes,) = sweep_figures.learning_curves(["optimizer._target_"], recipes, "t").axes
     assert axes.get_legend().get_title().get_text() == "the best 10 of 40"
     assert legend(axes) == [f"_target_=o{i}" for i in range(10)]
     drawn = [[tuple(place) for place in line.get_xydata()] for line in axes.lines]
@@ -288,23 +297,23 @@ def test_the_best_recipes_have_a_colour_and_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "points", "files"),
+    ("keys", "recipes", "files"),
     [
-        (["seed"], [point(0.5)], ["learning_curves"]),
-        (["lr", "seed"], [point(0.5, lr="1"), point(0.6, lr="2")], ["accuracy", "learning_curves"]),
+        (["seed"], [recipe(0.5)], ["learning_curves"]),
+        (["lr", "seed"], [recipe(0.5, lr="1"), recipe(0.6, lr="2")], ["accuracy", "learning_curves"]),
         (
             ["lr", "act"],
-            [point(0.5, lr=lr, act=act) for lr in "12" for act in "ab"],
+            [recipe(0.5, lr=lr, act=act) for lr in "12" for act in "ab"],
             ["accuracy", "heat_map", "learning_curves"],
         ),
     ],
 )
 def test_a_sweep_has_the_pictures_of_its_keys_and_none_of_an_earlier_command(
-    tmp_path: Path, keys: list[str], points: list[SweepPoint], files: list[str]
+    tmp_path: Path, keys: list[str], recipes: list[dict[str, Any]], files: list[str]
 ) -> None:
     for name in ("heat_map.png", "accuracy.png", "note.txt"):
         (tmp_path / name).write_text("old")
-    draw_sweep(points, keys, tmp_path)
+    draw_sweep(DataFrame(recipes), keys, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [*(f"{name}.png" for name in files), "note.txt"]
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in files)
 
@@ -312,12 +321,12 @@ def test_a_sweep_has_the_pictures_of_its_keys_and_none_of_an_earlier_command(
 def test_pictures_take_any_names(tmp_path: Path) -> None:
     """Long paths, and what matplotlib would read as a formula."""
     keys = ["dataset.root", "model.$how"]
-    grid = [point(0.5, **{keys[0]: a, keys[1]: b}) for a in AWKWARD for b in AWKWARD]
+    grid = DataFrame([recipe(0.5, **{keys[0]: a, keys[1]: b}) for a in AWKWARD for b in AWKWARD])
     images, sure = np.zeros((5, 1, 28, 28), dtype=np.uint8), [0.9] * 5
     figures = {
         "accuracy": accuracy_by_key(keys, grid, "$\\a$"),
         "heat_map": heat_map(keys, grid, "$\\a$"),
-        "curves": sweep_figures.learning_curves(grid, "$\\a$"),
+        "curves": sweep_figures.learning_curves(keys, grid, "$\\a$"),
         "confusion": run_figures.confusion_matrix(np.eye(5, dtype=np.int64), AWKWARD, "$\\a$"),
         "predictions": run_figures.predictions(images, AWKWARD, AWKWARD[::-1], sure, "$\\a$"),
         "photos": run_figures.prepared_photos(AWKWARD, [np.zeros((9, 9, 3), np.uint8)] * 5, images, AWKWARD, "$\\a$"),

@@ -2,6 +2,8 @@
 
 import errno
 import signal
+from math import nan
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,54 +16,79 @@ from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted
 from lenetexp.sweeps.compare import differing_keys
-from lenetexp.sweeps.results import Group, Row, groups_of, results_csv, results_table
+from lenetexp.sweeps.results import best_first, recipes_of, results_table, show_results
 from lenetexp.sweeps.sweep import Sweep, recorded
 from lenetexp.tracking.query import find_sweep
 from lenetexp.tracking.store import open_store
 
 
-def rows(*accuracies: float) -> tuple[Row, ...]:
-    return tuple(Row({"seed": str(i)}, "finished", val_accuracy=a) for i, a in enumerate(accuracies))
+def run(status: str = "finished", accuracy: float = nan, **more: Any) -> dict[str, Any]:
+    """What is known of a run."""
+    return {"status": status, "reason": "", "best_val_accuracy": accuracy, **more}
+
+
+def over_seeds(*accuracies: float) -> list[dict[str, Any]]:
+    return [run(accuracy=accuracy, seed=str(seed)) for seed, accuracy in enumerate(accuracies)]
 
 
 def test_an_interval_over_seeds_is_students() -> None:
     """Three values: mean 0.92, deviation 0.02; t for 97.5 % and two degrees of freedom is 4.303."""
-    group = Group({}, rows(0.90, 0.92, 0.94))
-    assert group.mean == pytest.approx(0.92)
-    assert group.deviation == pytest.approx(0.02)
-    assert group.half_width == pytest.approx(4.3027 * 0.02 / 3**0.5, rel=1e-4)
+    (recipe,) = recipes_of(best_first(over_seeds(0.90, 0.92, 0.94), ["seed"]), ["seed"]).itertuples()
+    assert recipe.accuracy == pytest.approx(0.92)
+    assert recipe.deviation == pytest.approx(0.02)
+    assert recipe.half_width == pytest.approx(4.3027 * 0.02 / 3**0.5, rel=1e-4)
 
 
 def test_a_mean_counts_each_seed_once_and_only_results() -> None:
-    twice = Row({"seed": "0"}, "finished", val_accuracy=0.90)
-    killed = Row({"seed": "3"}, "killed", val_accuracy=0.10)
-    group = Group({}, (*rows(0.90, 0.92, 0.94), twice, killed))
-    assert sorted(group.accuracies) == [0.90, 0.92, 0.94]
+    others = [run(accuracy=0.80, seed="0"), run("killed", 0.10, seed="3"), run("finished", nan, seed="4")]
+    (recipe,) = recipes_of(best_first([*others, *over_seeds(0.90, 0.92, 0.94)], ["seed"]), ["seed"]).itertuples()
+    assert (recipe.runs, recipe.ends) == ("3 of 6", "1 killed")
+    assert recipe.accuracy == pytest.approx(0.92), "of a seed that ran twice the better run"
 
 
 def test_equal_accuracies_are_ranked_by_loss() -> None:
-    pairs = (("x", 0.2), ("y", 0.1))
-    groups = groups_of([Row({"a": a}, "finished", val_accuracy=0.9, val_loss=loss) for a, loss in pairs])
-    assert [group.swept for group in groups] == [{"a": "y"}, {"a": "x"}]
+    runs = [run(accuracy=0.9, best_val_loss=loss, a=a) for a, loss in (("x", 0.2), ("y", 0.1), ("z", nan))]
+    ranked = best_first([run("failed", a="w"), *runs], ["a"])
+    assert [*ranked.a] == [*recipes_of(ranked, ["a"]).a] == ["y", "x", "z", "w"]
 
 
-def test_a_table_has_a_line_for_each_run_or_with_seeds_for_each_recipe() -> None:
-    of = [
-        Row({"lr": "0.1", "seed": "0"}, "finished", val_accuracy=0.9, best_epoch=3, test_accuracy=0.8, seconds=1.25),
-        Row({"lr": "0.1", "seed": "1"}, "finished", val_accuracy=0.8, best_epoch=2, test_accuracy=0.7, seconds=1.0),
-        Row({"lr": "9", "seed": "0"}, "failed", "OSError: no room"),
+def test_a_table_has_a_line_for_each_run_or_with_seeds_for_each_recipe(tmp_path: Path) -> None:
+    found = [
+        run(accuracy=0.9, lr="0.1", seed="0", best_epoch=3, test_accuracy=0.8, seconds=1.25, before=False),
+        run(accuracy=0.8, lr="0.1", seed="1", best_epoch=2, test_accuracy=0.7, seconds=1.0, before=True),
+        run("failed", lr="9", seed="0", reason="OSError: no room", before=False),
     ]
-    head, best, _, failed = (line.split() for line in results_table(of, ["lr"]).splitlines())
+
+    def shown(*keys: str) -> list[list[str]]:
+        runs = best_first(found, keys)
+        return [line.split() for line in results_table(runs, recipes_of(runs, keys), keys).splitlines()]
+
+    head, best, second, failed = shown("lr")
     assert head == ["lr", "validation", "epoch", "test", "seconds", "status"]
-    assert best == ["0.1", "90.00%", "3", "80.00%", "1.2", "finished"]
+    assert best == ["0.1", "90.00%", "3", "80.00%", "1.2", "finished"] and second[-1] == "(before)"
     assert failed == ["9", "failed:", "OSError:", "no", "room"]
-    head, mean, none, failed = (line.split() for line in results_table(of, ["lr", "seed"]).splitlines())
+    head, mean, none, failed = shown("lr", "seed")
     assert head[:4] == ["lr", "runs", "validation", "deviation"]
     assert mean == ["0.1", "2", "of", "2", "85.00%", "7.07%", "21.47%", "to", "100.00%", "75.00%"]
     assert none == ["9", "0", "of", "1", "1", "failed"] and failed == ["lr=9", "seed=0:", "OSError:", "no", "room"]
-    lines = results_csv(of, ["lr", "seed"]).splitlines()
+    show_results(best_first(found, ["lr", "seed"]), ["lr", "seed"], tmp_path, None)
+    lines = (tmp_path / "table.csv").read_text().splitlines()
     assert lines[0] == "lr,seed,best_val_accuracy,best_epoch,test_accuracy,seconds,status,reason,run_id"
     assert lines[3] == "9,0,,,,,failed,OSError: no room,"
+
+
+@pytest.mark.parametrize("keys", [["seed"], ["lr"], ["lr", "seed"], []])
+def test_a_sweep_without_runs_has_an_empty_table(
+    keys: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_results(best_first([], keys), keys, tmp_path, None)
+    assert "  runs  none" in capsys.readouterr().out
+    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1
+
+
+def test_runs_that_do_not_differ_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_results(best_first([run(accuracy=0.5, run_id="x", trust="")] * 2, []), [], tmp_path, None)
+    assert "  best run  validation 50.00%\n" in capsys.readouterr().out
 
 
 def test_runs_are_compared_by_what_differs_and_not_by_what_follows_from_it() -> None:

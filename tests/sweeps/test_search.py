@@ -6,6 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -77,16 +78,13 @@ def test_what_an_earlier_command_left_comes_first() -> None:
 
 
 def test_a_resumed_search_needs_the_same_choices(tmp_path: Path) -> None:
-    class Sweeper:
-        storage, sampler, pruner = f"sqlite:///{tmp_path}/optuna.db", None, None
-
-    sweeper: Any = Sweeper()
+    own: Any = SimpleNamespace(storage=f"sqlite:///{tmp_path}/optuna.db", sampler=None, pruner=None)
     before = {"a": CategoricalDistribution(["relu", "tanh"])}
-    study = _open_study(sweeper, "s", before)
+    study = _open_study(own, "s", before)
     study.tell(study.ask(before), 0.5)
-    assert len(_open_study(sweeper, "s", before).trials) == 1
+    assert len(_open_study(own, "s", before).trials) == 1
     with pytest.raises(UserError, match="resume=true: a was searched over relu, tanh before"):
-        _open_study(sweeper, "s", {"a": CategoricalDistribution(["relu", "tanh", "elu"])})
+        _open_study(own, "s", {"a": CategoricalDistribution(["relu", "tanh", "elu"])})
 
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "experiment=smoke", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]

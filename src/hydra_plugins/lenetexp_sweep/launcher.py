@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle, islice
 from multiprocessing.connection import wait
@@ -53,24 +54,30 @@ class LocalLauncher(Launcher):
             raise UserError(f"hydra.launcher.per_gpu={self.per_gpu}: must be a whole number, 1 or more")
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
-    def warm_up(self, at_most: int) -> None:
-        """Starts the processes, `at_most` so many; they import what jobs need while the caller does other things."""
+    @contextmanager
+    def started(self, at_most: int) -> Iterator[None]:
+        """Starts the processes, `at_most` so many, which import what jobs need while the caller does other things."""
         self.workers = [Worker(environment, self.hook) for environment in self.environments()[:at_most]]
+        try:
+            yield
+        finally:
+            for worker in self.workers:  # an idle process ends by itself, and calls what is registered with `atexit`
+                worker.pipe.close()
+            for worker in self.workers:
+                worker.process.join(GRACE if worker.idle else 0)
+                worker.process.kill()
+                worker.process.join()
+            self.workers = []
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs all jobs; returns their results in the order of the jobs, failed ones with their exceptions."""
-        if not self.workers:
-            self.warm_up(len(job_overrides))
-            try:
-                return self.launch(job_overrides, initial_job_idx)
-            finally:
-                self.close()
         results: dict[int, JobReturn] = {}
-        self.stream(iter(job_overrides), results.__setitem__, initial_job_idx)
+        with nullcontext() if self.workers else self.started(len(job_overrides)):
+            self.stream(iter(job_overrides), results.__setitem__, initial_job_idx)
         return [results[number] for number in sorted(results)]
 
     def stream(self, jobs: Iterator[Sequence[str]], take: Callable[[int, JobReturn], None], first: int) -> None:
-        """Runs jobs on the processes that `warm_up` started, and asks for the next one when a process is free.
+        """Runs jobs on the processes that are started, and asks for the next one when a process is free.
 
         Calls `take` with each job's number, counted from `first`, and its result as soon as it is done. Raises
         `Interrupted` if a signal came, and `UserError` if processes cannot start; running jobs may save their state.
@@ -106,16 +113,6 @@ class LocalLauncher(Launcher):
                 for worker in running:
                     worker.pipe.poll(max(deadline - monotonic(), 0))
                 raise
-
-    def close(self) -> None:
-        """Ends the processes: an idle one by itself, so that what it registered with `atexit` is called."""
-        for worker in self.workers:
-            worker.pipe.close()
-        for worker in self.workers:
-            worker.process.join(GRACE if worker.idle else 0)
-            worker.process.kill()
-            worker.process.join()
-        self.workers = []
 
     def environments(self) -> list[dict[str, str]]:
         """For each job that may run at a time, the environment variables that give it its share of the machine."""

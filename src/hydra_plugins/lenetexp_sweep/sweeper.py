@@ -67,9 +67,6 @@ class OptunaSweeper(GridSweeper):
     searched on a logarithmic scale.
     """
 
-    def __init__(
-        self, params: dict[str, str], run: str, n_trials: int, sampler: Any, pruner: Any, storage: str, n_jobs: int
-    ) -> None:
+    def __init__(self, params: dict[str, str], run: str, **settings: Any) -> None:
         super().__init__(params, run)
-        self.n_trials, self.sampler, self.pruner = n_trials, sampler, pruner
-        self.storage, self.n_jobs = storage, n_jobs
+        self.settings = settings  # of conf/hydra/sweeper/optuna.yaml, which `run` checks

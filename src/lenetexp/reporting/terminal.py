@@ -1,8 +1,7 @@
 """What the terminal shows: aligned rows, tables, paths, the progress of a run."""
 
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +13,6 @@ if TYPE_CHECKING:  # a sweep's parent process needs no torch
     from lenetexp.training.evaluate import Totals
     from lenetexp.training.state import EpochRecord
 
-REFRESH = 0.2  # seconds between two looks at the running loss: each waits for the device
-
 
 def rows(pairs: Sequence[tuple[str, str]]) -> str:
     """Labels and their texts, aligned."""
@@ -23,13 +20,14 @@ def rows(pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"  {label:<{width}}  {text}" for label, text in pairs)
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(columns: Mapping[str, Iterable[str]]) -> str:
     """Columns under their names; numbers to the right, words to the left."""
     aligned = []
-    for column in zip(head, *body, strict=True):
-        width = max(len(cell) for cell in column)
-        numbers = all(cell[:1] in "-0123456789" for cell in column[1:] if cell)
-        aligned.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in column])
+    for name, column in columns.items():
+        cells = [name, *column]
+        width = max(map(len, cells))
+        numbers = all(cell[:1] in "-0123456789" for cell in cells[1:] if cell)
+        aligned.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in cells])
     return "\n".join("  " + "   ".join(line).rstrip() for line in zip(*aligned, strict=True))
 
 
@@ -48,42 +46,36 @@ def say(text: str) -> None:
 def progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %") -> tqdm:
     """A bar that disappears when it ends, and that is not there at all if the output is no terminal."""
     form = "{desc} {bar} " + right + ", {remaining} left"
-    return tqdm(total=total, initial=initial, disable=None, leave=False, dynamic_ncols=True, bar_format=form)
+    return tqdm(
+        total=total, initial=initial, bar_format=form, disable=None, leave=False, dynamic_ncols=True, mininterval=0.2
+    )
 
 
 def try_draw(draw: Callable[[], None]) -> bool:
-    """Draws pictures; returns whether that worked: no picture is worth the record of a run.
-
-    Raises `UserError` or `OSError` if they cannot be written.
-    """
+    """Draws pictures; returns whether that worked. Raises `UserError` or `OSError` if they cannot be written."""
     try:
         draw()
+        return True
     except (UserError, OSError):
         raise
-    except Exception as error:  # matplotlib may fail on unforeseen names and numbers
+    except Exception as error:  # matplotlib may fail on unforeseen names; no picture is worth the record of a run
         print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
         return False
-    return True
 
 
 class Progress:
     """A bar over all batches of a run, so many an epoch, and a line for every epoch; some epochs may be done."""
 
     def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
-        self.epochs, self._shown_at, self._has_head = epochs, 0.0, False
+        self.epochs, self._has_head = epochs, False
         self.bar = progress_bar(epochs * steps, done * steps)
 
     def batch(self, totals: "Totals") -> None:
-        """Moves the bar; shows the epoch's loss and accuracy so far a few times a second."""
-        if self.bar.disable:
-            return
-        now = time.perf_counter()
-        if now - self._shown_at > REFRESH:
-            self._shown_at = now
+        """Moves the bar; whenever it is redrawn, takes in the epoch's loss and accuracy so far."""
+        if self.bar.update():  # not for every batch: looking at the loss waits for the device
             loss, accuracy = totals.means()
             said = f"epoch {totals.epoch}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}"
-            self.bar.set_description_str(said, refresh=False)
-        self.bar.update()
+            self.bar.set_description_str(said)
 
     def epoch(self, record: "EpochRecord") -> None:
         """One line for a finished epoch."""

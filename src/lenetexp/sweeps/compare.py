@@ -4,42 +4,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pandas import DataFrame
+
 from lenetexp.config.identity import NOT_COMPARED, defines_experiment
 from lenetexp.config.schema import CompareConfig
 from lenetexp.errors import UserError
-from lenetexp.sweeps.results import best_first, read_index, row_of, rows_of, show_results
+from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, read_index, row_of, runs_of, show_results
 from lenetexp.tracking.query import find_sweep, search
 from lenetexp.tracking.store import open_store
 
 
 def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> None:
-    """Shows the results of a sweep, or of the runs that a filter selects, from MLflow.
-
-    Raises `UserError` if there is no such sweep or run.
-    """
+    """Shows the results of a sweep, or of the runs that a filter selects; raises `UserError` if there are none."""
     store = open_store(settings.tracking, create=False)
     if settings.runs is None:
         sweep = find_sweep(store, settings.which)
-        show_results(rows_of(store, sweep), read_index(sweep)["keys"], folder, None)
+        show_results(runs_of(store, sweep), read_index(sweep)["keys"], folder, None)
         return
     runs = [run for run in search(store, settings.runs) if not run.is_sweep]
     if not runs:
         raise UserError(f"runs={settings.runs}: selects no run of {settings.tracking.experiment}")
     keys = differing_keys([run.params for run in runs])
-    rows = [row_of(run, {key: _value(run.params, key) for key in keys}) for run in runs]
-    show_results(sorted(rows, key=best_first), keys, folder, None)
+    found = [{key: _value(run.params, key) for key in keys} | row_of(run) for run in runs]
+    show_results(best_first(found, keys), keys, folder, None)
 
 
 def differing_keys(params: Sequence[Mapping[str, str]]) -> list[str]:
     """The params in which runs differ, without those that follow from another."""
-    differing = [
-        key
-        for key in dict.fromkeys(key for each in params for key in each)
-        if defines_experiment(key) and key not in NOT_COMPARED and len({each.get(key) for each in params}) > 1
-    ]
+    table = DataFrame(params).drop(columns=[*NOT_COMPARED, *COLUMNS, *RECIPE], errors="ignore")
+    differing = [key for key in table if defines_experiment(key) and table[key].nunique(dropna=False) > 1]
     # Adam has no momentum: the arguments that only one of several classes has follow from the class.
     classes = tuple(key.removesuffix("_target_") for key in differing if key.endswith("._target_"))
-    own = [key for key in differing if all(key in each for each in params) or not f"{key}.".startswith(classes)]
+    own = [key for key in differing if table[key].notna().all() or not f"{key}.".startswith(classes)]
     # Of several that always go together, as scheduler.epochs with epochs, the shortest.
     by_values = {tuple(_value(each, key) for each in params): key for key in sorted(own, key=len, reverse=True)}
     return [key for key in own if key in by_values.values()]

@@ -1,26 +1,21 @@
 """Every combination of the given values: hydra/sweeper=grid."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
-from lenetexp.config.identity import defines_experiment
 from lenetexp.errors import UserError
 from lenetexp.reporting.terminal import progress_bar
-from lenetexp.sweeps.plan import Job, launch, plan_of, warm
+from lenetexp.sweeps.plan import Job, plan_of, warm
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import GridSweeper
 
 
 def run(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> None:
-    """Runs every combination of the values in `overrides` as one sweep.
-
-    Raises `UserError` if a job's config is wrong, before the first job starts; or, at the end, a job failed.
-    """
+    """Runs every combination as one sweep. Raises `UserError` before the first job if any is wrong; or if one fails."""
     for override in overrides:
         if override.is_sweep_override() and not override.is_discrete_sweep():
             raise UserError(
@@ -28,9 +23,6 @@ def run(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> 
                 "an interval needs hydra/sweeper=optuna"
             )
     plan = plan_of(sweeper, "grid", overrides)
-    if not plan.keys:  # one run, named by what was asked for
-        asked = [override.get_key_element() for override in overrides if not override.is_delete()]
-        plan = replace(plan, keys=tuple(key for key in asked if defines_experiment(key)))
     if not plan.keys:
         raise UserError("-m: must be given values, as optimizer.lr=0.01,0.1, or a whole sweep by name, as sweep=lr")
     (combinations,) = sweeper.split_arguments(list(overrides), None)
@@ -50,4 +42,4 @@ def run(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> 
 
         todo = list(jobs.values())
         with recorded(todo[0].settings, folder, plan) as sweep:
-            sweep.run(todo, lambda launched: launch(sweeper.launcher, launched, 0))
+            sweep.run(todo, sweeper.launcher)

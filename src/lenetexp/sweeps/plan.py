@@ -1,19 +1,19 @@
 """From Hydra's overrides to checked jobs: every mistake ends here, before the first job starts."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
-from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lenetexp import cli
-from lenetexp.config.identity import config_hash, defines_experiment, digest, identity, swept_name
+from lenetexp.config.identity import config_hash, defines_experiment, digest, identity
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import raised
@@ -30,11 +30,6 @@ class Job:
     swept: dict[str, str]  # the swept keys with this job's values as they were typed
     settings: RunConfig
     config_hash: str
-
-    @property
-    def name(self) -> str:
-        """What tells it from the sweep's other runs."""
-        return swept_name(self.swept)
 
 
 @dataclass(frozen=True)
@@ -55,12 +50,8 @@ class Plan:
         """One job, with its config composed and checked. Raises `UserError` if it is wrong."""
         values = cli.plain(self._compose(overrides))
         given = dict(word.split("=", 1) for word in overrides if "=" in word)
-        return Job(
-            overrides=tuple(overrides),
-            swept={key.lstrip("+"): given[key] for key in self.keys},
-            settings=check(RunConfig, values),
-            config_hash=config_hash(values),
-        )
+        swept = {name: given[key] for name, key in zip(self.names, self.keys, strict=True)}
+        return Job(tuple(overrides), swept, check(RunConfig, values), config_hash(values))
 
     def identity(self) -> str:
         """Twelve hexadecimal digits that say which sweep this is, whatever its values."""
@@ -81,35 +72,36 @@ class Plan:
 
 
 def plan_of(sweeper: "GridSweeper", kind: str, overrides: Sequence[Override]) -> Plan:
-    """What these overrides vary and share. Raises `UserError` if a swept key does not define the experiment."""
-    keys, fixed = [], []
-    for override in overrides:
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            fixed.append(str(override.input_line))
-        elif defines_experiment(key):
-            keys.append(key)
-        else:
+    """What these overrides vary, or ask for if they vary nothing. Raises `UserError` for a key that cannot be swept."""
+    swept = [override for override in overrides if override.is_sweep_override()]
+    for override in swept:
+        if not defines_experiment(override.get_key_element()):
             raise UserError(
                 f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
                 "recorded, not what is run"
             )
-    return Plan(sweeper, kind, tuple(keys), tuple(fixed))
+    keys = (override.get_key_element() for override in swept or overrides if not override.is_delete())
+    fixed = (str(override.input_line) for override in overrides if not override.is_sweep_override())
+    return Plan(sweeper, kind, tuple(filter(defines_experiment, keys)), tuple(fixed))
 
 
-@contextmanager
-def warm(launcher: Launcher, at_most: int) -> Iterator[None]:
-    """Starts the local launcher's processes while MLflow is imported and its store opened."""
-    warm_up: Callable[[int], None] | None = getattr(launcher, "warm_up", None)
-    if warm_up is None:
-        yield
+def warm(launcher: Any, at_most: int) -> AbstractContextManager[None]:
+    """Starts the local launcher's processes, so that MLflow is imported and its store opened meanwhile."""
+    return launcher.started(at_most) if hasattr(launcher, "started") else nullcontext()
+
+
+def stream(
+    launcher: Any, jobs: Iterator[Sequence[str]], take: Callable[[int, JobReturn], object], at_a_time: int
+) -> None:
+    """Runs jobs, each when a process is free for it, and calls `take` with the number and the result of each."""
+    if hasattr(launcher, "stream"):
+        launcher.stream(jobs, take, first=0)
         return
-    warm_up(at_most)
-    with closing(cast(Any, launcher)):
-        yield
-
-
-def launch(launcher: Launcher, jobs: Sequence[Sequence[str]], first: int) -> Sequence[JobReturn]:
-    """Runs jobs; other launchers than the local one handle no signals and are interrupted by them."""
-    with nullcontext() if hasattr(launcher, "warm_up") else raised():
-        return launcher.launch(jobs, initial_job_idx=first)
+    # Other launchers than the local one take a list, handle no signals and are interrupted by them.
+    first = 0
+    while wave := list(islice(jobs, at_a_time)):
+        with raised():
+            results = launcher.launch(wave, initial_job_idx=first)
+        for number, result in enumerate(results, first):
+            take(number, result)
+        first += len(wave)

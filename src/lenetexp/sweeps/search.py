@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from math import isnan
+from itertools import count, islice
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,8 +22,9 @@ from lenetexp.config.schema import Settings, check
 from lenetexp.errors import UserError, one_line
 from lenetexp.reporting.sweep_progress import SweepProgress
 from lenetexp.reporting.terminal import say, shown
-from lenetexp.sweeps.plan import Job, Plan, launch, plan_of, warm
+from lenetexp.sweeps.plan import Job, Plan, plan_of, stream, warm
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
+from lenetexp.tracking.names import BEST_ACCURACY
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+A_CLASS = "null or a class, as {{_target_:optuna.{}}}"
 Space = dict[str, BaseDistribution]
 
 
@@ -38,34 +42,26 @@ class _SearchSettings(Settings):
 
     n_trials: Count
     n_jobs: Count
-    sampler: Annotated[
-        InstanceOf[BaseSampler] | None, described("null or a class, as {_target_:optuna.samplers.TPESampler}")
-    ]
-    pruner: Annotated[
-        InstanceOf[BasePruner] | None, described("null or a class, as {_target_:optuna.pruners.MedianPruner}")
-    ]
+    sampler: Annotated[InstanceOf[BaseSampler] | None, described(A_CLASS.format("samplers.TPESampler"))]
+    pruner: Annotated[InstanceOf[BasePruner] | None, described(A_CLASS.format("pruners.MedianPruner"))]
     storage: Annotated[str, Field(pattern="://"), described("as sqlite:///outputs/optuna.db")]
 
 
 def run(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -> None:
-    """Runs trials until the study has as many as were asked for.
-
-    Raises `UserError` if the space or a config is wrong, before anything starts; or, at the end, a trial failed.
-    """
-    own = {key: getattr(sweeper, key) for key in _SearchSettings.model_fields}
-    check(_SearchSettings, own, prefix="hydra.sweeper.")
+    """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
+    own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
     plan = plan_of(sweeper, "search", overrides)
     space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
     if not space:
         raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
     # Every limit and every choice is composed and checked before the first trial.
     settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
-    with warm(sweeper.launcher, sweeper.n_trials):
+    with warm(sweeper.launcher, own.n_trials):
         from lenetexp.sweeps.sweep import recorded  # imports MLflow, while the processes start
 
         with recorded(settings, folder, plan) as sweep:
-            study = _open_study(sweeper, sweep.recorder.run_id, space)
-            _Search(sweeper, plan, sweep, study, space).run(settings.epochs)
+            study = _open_study(own, sweep.recorder.run_id, space)
+            _Search(own, plan, sweep, study, space).run(settings.epochs)
 
 
 def _overrides(plan: Plan, params: dict[str, Any]) -> list[str]:
@@ -75,43 +71,34 @@ def _overrides(plan: Plan, params: dict[str, Any]) -> list[str]:
 class _Search:
     """A search while it runs."""
 
-    def __init__(self, sweeper: "OptunaSweeper", plan: Plan, sweep: "Sweep", study: optuna.Study, space: Space) -> None:
-        self.sweeper, self.plan, self.sweep, self.study, self.space = sweeper, plan, sweep, study, space
+    def __init__(self, own: _SearchSettings, plan: Plan, sweep: "Sweep", study: optuna.Study, space: Space) -> None:
+        self.own, self.plan, self.sweep, self.study, self.space = own, plan, sweep, study, space
         self.running: dict[int, tuple[Trial, Job]] = {}  # by the job's number
         self.exhausted = False  # whether the sampler has nothing more to propose
         self.told = False  # whether the user knows that the store fails
 
     def run(self, epochs: int) -> None:
-        """Runs all trials that are left."""
+        """Runs all trials that are left, of at most so many epochs each."""
         before = self.study.get_trials(deepcopy=False)
-        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in before)
-        to_do = max(self.sweeper.n_trials - ended, 0)
+        ended = sum(trial.state in ENDED for trial in before)
+        to_do = max(self.own.n_trials - ended, 0)
         if ended:
-            print(f"{ended} of {self.sweeper.n_trials} trials are done already", flush=True)
+            print(f"{ended} of {self.own.n_trials} trials are done already", flush=True)
         if to_do:
             print(f"{to_do} trials, in {shown(self.sweep.folder)}", flush=True)
-        jobs, launcher, first = self._jobs(before, to_do), self.sweeper.launcher, 0
         with SweepProgress(self.sweep.folder, to_do, to_do * epochs, self._report):
-            if hasattr(launcher, "stream"):
-                launcher.stream(jobs, self._take, first=0)
-                return
-            # Other launchers take a list: as many at a time as there may be.
-            while wave := [job for _, job in zip(range(self.sweeper.n_jobs), jobs, strict=False)]:
-                for number, result in enumerate(launch(launcher, wave, first), first):
-                    self._take(number, result)
-                first += len(wave)
+            stream(self.plan.sweeper.launcher, self._jobs(before, to_do), self._take, self.own.n_jobs)
 
     def _jobs(self, before: Sequence[FrozenTrial], to_do: int) -> Iterator[list[str]]:
         """Each trial's job, made only when a process is free for it: Optuna then knows the most."""
-        number = 0
-        for _, trial in zip(range(to_do), self._trials(before), strict=False):
+        numbers = count()
+        for trial in islice(self._trials(before), to_do):
             job = self.plan.job(_overrides(self.plan, trial.params))
-            if self.sweep.skip(job):
-                self._tell(trial, self.sweep.value_of(job))
+            if finished := self.sweep.enter(job):
+                self._tell(trial, finished.metrics.get(BEST_ACCURACY, nan))
                 continue
             self._despite_outage(self.sweep.save_index)
-            self.running[number] = (trial, job)
-            number += 1
+            self.running[next(numbers)] = (trial, job)
             yield self.sweep.overrides(job)
 
     def _trials(self, before: Sequence[FrozenTrial]) -> Iterator[Trial]:
@@ -123,7 +110,7 @@ class _Search:
                 else:  # killed while it was drawn
                     self.study.tell(frozen.number, state=TrialState.FAIL)
         again = {repr(t.params): t.params for t in before if t.state == TrialState.FAIL and t.params}
-        done = {repr(t.params) for t in before if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        done = {repr(t.params) for t in before if t.state in ENDED}
         for key in again.keys() - done:
             self.study.enqueue_trial(again[key])
         while not self.exhausted:
@@ -137,16 +124,12 @@ class _Search:
 
     def _take(self, number: int, result: JobReturn) -> None:
         """Tells Optuna how a job ended."""
-        from lenetexp.sweeps.sweep import failure_of
-
         trial, job = self.running.pop(number)
-        if reason := failure_of(result):
-            self.sweep.failed(job, reason)
-            self._end(trial, TrialState.FAIL)
-        elif JournalReader(self.sweep.folder_of(job)).ending == "pruned":
-            self._end(trial, TrialState.PRUNED)
+        if self.sweep.note(job, result):
+            self._tell(trial, state=TrialState.FAIL)
         else:
-            self._tell(trial, float(result.return_value))
+            pruned = JournalReader(self.sweep.folder_of(job)).ending == "pruned"
+            self._tell(trial, nan if pruned else float(result.return_value))
         self._despite_outage(lambda: self.sweep.done(job))
 
     def _report(self, folder: Path, epoch: Epoch) -> None:
@@ -158,16 +141,11 @@ class _Search:
                     if trial.should_prune():
                         ask_to_stop(folder)
 
-    def _tell(self, trial: Trial, value: float) -> None:
+    def _tell(self, trial: Trial, value: float = nan, state: TrialState | None = None) -> None:
         # A run that diverged in its first epoch is a result, and the worst: Optuna has no worse than pruned.
-        if isnan(value):
-            self._end(trial, TrialState.PRUNED)
-        else:
-            self._end(trial, TrialState.COMPLETE, value)
-
-    def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
+        state = state or (TrialState.PRUNED if isnan(value) else TrialState.COMPLETE)
         try:
-            self.study.tell(trial, value, state=state)
+            self.study.tell(trial, None if isnan(value) else value, state=state)
         except RuntimeError as error:
             # How samplers that go through a list say that it is finished; the trial has been told by then.
             if "Study.stop" not in str(error):
@@ -204,11 +182,8 @@ def distribution(override: Override) -> BaseDistribution:
         raise UserError(f"{override.input_line}: {one_line(error)}") from None
 
 
-def _limits(given: BaseDistribution) -> list[Any]:
-    if isinstance(given, CategoricalDistribution):
-        return list(given.choices)
-    assert isinstance(given, (IntDistribution, FloatDistribution))
-    return [given.low, given.high]
+def _limits(given: Any) -> list[Any]:
+    return list(given.choices) if isinstance(given, CategoricalDistribution) else [given.low, given.high]
 
 
 def _corners(space: Space) -> list[dict[str, Any]]:
@@ -218,27 +193,24 @@ def _corners(space: Space) -> list[dict[str, Any]]:
     return [{key: each[min(i, len(each) - 1)] for key, each in limits.items()} for i in range(longest)]
 
 
-def _open_study(sweeper: "OptunaSweeper", name: str, space: Space) -> optuna.Study:
-    """The study of this sweep, new or of its earlier command.
-
-    Raises `UserError` if its storage does not answer, or it searched another space.
-    """
-    sqlite = sweeper.storage.startswith("sqlite")
-    path = Path(sweeper.storage.removeprefix("sqlite:///"))
+def _open_study(own: _SearchSettings, name: str, space: Space) -> optuna.Study:
+    """The study of this sweep, new or of its earlier command. Raises `UserError` if that searched another space."""
+    sqlite = own.storage.startswith("sqlite")
+    path = Path(own.storage.removeprefix("sqlite:///"))
     try:
         if sqlite:
             path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock") if sqlite else nullcontext():
             study = optuna.create_study(
                 study_name=name,
-                storage=sweeper.storage,
-                sampler=sweeper.sampler or TPESampler(),
-                pruner=sweeper.pruner or NopPruner(),
+                storage=own.storage,
+                sampler=own.sampler or TPESampler(),
+                pruner=own.pruner or NopPruner(),
                 direction="maximize",
                 load_if_exists=True,
             )
     except Exception as error:  # a database driver may raise anything
-        raise UserError(f"hydra.sweeper.storage={sweeper.storage}: {one_line(error)[:200]}") from error
+        raise UserError(f"hydra.sweeper.storage={own.storage}: {one_line(error)[:200]}") from error
     for trial in study.get_trials(deepcopy=False):
         for key, then in trial.distributions.items():
             try:
