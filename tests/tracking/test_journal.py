@@ -40,6 +40,26 @@ def test_a_torn_last_line_is_skipped_and_removed_by_the_next_writer(tmp_path: Pa
     assert kinds(JournalReader(tmp_path)) == ["start", "end"]
 
 
+def test_a_line_cut_by_a_full_disk_is_removed_by_the_next(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    journal = Journal(tmp_path)
+    journal.add(START)
+    whole = journal.path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 10, hard))
+    try:
+        with pytest.raises(UserError, match=r"cannot be written .*; what it holds is intact"):
+            journal.add(Mark(event="files"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    torn = journal.path.read_bytes()
+    assert torn.startswith(whole) and len(torn) == len(whole) + 10, "the write did fail halfway"
+    assert kinds(JournalReader(tmp_path)) == ["start"]
+    journal.add(End(status="FAILED"))
+    assert kinds(journal) == kinds(JournalReader(tmp_path)) == ["start", "end"]
+    assert journal.path.read_bytes().startswith(whole)
+
+
 def test_a_missing_journal_is_empty(tmp_path: Path) -> None:
     reader = JournalReader(tmp_path / "none")
     assert (reader.events, reader.end, reader.run_id, reader.unsent) == ([], None, None, [])

@@ -201,13 +201,16 @@ class Journal(JournalReader):
 
     def add(self, event: AnyEvent) -> None:
         """Appends one event and flushes it to the disk; raises `UserError` if that fails."""
+        line = f"{event.model_dump_json(exclude_none=True)}\n".encode()
         try:
             with self.path.open("ab") as file:
-                file.write(f"{event.model_dump_json(exclude_none=True)}\n".encode())
+                file.truncate(self.size)  # a full disk may have cut the line before
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise _unwritable(self.path, error) from error
+        self.size += len(line)
         self.events.append(event)
 
     def close(self) -> None:
