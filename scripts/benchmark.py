@@ -104,8 +104,7 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
     is a curve to compare.
     """
     from lenetexp.config.schema import Dataset
-    from lenetexp.datasets.load import Data, load
-    from lenetexp.datasets.source import Split
+    from lenetexp.datasets.load import Data, Split, load
     from lenetexp.models.lenet import LeNet
     from lenetexp.optim import Schedule
     from lenetexp.training.batches import generator
@@ -220,7 +219,7 @@ def tracking_share(root: str, epochs: int) -> None:
     from omegaconf import OmegaConf
 
     from lenetexp.config.schema import RunConfig, check
-    from lenetexp.runs import experiment, record
+    from lenetexp.runs import experiment
 
     def time_calls(owner: Any, name: str, spent: dict[str, float]) -> None:
         function = getattr(owner, name)
@@ -235,7 +234,7 @@ def tracking_share(root: str, epochs: int) -> None:
     for owner, name in (
         (experiment, "open_store"),
         (experiment, "save_model"),
-        (record, "open_outbox"),
+        (experiment, "open_outbox"),
         (outbox.Outbox, "add"),
         (outbox.Outbox, "close"),
     ):

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
 from lenetexp.config.schema import RunConfig, check
-from lenetexp.datasets.load import Data
-from lenetexp.datasets.source import Split
+from lenetexp.datasets.load import Data, Split
 from lenetexp.reporting.terminal import Progress
 from lenetexp.runs import experiment
 from lenetexp.runs.interrupt import Interrupted

@@ -9,7 +9,7 @@ from PIL import Image
 from helpers import InProcess, composed, in_process, make_pictures, run_script
 from lenetexp import predict
 from lenetexp.config.schema import PredictConfig, check
-from lenetexp.datasets.uci_digits import digits
+from lenetexp.datasets.local import digits
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from lenetexp.config.schema import Dataset, PredictConfig, Settings, Target, check
 from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image
-from lenetexp.datasets.load import FUNCTIONS
+from lenetexp.datasets.load import Split
 from lenetexp.datasets.load import load as load_images
-from lenetexp.datasets.source import Split
 from lenetexp.errors import UserError, one_line
 from lenetexp.models.build import build
 from lenetexp.reporting import run_figures, style
@@ -27,8 +26,8 @@ from lenetexp.tracking.names import BEST_ACCURACY, File
 from lenetexp.tracking.query import RecordedRun, find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.training import checkpoint
-from lenetexp.training.device import pick
 from lenetexp.training.evaluate import evaluate
+from lenetexp.training.state import pick_device
 
 Answer = tuple[list[str], style.Figure]  # what is printed, and the picture
 
@@ -66,7 +65,7 @@ class TrainedNet:
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     """Prints what the net of a run predicts, and draws it into `folder`; `UserError` if there is nothing to predict."""
-    device = pick(settings.device)
+    device = pick_device(settings.device)
     files = find_images(settings.images) if settings.images else []
     if len(files) == 1:
         read_image(files[0], "L")  # if it cannot be read, say so before the slow part
@@ -92,8 +91,8 @@ def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
             facts = _Facts.model_validate_json(facts_file.read_bytes())
         except ValueError as error:
             raise UserError(f"{run}: its record is damaged ({one_line(error)[:120]})") from None
-        require_trusted(config.model.call(), "model", trust, nn.Module)
-        require_trusted(config.dataset.call(), "dataset", trust, None, FUNCTIONS)
+        require_trusted(config.model.call(), "model", trust)
+        require_trusted(config.dataset.call(), "dataset", trust)
         model = build(config.model, len(facts.classes), facts.image_shape)
         weights = checkpoint.load(weights_file)
     try:

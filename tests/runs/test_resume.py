@@ -34,7 +34,7 @@ from lenetexp.config.schema import RunConfig, SyncConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal
-from lenetexp.tracking.sync import sync
+from lenetexp.tracking.outbox import sync
 from lenetexp.training import checkpoint
 from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.state import Training, set_up

@@ -26,10 +26,10 @@ from lenetexp import predict
 from lenetexp.config.identity import leaves
 from lenetexp.config.schema import Dataset, PredictConfig, check
 from lenetexp.datasets.load import load
-from lenetexp.datasets.uci_digits import digits
+from lenetexp.datasets.local import digits
 from lenetexp.errors import UserError
 from lenetexp.runs import provenance
-from lenetexp.runs.record import recorded_config
+from lenetexp.runs.experiment import recorded_config
 from lenetexp.training.evaluate import evaluate
 
 ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "reproduce"}

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from helpers import InProcess
 from lenetexp import predict
 from lenetexp.config.schema import Tracking
-from lenetexp.datasets.load import FUNCTIONS
 from lenetexp.errors import UserError
 from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.query import get_run
@@ -63,8 +61,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def require(key: str, settings: object, trust: tuple[str, ...] = ("mine",)) -> None:
-    kind, functions = (nn.Module, ()) if key == "model" else (None, FUNCTIONS)
-    require_trusted(settings, key, trust, kind, functions)
+    require_trusted(settings, key, trust)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,9 @@ from lenetexp.errors import UserError
 from lenetexp.tracking import outbox as module
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Start
 from lenetexp.tracking.names import HOST, Tag
-from lenetexp.tracking.outbox import Outbox
+from lenetexp.tracking.outbox import Outbox, sync
 from lenetexp.tracking.recorder import Recorder
 from lenetexp.tracking.store import Refused
-from lenetexp.tracking.sync import sync
 
 START = Start(tags={Tag.HOST: HOST}, epochs=2, run_id="4d1f")
 

@@ -1,21 +1,44 @@
-"""The dataset that a config names: checked, split, and on the device."""
+"""Images with their labels, and the dataset that a config names: checked, split, and on the device."""
 
 import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lenetexp.config.schema import Dataset
-from lenetexp.datasets.folder import image_folder
-from lenetexp.datasets.source import Source, Split, hold_out
-from lenetexp.datasets.torchvision import torchvision_dataset
-from lenetexp.datasets.uci_digits import digits
 from lenetexp.errors import UserError
 
-# The functions that a stored config may name.
-FUNCTIONS = (digits, torchvision_dataset, image_folder)
+
+@dataclass(frozen=True)
+class Split:
+    """Images, N×C×H×W uint8, and their labels, N int64 class numbers from 0."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor) -> "Split":
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset before validation images are held out."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    # Light on dark, scaled into 20×20 pixels in the middle of 28×28; pictures to predict on become so, too.
+    like_mnist: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +79,20 @@ def load(settings: Dataset, device: torch.device) -> Data:
         train, val = hold_out(source.train, settings.validation, settings.split_seed)
     train, val, test = (split.to(device) for split in (train, val, source.test))
     return Data(source.name, train, val, test, tuple(source.classes), source.like_mnist, _digest(source))
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """The rest and `fraction` of each class, both in order; `UserError` if a class has only one image."""
+    rng = np.random.default_rng(seed)
+    labels = split.labels.numpy()
+    held = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            raise UserError(f"dataset: class number {label} (from 0) has one image; must have at least 2")
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        held[members[:count]] = True
+    return split[torch.from_numpy(~held)], split[torch.from_numpy(held)]
 
 
 def _mistake(source: Source) -> str | None:

@@ -18,7 +18,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from lenetexp.datasets.images import into_mnist_frame, resized
-from lenetexp.datasets.source import Source, Split
+from lenetexp.datasets.load import Source, Split
 from lenetexp.errors import UserError, one_line
 
 EMNIST_CLASSES = {

@@ -1,9 +1,12 @@
 """One run, from its settings to its complete record: joins the packages below."""
 
+import json
+import secrets
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from math import ceil, nan
 from pathlib import Path
 from typing import Any
@@ -12,25 +15,35 @@ import numpy as np
 import torch
 
 from lenetexp.cli import require_empty
+from lenetexp.config.identity import INVOCATION_KEYS, config_hash, leaves, name_of, swept_name
 from lenetexp.config.schema import Dataset, RunConfig
 from lenetexp.datasets.load import Data, load
-from lenetexp.errors import UserError, one_line
-from lenetexp.reporting.run_summary import end_of_run
-from lenetexp.reporting.terminal import Progress, try_draw
-from lenetexp.runs import resume
-from lenetexp.runs.interrupt import noted
-from lenetexp.runs.record import RunContext, closing_record, open_record, recorded_config
-from lenetexp.tracking.journal import STOP, Journal, Mark
+from lenetexp.errors import UserError, one_line, without_password
+from lenetexp.reporting.run_summary import end_of_run, start_of_run
+from lenetexp.reporting.terminal import Progress, say, shown, try_draw
+from lenetexp.runs import provenance, resume
+from lenetexp.runs.interrupt import Interrupted, noted
+from lenetexp.tracking.journal import STOP, Journal, Mark, Start
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, SERIES, TEST_ACCURACY, TEST_LOSS, File, Tag
-from lenetexp.tracking.outbox import Outbox
-from lenetexp.tracking.query import RecordedRun
-from lenetexp.tracking.recorder import save_model
-from lenetexp.tracking.store import open_store
+from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
+from lenetexp.tracking.recorder import origin_tags, save_model
+from lenetexp.tracking.store import Store, open_store
 from lenetexp.training import checkpoint
-from lenetexp.training.device import pick
 from lenetexp.training.evaluate import Diverged, Scores, Totals, evaluate
 from lenetexp.training.loop import Recipe, fit
-from lenetexp.training.state import EpochRecord, set_up
+from lenetexp.training.state import EpochRecord, Training, describe_device, pick_device, set_up
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """One run with all that it needs."""
+
+    settings: RunConfig
+    config: dict[str, Any]  # as it is recorded
+    folder: Path
+    data: Data
+    training: Training
+    resumes: str | None  # id of the run whose epochs it begins with
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
@@ -48,15 +61,20 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     else:
         settings, config = plan.settings, plan.config
         if plan.previous.status == "FINISHED" and not plan.extends:
-            return _already_finished(plan.previous)
-    device = pick(settings.device)
+            reached, tested = (plan.previous.metrics.get(name, nan) for name in (BEST_ACCURACY, TEST_ACCURACY))
+            print(
+                f"Run {plan.previous.run_id} of this config is finished already: validation {reached:.2%}, "
+                f"test {tested:.2%}. It is not trained again; without resume a new run begins."
+            )
+            return reached
+    device = pick_device(settings.device)
     data = _load_once(settings.dataset, device)
     training = set_up(settings, data, device)
     store = None if settings.tracking.offline else open_store(settings.tracking)
     if plan is not None:
         folder = plan.restore(training, data.digest, folder)
-    resumes = plan.previous.run_id if plan else None
-    context = RunContext(settings, recorded_config(config), folder, data, training, resumes)
+    resumed = plan.previous.run_id if plan else None
+    context = RunContext(settings, recorded_config(config), folder, data, training, resumed)
     with noted() as stop_if_asked, closing(Journal(folder)) as events:
         outbox = open_record(context, events, store)
         with closing_record(outbox, context, stop_if_asked):
@@ -72,15 +90,6 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     return best.val_accuracy if best else nan
 
 
-def _already_finished(run: RecordedRun) -> float:
-    best, test = run.metrics.get(BEST_ACCURACY, nan), run.metrics.get(TEST_ACCURACY, nan)
-    print(
-        f"Run {run.run_id} of this config is finished already: validation {best:.2%}, test {test:.2%}. "
-        "It is not trained again; without resume a new run begins."
-    )
-    return best
-
-
 _loaded: dict[str, Data] = {}  # the last data, by what they were loaded with
 
 
@@ -91,6 +100,83 @@ def _load_once(dataset: Dataset, device: torch.device) -> Data:
         _loaded.clear()
         _loaded[key] = load(dataset, device)
     return _loaded[key]
+
+
+def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without how the command was given, and without a password in the store's address."""
+    kept = {key: value for key, value in config.items() if key not in INVOCATION_KEYS}
+    return {**kept, "tracking": {**kept["tracking"], "uri": without_password(kept["tracking"]["uri"])}}
+
+
+def open_record(context: RunContext, events: Journal, store: Store | None) -> Outbox:
+    """Says what is about to run and opens its record. Raises `UserError` if the store does not take it."""
+    settings, data, folder = context.settings, context.data, context.folder
+    device = describe_device(data.train.images.device)
+    head = start_of_run(settings, data, context.training, device, folder, context.resumes)
+    print(head, flush=True)
+    origin = {**origin_tags(folder), Tag.DEVICE: device}
+    root = settings.dataset.root
+    # The absolute path: a later command may be given in another folder.
+    facts = {**data.facts(), "root": None if root is None else str(Path(root).expanduser().resolve())}
+    if events.starts:
+        if provenance.read_dataset(folder) is None:  # it was killed before it wrote that
+            provenance.write(folder, context.config, facts)
+        provenance.add_command(folder)
+        events.add(Start(event="resumed", tags=origin, epochs=settings.epochs))
+        return open_outbox(store, events, say)
+    # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
+    swept = settings.job.values if settings.job else {}
+    known = {
+        **origin,
+        Tag.PARENT: settings.job.parent if settings.job else None,
+        **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
+        Tag.CONTINUES: context.resumes,
+        Tag.JOURNAL: secrets.token_hex(16),
+        Tag.CONFIG_HASH: config_hash(context.config),
+        Tag.DESCRIPTION: f"```\n{head}\n```",
+        Tag.COMMIT: provenance.write(folder, context.config, facts),
+    }
+    dataset = {
+        "name": data.name,
+        "digest": data.digest,
+        "source": json.dumps({"root": root or settings.dataset.target}),
+        "profile": json.dumps(facts["images"]),
+    }
+    name = swept_name(swept) or name_of(settings.given) or folder.name
+    tags = {key: value for key, value in known.items() if value is not None}
+    params = {**swept, **dict(leaves(context.config))}
+    events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
+    return open_outbox(store, events, say)
+
+
+@contextmanager
+def closing_record(outbox: Outbox, context: RunContext, stop_if_asked: Callable[[], None]) -> Iterator[None]:
+    """Sends the folder and closes the record, however the body ends."""
+    settings, folder = context.settings, context.folder
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        # A second signal exits at once.
+        outbox.end("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interrupted) else 0.0)
+        print(f"Stopped; {shown(folder)} keeps {context.training.epochs_done} of {settings.epochs} epochs.")
+        if settings.job is None:
+            print(f"To resume: {provenance.command_to_resume(outbox.journal.run_id)}", flush=True)
+        raise
+    except Exception as error:
+        outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
+        raise
+    sent = False
+    try:
+        sent = outbox.end("FINISHED", stop_if_asked=stop_if_asked)
+    except UserError as error:  # the disk is full
+        sent = outbox.end("FAILED", str(error))
+        raise
+    finally:
+        if not sent and not settings.tracking.offline:
+            command = f"python scripts/sync.py folder={shown(folder)}"
+            print(f"note: MLflow is still missing something; when it answers: {command}", flush=True)
+    if outbox.refused:
+        raise UserError(outbox.refused)
 
 
 def _train(context: RunContext, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Diverged | None:

@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
 from lenetexp.cli import require_empty
 from lenetexp.config.identity import INVOCATION_KEYS, LOCATION_KEYS, config_hash, defines_experiment, differences
 from lenetexp.config.schema import RunConfig, check
-from lenetexp.datasets.load import FUNCTIONS
 from lenetexp.errors import UserError, one_line
-from lenetexp.optim import warmup_cosine
 from lenetexp.runs import provenance
-from lenetexp.runs.trust import read_config, require_trusted
+from lenetexp.runs.trust import ALLOWED, read_config, require_trusted
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Result, Start
 from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
@@ -190,10 +184,8 @@ def _settings_of(
         # The absolute path: the config's may be relative to another folder.
         own["dataset"] = {**own["dataset"], "root": str(facts["root"])}
     checked = check(RunConfig, own)
-    require_trusted(checked.model.call(), "model", settings.trust, nn.Module)
-    require_trusted(checked.optimizer.call(), "optimizer", settings.trust, Optimizer)
-    require_trusted(checked.scheduler.call(), "scheduler", settings.trust, LRScheduler, (warmup_cosine,))
-    require_trusted(checked.dataset.call(), "dataset", settings.trust, None, FUNCTIONS)
+    for part in ALLOWED:
+        require_trusted(getattr(checked, part).call(), part, settings.trust)
     return checked, own
 
 

@@ -6,11 +6,22 @@ from typing import Any
 import yaml
 from hydra.utils import get_object
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lenetexp.config.identity import TRUSTED
+from lenetexp.datasets import digits, image_folder, torchvision_dataset
 from lenetexp.errors import UserError, one_line
+from lenetexp.optim import warmup_cosine
 
 DEEPEST = 20  # levels of settings; no real config has more
+# What each part of a config may name: a class of such a kind, or one of these functions.
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "model": (nn.Module,),
+    "optimizer": (Optimizer,),
+    "scheduler": (LRScheduler, warmup_cosine),
+    "dataset": (digits, image_folder, torchvision_dataset),
+}
 
 
 def read_config(text: str, whose: str) -> dict[str, Any]:
@@ -41,21 +52,19 @@ def _require_plain(value: Any, depth: int = 0) -> None:
         raise ValueError(f"a {type(value).__name__} is no setting")
 
 
-def require_trusted(
-    value: Any, key: str, trust: Sequence[str], kind: type | None, functions: Sequence[Any] = ()
-) -> None:
+def require_trusted(value: Any, key: str, trust: Sequence[str]) -> None:
     """Raises `UserError` unless every `_target_` in `value`, at `key` of a stored config, is trusted.
 
     It looks at the object that a name leads to, not at the name alone: lenetexp.models.lenet.torch.hub.load would be a
-    way out. Trusted are classes of kind `kind` in `TRUSTED` packages, these `functions`, and everything in the modules
-    that the user names in `trust`. Below the outermost `_target_`, only nets may be named.
+    way out. Trusted are what is `ALLOWED` of `TRUSTED` packages, and everything in the modules that the user names in
+    `trust`. Below the outermost `_target_`, only nets may be named.
     """
     _require_plain(value)
     if isinstance(value, str) and "${" in value:
         raise UserError(f"{key}={value}: a stored config must not hold interpolations")
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, item in inner:
-        require_trusted(item, f"{key}.{name}", trust, nn.Module)
+        require_trusted(item, f"{key}.{name}", trust)
     if not isinstance(value, dict) or "_target_" not in value:
         return
     target = str(value["_target_"])
@@ -69,9 +78,11 @@ def require_trusted(
         found = get_object(target)
     except Exception as error:  # importing runs the module's own code
         raise UserError(f"{key}._target_={target}: {one_line(error)[:120]}") from None
+    allowed = ALLOWED.get(key, (nn.Module,))
+    kinds = tuple(kind for kind in allowed if isinstance(kind, type))
+    is_allowed = found in allowed or (isinstance(found, type) and issubclass(found, kinds))
     module = str(getattr(found, "__module__", ""))
-    is_kind = kind is not None and isinstance(found, type) and issubclass(found, kind)
-    if not (_is_in(module, trust) or (is_kind and _is_in(module, TRUSTED)) or found in functions):
+    if not (_is_in(module, trust) or (is_allowed and _is_in(module, TRUSTED))):
         raise refusal
 
 

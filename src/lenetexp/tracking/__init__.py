@@ -5,6 +5,5 @@ journal   what happens in a run, one JSON line each: typed events, their writer 
 store     opening an MLflow store; one sentence when it fails
 recorder  writing one run into the store
 query     reading runs from the store
-outbox    sends a journal to MLflow from a thread; no outage stops training
-sync      sends later what MLflow missed: scripts/sync.py
+outbox    sends a journal to MLflow: from a thread, so that no outage stops training, or later
 """

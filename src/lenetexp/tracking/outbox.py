@@ -1,18 +1,21 @@
-"""Sends what a run's journal holds to MLflow, from a thread; no outage stops training."""
+"""Sends what a run's journal holds to MLflow: from a thread while it trains, or later (scripts/sync.py)."""
 
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
 
+from lenetexp.config.schema import SyncConfig
 from lenetexp.errors import UserError, one_line
 from lenetexp.tracking import journal
-from lenetexp.tracking.journal import AnyEvent, End, Epoch, Journal, Mark, Result, Start, TagSet
-from lenetexp.tracking.names import File, Tag
+from lenetexp.tracking.journal import AnyEvent, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, in_use
+from lenetexp.tracking.names import HOST, File, Tag
 from lenetexp.tracking.query import get_run, search
 from lenetexp.tracking.recorder import Recorder, create_run
-from lenetexp.tracking.store import ONE_TRY, Refused, Store, set_patience
+from lenetexp.tracking.store import ONE_TRY, Refused, Store, open_store, set_patience
 
 # Seconds between two tries of a store that does not answer: the first and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
@@ -196,3 +199,47 @@ def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], No
     if not created and len(events.events) == 2:  # all that is in its journal was sent with these calls
         events.add(Mark(event="sent", store=store.shown))
     return Outbox(events, recorder, notify)
+
+
+def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
+    """Sends what MLflow missed of all runs below a folder; raises `UserError` if something could not be sent."""
+    root = Path(settings.folder)
+    if not root.is_dir():
+        raise UserError(f"folder={root}: there is no such folder; must hold run folders")
+    store = open_store(settings.tracking)
+    paths = sorted(root.rglob(journal.NAME))
+    sent = failed = 0
+    for path in paths:
+        try:
+            outcome = _sync_run(store, path.parent)
+        except UserError as error:
+            failed += 1
+            outcome = f"not sent: {error}"
+        sent += outcome.startswith("sent")
+        if outcome:
+            print(f"  {path.parent}  {outcome}", flush=True)
+    print(f"{len(paths)} runs, {sent} sent to {store.shown} now, {failed} not sent")
+    if failed:
+        raise UserError(f"{failed} of {len(paths)} runs could not be sent")
+
+
+def _sync_run(store: Store, folder: Path) -> str:
+    """What was done about one run, if anything; raises `UserError` if it could not be sent."""
+    written = JournalReader(folder)
+    if not written.starts:
+        return ""
+    if (last := written.events[-1]).event == "sent":
+        return f"is in {last.store}" if last.store not in (None, store.shown) else ""
+    if written.end is None and (host := written.starts[-1].tags.get(Tag.HOST)) != HOST:
+        return f"belongs to {host}, which may be running it"
+    if in_use(folder):
+        return "is running"
+    with closing(Journal(folder)) as events:
+        count = len(events.unsent)
+        outbox = open_outbox(store, events, print)
+        done = outbox.close() if events.end else outbox.end("KILLED", "its process was gone")
+    if outbox.refused or not done:
+        raise UserError(outbox.refused or f"{store.shown} stopped answering; the rest is kept")
+    assert outbox.recorder is not None
+    outbox.recorder.untag(Tag.UNSENT)
+    return f"sent: {count} records, run {events.run_id}"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenetexp.datasets.source import Split
+from lenetexp.datasets.load import Split
 from lenetexp.training.batches import as_floats
 
 BATCH = 1000  # images at once: fast on a CPU, and 3 MB of floats

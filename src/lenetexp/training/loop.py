@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lenetexp.config.schema import Augment
-from lenetexp.datasets.load import Data
-from lenetexp.datasets.source import Split
+from lenetexp.datasets.load import Data, Split
 from lenetexp.training.batches import batches, seed_of
 from lenetexp.training.evaluate import Totals, evaluate
 from lenetexp.training.state import EpochRecord, Training
