@@ -23,7 +23,8 @@ from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Start
 from lenetexp.tracking.recorder import Recorder
-from lenetexp.training import checkpoint, loop
+from lenetexp.training import loop
+from lenetexp.training.state import load_checkpoint, save_checkpoint
 from sample_images import MNIST_FILES, small_mnist, write_idx
 
 FEW = settings(
@@ -132,7 +133,7 @@ def a_checkpoint(folder: Path) -> Path:
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.Adam(model.parameters())
     path = folder / "last.pt"
-    checkpoint.save(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3})
+    save_checkpoint(path, {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3})
     return path
 
 
@@ -162,7 +163,7 @@ def mnist(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "read"),
     [
-        (a_checkpoint, checkpoint.load),
+        (a_checkpoint, load_checkpoint),
         (a_picture, lambda path: read_image(path, "L")),
         (a_photo, lambda path: read_image(path, "L")),
         (a_journal, lambda path: JournalReader(path.parent)),

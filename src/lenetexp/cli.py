@@ -73,10 +73,7 @@ def _exit_for(error: Exception) -> NoReturn:
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
-    """Checks the config as `kind` and calls the function of this dotted name with settings, plain dicts and a folder.
-
-    Hydra makes the folder first; if nothing was written into it, it is removed.
-    """
+    """Checks the config as `kind` and calls the function of this name with settings, plain dicts and a folder."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     in_sweep = HydraConfig.get().mode != RunMode.RUN
     if in_sweep and (cwd := unquote(OmegaConf.select(config, "job.cwd") or "")) and Path(cwd).is_dir():
@@ -97,7 +94,7 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
             raise UserError(of_exception(error)) from None
         _exit_for(error)  # here, because Hydra would print a line of its own above the sentence
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # Hydra has made the folder; it goes if nothing was written into it
             folder.rmdir()
 
 

@@ -21,7 +21,6 @@ class Schedule:
     interval: str  # "batch" or "epoch"
 
     def after_batch(self) -> None:
-        """To be called after every optimizer step."""
         if self.interval == "batch":
             self.scheduler.step()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan, nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,16 +17,15 @@ from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_i
 from lenetexp.datasets.load import Split
 from lenetexp.datasets.load import load as load_images
 from lenetexp.errors import UserError, one_line
-from lenetexp.models.build import build
 from lenetexp.reporting import run_figures, style
 from lenetexp.reporting.terminal import shown
 from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.names import BEST_ACCURACY, File
 from lenetexp.tracking.query import RecordedRun, find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.training import checkpoint
 from lenetexp.training.evaluate import evaluate
-from lenetexp.training.state import pick_device
+from lenetexp.training.setup import build_net, pick_device
+from lenetexp.training.state import load_checkpoint
 
 Answer = tuple[list[str], style.Figure]  # what is printed, and the picture
 
@@ -74,8 +72,8 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     net.model.to(device)
     lines, figure = _photos(net, files, settings, device) if files else _test_images(net, settings, device)
     style.save({"predictions": figure}, folder)
-    accuracy = stored.metrics.get(BEST_ACCURACY, nan)
-    ended = f"validation accuracy {accuracy:.2%}" if not isnan(accuracy) else stored.status.lower()
+    accuracy = stored.metrics.get(BEST_ACCURACY)
+    ended = stored.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
     print(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}, {ended}\n")
     print("\n".join(lines))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
@@ -93,8 +91,8 @@ def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
             raise UserError(f"{run}: its record is damaged ({one_line(error)[:120]})") from None
         require_trusted(config.model.call(), "model", trust)
         require_trusted(config.dataset.call(), "dataset", trust)
-        model = build(config.model, len(facts.classes), facts.image_shape)
-        weights = checkpoint.load(weights_file)
+        model = build_net(config.model, len(facts.classes), facts.image_shape)
+        weights = load_checkpoint(weights_file)
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:

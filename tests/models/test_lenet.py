@@ -9,8 +9,8 @@ from torch import nn
 from helpers import PlainLeNet
 from lenetexp.config.schema import Target
 from lenetexp.errors import UserError
-from lenetexp.models.build import build
 from lenetexp.models.lenet import ACTIVATIONS, LeNet
+from lenetexp.training.setup import build_net
 
 LENET = Target.model_validate({"_target_": "lenetexp.models.LeNet"})
 # The published table: weights and biases a layer, and what it makes of a 28×28 image.
@@ -93,17 +93,17 @@ def test_lecuns_scaled_tanh_is_1_at_1() -> None:
 
 
 def test_classes_and_channels_follow_the_dataset() -> None:
-    model = build(LENET, classes=26, image_shape=(3, 28, 28))
+    model = build_net(LENET, classes=26, image_shape=(3, 28, 28))
     assert model.training and model(torch.rand(2, 3, 28, 28)).shape == (2, 26)
 
 
 def test_a_net_that_does_not_fit_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"LeNet does not take 1×32×32 images.*28×28"):
-        build(LENET, classes=10, image_shape=(1, 32, 32))
+        build_net(LENET, classes=10, image_shape=(1, 32, 32))
     for target, message in (
         ("torch.nn.Identity", r"^model: Identity must return 2×10 logits .*, not \(2, 1, 28, 28\)"),
         ("builtins.dict", r"^model\._target_=builtins\.dict: must make a torch Module, not a dict"),
         ("torch.nn.Linear", r"^model: Linear\(classes=10, channels=1\): .*unexpected keyword argument 'classes'"),
     ):
         with pytest.raises(UserError, match=message):
-            build(Target.model_validate({"_target_": target}), classes=10, image_shape=(1, 28, 28))
+            build_net(Target.model_validate({"_target_": target}), classes=10, image_shape=(1, 28, 28))

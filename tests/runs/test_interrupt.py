@@ -18,7 +18,7 @@ from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import SIGNALS, Interrupted, noted, raised
 from lenetexp.tracking.journal import AnyEvent, Journal
 from lenetexp.tracking.recorder import Recorder
-from lenetexp.training import checkpoint
+from lenetexp.training.state import load_checkpoint
 
 LONG = ["experiment=smoke", "device=cpu", "epochs=4000"]
 
@@ -153,8 +153,8 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_run_resumes(
     assert errors.startswith("error: ") and len(errors.splitlines()) == 1
     assert "cannot be written" in errors and ("No space left" in errors or "too large" in errors), errors
     (folder,) = cwd.glob("outputs/runs/*")
-    saved = checkpoint.load(folder / "checkpoints/last.pt")["history"]
-    checkpoint.load(folder / "checkpoints/best.pt")
+    saved = load_checkpoint(folder / "checkpoints/last.pt")["history"]
+    load_checkpoint(folder / "checkpoints/best.pt")
     assert len(saved) >= 2
     make_room()
     monkeypatch.chdir(cwd)

@@ -35,9 +35,9 @@ from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal
 from lenetexp.tracking.outbox import sync
-from lenetexp.training import checkpoint
 from lenetexp.training.loop import Recipe, fit
-from lenetexp.training.state import Training, set_up
+from lenetexp.training.setup import set_up
+from lenetexp.training.state import Training, load_checkpoint, save_checkpoint
 
 CHOICES = [option for option in OPTIONS if option.startswith(("optimizer=", "scheduler="))]
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
@@ -63,8 +63,8 @@ def assert_same_record(one: Store, other: Store) -> None:
         assert one.history(run, key) == other.history(whole, key), key
     assert one.epochs(run) == list(range(1, len(one.epochs(run)) + 1))
     folders = [Path(each.data.tags["lenetexp.folder"]) / "checkpoints" for each in (run, whole)]
-    assert_same_weights(*(checkpoint.load(folder / "best.pt") for folder in folders))
-    assert_same_weights(*(checkpoint.load(folder / "last.pt")["model"] for folder in folders))
+    assert_same_weights(*(load_checkpoint(folder / "best.pt") for folder in folders))
+    assert_same_weights(*(load_checkpoint(folder / "last.pt")["model"] for folder in folders))
 
 
 # ---- the state ----
@@ -76,7 +76,7 @@ def trained(words: list[str], stop_after: int, before: Path | None = None) -> Tr
     images = make_data(70)
     training = set_up(settings, images, torch.device("cpu"))
     if before is not None:
-        training.load_state_dict(checkpoint.load(before))
+        training.load_state_dict(load_checkpoint(before))
     recipe = Recipe(5, 16, 3, settings.dataset.augment, settings.clip_norm, settings.patience)
     for _ in islice(fit(training, images, recipe), stop_after - training.epochs_done):
         pass
@@ -95,7 +95,7 @@ def trained(words: list[str], stop_after: int, before: Path | None = None) -> Tr
 )
 def test_a_checkpoint_holds_all_that_decides_the_rest(words: list[str], tmp_path: Path) -> None:
     whole, half = trained(words, 5), trained(words, 2)
-    checkpoint.save(tmp_path / "last.pt", half.state_dict())
+    save_checkpoint(tmp_path / "last.pt", half.state_dict())
     resumed = trained(words, 5, before=tmp_path / "last.pt")
     histories = [[{**vars(r), "images_per_second": 0} for r in each.history] for each in (resumed, whole)]
     assert histories[0] == histories[1]

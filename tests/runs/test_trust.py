@@ -15,7 +15,7 @@ from lenetexp.errors import UserError
 from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.query import get_run
 from lenetexp.tracking.store import open_store
-from lenetexp.training import checkpoint
+from lenetexp.training.state import load_checkpoint, save_checkpoint
 
 MINE = """
 import pathlib
@@ -38,7 +38,7 @@ NEVER = (
     "mine.pathlib.Path",
     "mine.download_url",
     "lenetexp.models.lenet.torch.hub.load",
-    "lenetexp.training.checkpoint.save",
+    "lenetexp.training.state.save_checkpoint",
     "os.system",
     "builtins.eval",
 )
@@ -145,9 +145,9 @@ def test_a_strangers_checkpoint_is_not_taken_for_what_it_is_not(here: InProcess)
     intact = last.read_bytes()
     for change in changes:
         last.write_bytes(intact)
-        state = checkpoint.load(last)
+        state = load_checkpoint(last)
         change(state)
-        checkpoint.save(last, state)
+        save_checkpoint(last, state)
         with pytest.raises(UserError, match="is not of this net and recipe"):
             here.train("epochs=3", f"resume={run.info.run_id}")
     last.write_bytes(intact)

@@ -1,4 +1,4 @@
-"""The net, optimizer and precision that the settings ask for."""
+"""The device, net, optimizer and precision that the settings ask for."""
 
 from typing import Any
 
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from helpers import assert_same_weights, composed, make_data
-from lenetexp.config.schema import RunConfig, check
-from lenetexp.training.state import Training, set_up
+from lenetexp.config.schema import Device, RunConfig, check
+from lenetexp.errors import UserError
+from lenetexp.training.setup import THREADS, pick_device, set_up
+from lenetexp.training.state import Training
 from sample_training import weights
 
 
@@ -43,3 +45,17 @@ def test_lower_precision_is_for_training_alone_and_its_logits_are_fp32(precision
     assert training.forward(images).dtype == torch.float32
     training.model(images)
     assert seen == [inside, torch.float32]
+
+
+def test_a_run_after_one_that_set_its_threads_has_torchs_number_again() -> None:
+    for threads in (1, THREADS + 1):
+        pick_device(Device(name="cpu", threads=threads))
+        assert torch.get_num_threads() == threads
+    pick_device(Device(name="cpu", threads=None))
+    assert torch.get_num_threads() == THREADS
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_device_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"^device=cuda: torch finds no such device; must be auto or .*cpu$"):
+        pick_device(Device(name="cuda"))

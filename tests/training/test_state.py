@@ -8,7 +8,7 @@ import torch
 
 from helpers import assert_same_weights, make_data
 from lenetexp.errors import UserError
-from lenetexp.training import checkpoint
+from lenetexp.training.state import load_checkpoint, save_checkpoint
 from sample_training import make_training, train, weights
 
 
@@ -16,8 +16,8 @@ def test_a_restored_state_continues_as_if_it_had_never_stopped(tmp_path: Path) -
     whole, first, second = make_training(), make_training(), make_training(seed=5)
     records = train(whole, make_data(), epochs=4)
     train(first, make_data(), epochs=2)
-    checkpoint.save(tmp_path / "last.pt", first.state_dict())
-    second.load_state_dict(checkpoint.load(tmp_path / "last.pt"))
+    save_checkpoint(tmp_path / "last.pt", first.state_dict())
+    second.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
     train(second, make_data(), epochs=4)
     values = [[(r.epoch, r.train_loss, r.val_loss, r.lr, r.improved) for r in t.history] for t in (whole, second)]
     assert values[0] == values[1] and whole.history == records
@@ -29,13 +29,13 @@ def test_what_is_not_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     """tests/test_fuzz.py damages them in more ways."""
     path = tmp_path / "best.pt"
     with pytest.raises(UserError, match=r"best\.pt: there is no such checkpoint"):
-        checkpoint.load(path)
+        load_checkpoint(path)
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(UserError, match=r"best\.pt is damaged"):
-        checkpoint.load(path)
+        load_checkpoint(path)
     torch.save([1], path)
     with pytest.raises(UserError, match=r"best\.pt must hold a dictionary, not a list"):
-        checkpoint.load(path)
+        load_checkpoint(path)
 
 
 def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
@@ -47,13 +47,13 @@ def test_a_hostile_checkpoint_runs_nothing(tmp_path: Path) -> None:
 
     torch.save({"model": Hostile()}, tmp_path / "best.pt")
     with pytest.raises(UserError, match=r"best\.pt"):
-        checkpoint.load(tmp_path / "best.pt")
+        load_checkpoint(tmp_path / "best.pt")
     assert not trap.exists()
 
 
 def test_a_failed_save_leaves_the_checkpoint_before_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
-    checkpoint.save(path, {"epoch": 1})
+    save_checkpoint(path, {"epoch": 1})
 
     def full_disk(content: Any, file: Any) -> None:
         file.write(b"half")
@@ -61,6 +61,6 @@ def test_a_failed_save_leaves_the_checkpoint_before_it_whole(tmp_path: Path, mon
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(UserError, match=r"last\.pt cannot be written \(No space left on device\)"):
-        checkpoint.save(path, {"epoch": 2})
-    assert checkpoint.load(path) == {"epoch": 1}
+        save_checkpoint(path, {"epoch": 2})
+    assert load_checkpoint(path) == {"epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]

@@ -1,7 +1,4 @@
-"""Which keys define an experiment: its hash, its name, and how two experiments differ.
-
-The one table of keys that do not define it is here. All others do: change one, and it is another experiment.
-"""
+"""Which keys define an experiment: its hash, its name, and how two experiments differ."""
 
 import hashlib
 import json
@@ -9,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+# The keys that do not define an experiment. Change any other, and it is another experiment.
 # How a command was given. Never recorded.
 INVOCATION_KEYS = ("resume", "trust", "job", "given")
 # Where the record goes and where datasets lie. Recorded, but not part of the experiment.
@@ -20,7 +18,6 @@ NOT_COMPARED = ("dataset.root", "device.threads")
 # These images are the same wherever they lie. A folder of pictures is told apart by its place.
 SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
 
-LONGEST_NAME = 120  # characters that MLflow's table of runs can show
 # Packages whose classes a stored config may name without being told to.
 TRUSTED = ("lenetexp", "torch", "torchvision")
 
@@ -92,7 +89,7 @@ def name_of(overrides: Iterable[str]) -> str:
     """A run's name, from what its command line asks for; empty if that is the default."""
     pairs = [word.lstrip("+").partition("=") for word in overrides]
     asked = {key: value for key, _, value in pairs if value and defines_experiment(key) and key != "dataset.root"}
-    return swept_name(asked)[:LONGEST_NAME]
+    return swept_name(asked)[:120]  # what MLflow's table of runs can show
 
 
 def trust_needed(targets: Iterable[str]) -> str:

@@ -34,7 +34,6 @@ class Target(Settings):
 
     @property
     def name(self) -> str:
-        """The last part of the dotted name."""
         return self.target.rpartition(".")[2]
 
     def call(self) -> dict[str, Any]:

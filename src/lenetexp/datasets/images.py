@@ -75,10 +75,8 @@ def into_mnist_frame(images: Tensor) -> Tensor:
 
 
 def centred_by_mass(images: Tensor) -> Tensor:
-    """Moves N×1×28×28 images, drawn in the middle 20×20, by whole pixels until their mass is centred on pixel 14.
-
-    There MNIST's 60,000 training images have it on average: 14.00 down and 14.01 across.
-    """
+    """Moves N×1×28×28 images, drawn in the middle 20×20, by whole pixels until their mass is centred on pixel 14."""
+    # There MNIST's 60,000 training images have it on average: 14.00 down and 14.01 across.
     mass = images[:, 0].double()  # N×28×28
     place = torch.arange(FRAME, dtype=torch.float64)
     total = mass.sum((1, 2)).clamp(min=1e-9)

@@ -1,7 +1,4 @@
-"""torchvision's datasets: downloaded where they are missing, checked, and brought to one form.
-
-torchvision downloads them all but reads only USPS and CIFAR-10: it takes a second to import.
-"""
+"""torchvision's datasets: downloaded where they are missing, checked, and brought to one form."""
 
 import contextlib
 import hashlib
@@ -39,7 +36,7 @@ CLASSES = {
     "USPS": [*digits],
     "CIFAR10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 }
-# What torchvision looks for in root. The files of all others are in the IDX format.
+# What torchvision looks for in root and reads, which takes a second to import. All others are in the IDX format.
 OTHER_FILES = {"USPS": ("usps.bz2", "usps.t.bz2"), "CIFAR10": ("cifar-10-batches-py",)}
 # MNIST's published files, unpacked: number of images or labels, MD5.
 MNIST_FILES = {

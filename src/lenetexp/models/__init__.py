@@ -1,7 +1,6 @@
 """The nets.
 
 lenet  LeNet, layer by layer, and its activations
-build  any net that a config names, checked against the images
 """
 
 from importlib import import_module
@@ -11,8 +10,8 @@ if TYPE_CHECKING:
     from lenetexp.models.lenet import LeNet as LeNet
 
 
+# Imported only when asked for: torch takes seconds.
 def __getattr__(name: str) -> Any:
-    """The nets that configs name are imported only when asked for: torch takes seconds."""
     if name != "LeNet":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return import_module(f"{__name__}.lenet").LeNet

@@ -66,7 +66,6 @@ class LeNet(nn.Module):
         self.output = nn.Linear(84, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×channels×28×28 images to N×classes logits."""
         x = self.activation(self.c1(x))  # N×6×28×28
         x = self.s2(x)  # N×6×14×14
         x = self.activation(self.c3(x))  # N×16×10×10

@@ -28,22 +28,10 @@ from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, SERIES
 from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.tracking.recorder import origin_tags, save_model
 from lenetexp.tracking.store import Store, open_store
-from lenetexp.training import checkpoint
 from lenetexp.training.evaluate import Diverged, Scores, Totals, evaluate
 from lenetexp.training.loop import Recipe, fit
-from lenetexp.training.state import EpochRecord, Training, describe_device, pick_device, set_up
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """One run with all that it needs."""
-
-    settings: RunConfig
-    config: dict[str, Any]  # as it is recorded
-    folder: Path
-    data: Data
-    training: Training
-    resumes: str | None  # id of the run whose epochs it begins with
+from lenetexp.training.setup import describe_device, pick_device, set_up
+from lenetexp.training.state import EpochRecord, Training, save_checkpoint
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
@@ -73,15 +61,15 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     store = None if settings.tracking.offline else open_store(settings.tracking)
     if plan is not None:
         folder = plan.restore(training, data.digest, folder)
-    resumed = plan.previous.run_id if plan else None
-    context = RunContext(settings, recorded_config(config), folder, data, training, resumed)
+    resumes = plan.previous.run_id if plan else None
+    current = Run(settings, recorded_config(config), folder, data, training, resumes)
     with noted() as stop_if_asked, closing(Journal(folder)) as events:
-        outbox = open_record(context, events, store)
-        with closing_record(outbox, context, stop_if_asked):
+        outbox = current.open_record(events, store)
+        with current.closing_record(outbox, stop_if_asked):
             training_began = time.perf_counter()
-            diverged = _train(context, outbox, stop_if_asked)
+            diverged = current.train(outbox, stop_if_asked)
             seconds = time.perf_counter() - training_began
-            test = _evaluate_best(context, outbox)
+            test = current.evaluate_best(outbox)
             if diverged is None:  # a diverged run is complete
                 stop_if_asked()
     best = training.best
@@ -108,153 +96,160 @@ def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "tracking": {**kept["tracking"], "uri": without_password(kept["tracking"]["uri"])}}
 
 
-def open_record(context: RunContext, events: Journal, store: Store | None) -> Outbox:
-    """Says what is about to run and opens its record. Raises `UserError` if the store does not take it."""
-    settings, data, folder = context.settings, context.data, context.folder
-    device = describe_device(data.train.images.device)
-    head = start_of_run(settings, data, context.training, device, folder, context.resumes)
-    print(head, flush=True)
-    origin = {**origin_tags(folder), Tag.DEVICE: device}
-    root = settings.dataset.root
-    # The absolute path: a later command may be given in another folder.
-    facts = {**data.facts(), "root": None if root is None else str(Path(root).expanduser().resolve())}
-    if events.starts:
-        if provenance.read_dataset(folder) is None:  # it was killed before it wrote that
-            provenance.write(folder, context.config, facts)
-        provenance.add_command(folder)
-        events.add(Start(event="resumed", tags=origin, epochs=settings.epochs))
+@dataclass(frozen=True)
+class Run:
+    """One run with all that it needs."""
+
+    settings: RunConfig
+    config: dict[str, Any]  # as it is recorded
+    folder: Path
+    data: Data
+    training: Training
+    resumes: str | None  # id of the run whose epochs it begins with
+
+    def open_record(self, events: Journal, store: Store | None) -> Outbox:
+        """Says what is about to run and opens its record. Raises `UserError` if the store does not take it."""
+        settings, data, folder = self.settings, self.data, self.folder
+        device = describe_device(data.train.images.device)
+        head = start_of_run(settings, data, self.training, device, folder, self.resumes)
+        print(head, flush=True)
+        origin = {**origin_tags(folder), Tag.DEVICE: device}
+        root = settings.dataset.root
+        # The absolute path: a later command may be given in another folder.
+        facts = {**data.facts(), "root": None if root is None else str(Path(root).expanduser().resolve())}
+        if events.starts:
+            if provenance.read_dataset(folder) is None:  # it was killed before it wrote that
+                provenance.write(folder, self.config, facts)
+            provenance.add_command(folder)
+            events.add(Start(event="resumed", tags=origin, epochs=settings.epochs))
+            return open_outbox(store, events, say)
+        # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
+        swept = settings.job.values if settings.job else {}
+        known = {
+            **origin,
+            Tag.PARENT: settings.job.parent if settings.job else None,
+            **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
+            Tag.CONTINUES: self.resumes,
+            Tag.JOURNAL: secrets.token_hex(16),
+            Tag.CONFIG_HASH: config_hash(self.config),
+            Tag.DESCRIPTION: f"```\n{head}\n```",
+            Tag.COMMIT: provenance.write(folder, self.config, facts),
+        }
+        dataset = {
+            "name": data.name,
+            "digest": data.digest,
+            "source": json.dumps({"root": root or settings.dataset.target}),
+            "profile": json.dumps(facts["images"]),
+        }
+        name = swept_name(swept) or name_of(settings.given) or folder.name
+        tags = {key: value for key, value in known.items() if value is not None}
+        params = {**swept, **dict(leaves(self.config))}
+        events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
         return open_outbox(store, events, say)
-    # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
-    swept = settings.job.values if settings.job else {}
-    known = {
-        **origin,
-        Tag.PARENT: settings.job.parent if settings.job else None,
-        **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
-        Tag.CONTINUES: context.resumes,
-        Tag.JOURNAL: secrets.token_hex(16),
-        Tag.CONFIG_HASH: config_hash(context.config),
-        Tag.DESCRIPTION: f"```\n{head}\n```",
-        Tag.COMMIT: provenance.write(folder, context.config, facts),
-    }
-    dataset = {
-        "name": data.name,
-        "digest": data.digest,
-        "source": json.dumps({"root": root or settings.dataset.target}),
-        "profile": json.dumps(facts["images"]),
-    }
-    name = swept_name(swept) or name_of(settings.given) or folder.name
-    tags = {key: value for key, value in known.items() if value is not None}
-    params = {**swept, **dict(leaves(context.config))}
-    events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
-    return open_outbox(store, events, say)
 
+    @contextmanager
+    def closing_record(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Iterator[None]:
+        """Sends the folder and closes the record, however the body ends."""
+        try:
+            yield
+        except (Interrupted, KeyboardInterrupt) as stop:
+            # A second signal exits at once.
+            outbox.end("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interrupted) else 0.0)
+            print(f"Stopped; {shown(self.folder)} keeps {self.training.epochs_done} of {self.settings.epochs} epochs.")
+            if self.settings.job is None:
+                print(f"To resume: {provenance.command_to_resume(outbox.journal.run_id)}", flush=True)
+            raise
+        except Exception as error:
+            outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
+            raise
+        sent = False
+        try:
+            sent = outbox.end("FINISHED", stop_if_asked=stop_if_asked)
+        except UserError as error:  # the disk is full
+            sent = outbox.end("FAILED", str(error))
+            raise
+        finally:
+            if not sent and not self.settings.tracking.offline:
+                command = f"python scripts/sync.py folder={shown(self.folder)}"
+                print(f"note: MLflow is still missing something; when it answers: {command}", flush=True)
+        if outbox.refused:
+            raise UserError(outbox.refused)
 
-@contextmanager
-def closing_record(outbox: Outbox, context: RunContext, stop_if_asked: Callable[[], None]) -> Iterator[None]:
-    """Sends the folder and closes the record, however the body ends."""
-    settings, folder = context.settings, context.folder
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as stop:
-        # A second signal exits at once.
-        outbox.end("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interrupted) else 0.0)
-        print(f"Stopped; {shown(folder)} keeps {context.training.epochs_done} of {settings.epochs} epochs.")
-        if settings.job is None:
-            print(f"To resume: {provenance.command_to_resume(outbox.journal.run_id)}", flush=True)
-        raise
-    except Exception as error:
-        outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
-        raise
-    sent = False
-    try:
-        sent = outbox.end("FINISHED", stop_if_asked=stop_if_asked)
-    except UserError as error:  # the disk is full
-        sent = outbox.end("FAILED", str(error))
-        raise
-    finally:
-        if not sent and not settings.tracking.offline:
-            command = f"python scripts/sync.py folder={shown(folder)}"
-            print(f"note: MLflow is still missing something; when it answers: {command}", flush=True)
-    if outbox.refused:
-        raise UserError(outbox.refused)
-
-
-def _train(context: RunContext, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Diverged | None:
-    """Runs the loop; records, saves and shows every epoch. Returns how it diverged, if it did."""
-    settings, training, folder = context.settings, context.training, context.folder
-    if training.best_weights is not None:  # a resumed run's; its best.pt may be on another machine
-        checkpoint.save(folder / File.BEST, training.best_weights)
-    for record in training.history:  # a killed command may not have written its last one
-        outbox.epoch(record.epoch, _metrics(record))
-    recipe = Recipe(
-        settings.epochs, settings.batch_size, settings.seed,
-        settings.dataset.augment, settings.clip_norm, settings.patience,
-    )  # fmt: skip
-    steps = ceil(len(context.data.train) / settings.batch_size)
-    progress = Progress(settings.epochs, steps, done=training.epochs_done)
-
-    def on_batch(totals: Totals) -> None:
-        progress.batch(totals)
-        stop_if_asked()
-
-    try:
-        for record in fit(training, context.data, recipe, on_batch):
+    def train(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Diverged | None:
+        """Runs the loop; records, saves and shows every epoch. Returns how it diverged, if it did."""
+        settings, training, folder = self.settings, self.training, self.folder
+        if training.best_weights is not None:  # a resumed run's; its best.pt may be on another machine
+            save_checkpoint(folder / File.BEST, training.best_weights)
+        for record in training.history:  # a killed command may not have written its last one
             outbox.epoch(record.epoch, _metrics(record))
-            if record.improved and training.best_weights is not None:
-                checkpoint.save(folder / File.BEST, training.best_weights)
-            checkpoint.save(folder / File.LAST, training.state_dict())
-            progress.epoch(record)
-            if (folder / STOP).exists():
-                outbox.tag(Tag.ENDING, "pruned")
-                outbox.tag(Tag.REASON, f"pruned after epoch {record.epoch}")
-                break
-        stop_if_asked()
-    except Diverged as diverged:
-        outbox.tag(Tag.ENDING, "diverged")
-        outbox.tag(Tag.REASON, str(diverged))
-        return diverged
-    finally:
-        progress.bar.close()
-    return None
+        recipe = Recipe(
+            settings.epochs, settings.batch_size, settings.seed,
+            settings.dataset.augment, settings.clip_norm, settings.patience,
+        )  # fmt: skip
+        steps = ceil(len(self.data.train) / settings.batch_size)
+        progress = Progress(settings.epochs, steps, done=training.epochs_done)
+
+        def on_batch(totals: Totals) -> None:
+            progress.batch(totals)
+            stop_if_asked()
+
+        try:
+            for record in fit(training, self.data, recipe, on_batch):
+                outbox.epoch(record.epoch, _metrics(record))
+                if record.improved and training.best_weights is not None:
+                    save_checkpoint(folder / File.BEST, training.best_weights)
+                save_checkpoint(folder / File.LAST, training.state_dict())
+                progress.epoch(record)
+                if (folder / STOP).exists():
+                    outbox.tag(Tag.ENDING, "pruned")
+                    outbox.tag(Tag.REASON, f"pruned after epoch {record.epoch}")
+                    break
+            stop_if_asked()
+        except Diverged as diverged:
+            outbox.tag(Tag.ENDING, "diverged")
+            outbox.tag(Tag.REASON, str(diverged))
+            return diverged
+        finally:
+            progress.bar.close()
+        return None
+
+    def evaluate_best(self, outbox: Outbox) -> Scores | None:
+        """Scores the best weights on the test images, draws the pictures, saves the net for MLflow."""
+        data, training, folder = self.data, self.training, self.folder
+        model, best = training.model, training.best
+        if best is None or training.best_weights is None:
+            return None
+        model.load_state_dict(training.best_weights)
+        test = evaluate(model, data.test)
+        outbox.result(
+            {
+                BEST_EPOCH: best.epoch,
+                BEST_ACCURACY: best.val_accuracy,
+                BEST_LOSS: best.val_loss,
+                TEST_LOSS: test.loss,
+                TEST_ACCURACY: test.accuracy,
+            }
+        )
+
+        def draw() -> None:
+            from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
+
+            draw_run(model, data, test, training.history, best, folder / File.FIGURES)
+
+        try_draw(draw)
+        try:
+            model.cpu().to(memory_format=torch.contiguous_format).eval()
+            shutil.rmtree(folder / File.MODEL, ignore_errors=True)  # of an interrupted command
+            save_model(model, np.zeros((2, *data.image_shape), dtype=np.float32), folder / File.MODEL)
+            outbox.add(Mark(event="model"))
+        except UserError:
+            raise
+        except Exception as error:  # torch.export cannot trace every custom net
+            reason = one_line(error)[:200]
+            outbox.tag(Tag.NO_MODEL, reason)
+            print(f"note: the net could not be saved in MLflow's form ({reason}); best.pt is complete")
+        return test
 
 
 def _metrics(record: EpochRecord) -> dict[str, float]:
     return {name: getattr(record, name.replace("/", "_")) for name in SERIES}
-
-
-def _evaluate_best(context: RunContext, outbox: Outbox) -> Scores | None:
-    """Scores the best weights on the test images, draws the pictures, saves the net for MLflow."""
-    data, training, folder = context.data, context.training, context.folder
-    model, best = training.model, training.best
-    if best is None or training.best_weights is None:
-        return None
-    model.load_state_dict(training.best_weights)
-    test = evaluate(model, data.test)
-    outbox.result(
-        {
-            BEST_EPOCH: best.epoch,
-            BEST_ACCURACY: best.val_accuracy,
-            BEST_LOSS: best.val_loss,
-            TEST_LOSS: test.loss,
-            TEST_ACCURACY: test.accuracy,
-        }
-    )
-
-    def draw() -> None:
-        from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
-
-        draw_run(model, data, test, training.history, best, folder / File.FIGURES)
-
-    try_draw(draw)
-    try:
-        model.cpu().to(memory_format=torch.contiguous_format).eval()
-        shutil.rmtree(folder / File.MODEL, ignore_errors=True)  # of an interrupted command
-        save_model(model, np.zeros((2, *data.image_shape), dtype=np.float32), folder / File.MODEL)
-        outbox.add(Mark(event="model"))
-    except UserError:
-        raise
-    except Exception as error:  # torch.export cannot trace every custom net
-        reason = one_line(error)[:200]
-        outbox.tag(Tag.NO_MODEL, reason)
-        print(f"note: the net could not be saved in MLflow's form ({reason}); best.pt is complete")
-    return test

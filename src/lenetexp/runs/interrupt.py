@@ -24,10 +24,8 @@ _caught: list[int] | None = None
 
 @contextmanager
 def noted(at_once: bool = False) -> Iterator[Callable[[], None]]:
-    """Notes signals, and gives a function that raises `Interrupted` if one has come; `at_once`, the signal itself does.
-
-    An exception raised by the handler itself could break a write. A second signal still exits at once.
-    """
+    """Notes signals; gives a function that raises `Interrupted` if one has come; `at_once`, the signal itself does."""
+    # An exception raised by the handler itself could break a write. A second signal still exits at once.
     global _caught
     outer = _caught
     caught = _caught = [] if outer is None else outer

@@ -16,8 +16,7 @@ from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Resul
 from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
 from lenetexp.tracking.store import open_store
-from lenetexp.training import checkpoint
-from lenetexp.training.state import Training
+from lenetexp.training.state import Training, load_checkpoint
 
 # What is downloaded of another machine's run: files by name, never whole folders, which may hold anything.
 REPRODUCE = [f"{File.REPRODUCE}/{name}" for name in ("command.txt", "packages.txt", "commit.txt", "uncommitted.diff")]
@@ -53,7 +52,7 @@ class ResumePlan:
                 _download_run(run, folder)
         with run.files(File.LAST, File.DATASET) if self.extends else nullcontext(folder) as source:
             facts, last = provenance.read_dataset(source), source / File.LAST
-            state = checkpoint.load(last) if last.exists() else None
+            state = load_checkpoint(last) if last.exists() else None
         if facts is not None and facts["digest"] != digest:
             raise UserError(
                 f"resume: run {run.run_id} was trained on other images than these "

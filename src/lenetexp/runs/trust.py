@@ -25,11 +25,9 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 
 
 def read_config(text: str, whose: str) -> dict[str, Any]:
-    """A stored config as plain dicts, lists, strings and numbers; interpolations stay strings.
-
-    YAML has more types (sets, pairs, bytes, dates, a list that holds itself). None of them is a setting, and a search
-    through the settings would not look inside them. Raises `UserError` if it is not YAML, or holds anything else.
-    """
+    """A stored config as plain dicts, lists, strings and numbers; raises `UserError` if it is anything else."""
+    # YAML has more types (sets, pairs, bytes, dates, a list that holds itself). None of them is a setting, and a search
+    # through the settings would not look inside them.
     try:
         values = yaml.safe_load(text)
         _require_plain(values)

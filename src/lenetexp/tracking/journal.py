@@ -42,14 +42,13 @@ class Start(Event):
 
 
 class Epoch(Event):
-    """An epoch's metrics are its further keys."""
+    """An epoch's metrics are its further keys, by their names in MLflow."""
 
     event: Literal["epoch"] = "epoch"
     epoch: int
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By their names in MLflow."""
         return self.model_extra or {}
 
 
@@ -89,20 +88,17 @@ E = TypeVar("E", bound=Event)
 
 def in_use(folder: Path | str) -> bool:
     """Whether a process of this machine is writing here: its lock dies with it, however it ends."""
-    if not Path(folder, LOCK).exists():
-        return False
     try:
-        lock_folder(Path(folder), timeout=0).release()
+        if Path(folder, LOCK).exists():
+            lock_folder(Path(folder), timeout=0).release()
     except UserError:
         return True
     return False
 
 
 def lock_folder(folder: Path, timeout: float = 1.0) -> FileLock:
-    """Makes this process the only one that writes in `folder`; raises `UserError` if another one does.
-
-    It waits for `timeout` seconds, because a reader that asks `in_use` holds the lock for an instant.
-    """
+    """Makes this process the only one that writes in `folder`; raises `UserError` if another one does."""
+    # The default waits, because a reader that asks `in_use` holds the lock for an instant.
     lock = FileLock(folder / LOCK, timeout=timeout, is_singleton=False, thread_local=False)
     try:
         lock.acquire()

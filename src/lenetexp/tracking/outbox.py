@@ -26,19 +26,11 @@ PATIENCE, LITTLE_PATIENCE = 30.0, 3.0
 # Seconds between two uploads of the newest checkpoint and all else that another machine needs to resume.
 CHECKPOINT_EVERY = 10.0
 
-NOT_FILES = (journal.NAME, journal.STOP, File.MODEL)  # not uploaded as files of the run's folder
-RESUMABLE = (File.CONFIG, File.DATASET, File.REPRODUCE, File.LAST)
-
-
 Stop = Callable[[], None]  # raises if the run should end
 
 
 class Outbox:
-    """Writes a run's events into its journal and sends them in order from a thread of its own.
-
-    MLflow keeps one copy of what it gets twice with the same time and step, so everything that it may have missed can
-    be sent again. Without a recorder the run is recorded offline; `notify` shows a line to the user.
-    """
+    """Writes a run's events into its journal; a thread sends them in order, unless it is offline (no recorder)."""
 
     def __init__(self, events: Journal, recorder: Recorder | None, notify: Callable[[str], None]) -> None:
         self.journal, self.recorder, self._notify = events, recorder, notify
@@ -46,6 +38,7 @@ class Outbox:
         self._todo: queue.Queue[AnyEvent | None] = queue.Queue()
         self._closing = threading.Event()
         self._sent, self._all_sent, self._upload_at = 0, False, 0.0
+        # MLflow keeps one copy of what it gets twice with the same time and step: all it may have missed is sent again.
         for event in events.unsent:
             self._todo.put(event)
         set_patience(*ONE_TRY)
@@ -74,10 +67,7 @@ class Outbox:
     def end(
         self, status: str, reason: str = "", patience: float = PATIENCE, stop_if_asked: Stop = lambda: None
     ) -> bool:
-        """Uploads the run's folder, closes the run as `status`, and waits as `close` does; whether all was sent.
-
-        Raises `UserError` if a finished run's journal cannot be written.
-        """
+        """Uploads the folder, ends the run, and closes; `UserError` if a finished run's journal cannot be written."""
         last: list[AnyEvent] = [TagSet(key=Tag.REASON, value=reason)] if reason else []
         if len(self.journal.starts) > 1:  # MLflow counts the time between the commands as well
             last.append(TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))
@@ -91,7 +81,7 @@ class Outbox:
         return self.close(patience, stop_if_asked)
 
     def close(self, patience: float = PATIENCE, stop_if_asked: Stop = lambda: None) -> bool:
-        """Waits until all is sent, for `patience` seconds without progress, or until `stop_if_asked` raises."""
+        """Whether all was sent; waits for it, `patience` seconds without progress or until `stop_if_asked` raises."""
         self._closing.set()
         self._todo.put(None)
         if self.recorder is not None:
@@ -158,7 +148,7 @@ class Outbox:
                 recorder.model(self.journal.folder / File.MODEL)
             case Mark(event="files"):
                 names = {place.name for place in self.journal.folder.iterdir() if not place.name.startswith(".")}
-                self._upload(recorder, sorted(names - {*NOT_FILES}))
+                self._upload(recorder, sorted(names - {journal.NAME, journal.STOP, File.MODEL}))
             case End():
                 if self.refused:  # only a run with a complete record is FINISHED
                     recorder.tag(Tag.REASON, self.refused)
@@ -169,7 +159,7 @@ class Outbox:
         if time.monotonic() >= self._upload_at:
             self._upload_at = time.monotonic() + CHECKPOINT_EVERY
             with suppress(UserError):
-                self._upload(recorder, RESUMABLE)
+                self._upload(recorder, (File.CONFIG, File.DATASET, File.REPRODUCE, File.LAST))
 
     def _upload(self, recorder: Recorder, names: Iterable[str]) -> None:
         """Uploads those of these files and folders that exist to the same paths."""

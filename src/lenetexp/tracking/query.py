@@ -16,8 +16,6 @@ from lenetexp.tracking.journal import JournalReader, Result, in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
 from lenetexp.tracking.store import Store, reason_of
 
-# A run that ended with weights worth predicting with.
-FINISHED = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
 NEWEST_FIRST = ["attributes.start_time DESC"]
 BEST_FIRST = [f"metrics.`{BEST_ACCURACY}` DESC", f"metrics.`{BEST_LOSS}` ASC"]
 
@@ -64,7 +62,6 @@ class RecordedRun:
 
     @property
     def is_here(self) -> bool:
-        """Whether its last command ran on this machine."""
         return self.tags.get(Tag.HOST) == HOST and Tag.FOLDER in self.tags
 
     @property
@@ -88,7 +85,6 @@ class RecordedRun:
         return events.folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
 
     def history(self, key: str) -> list[Metric]:
-        """A metric's values in the order of their steps."""
         assert self.store is not None
         return sorted(self.store.client.get_metric_history(self.run_id, key), key=lambda metric: metric.step)
 
@@ -191,7 +187,8 @@ def find_run(store: Store, which: str) -> RecordedRun:
     """The run that `which` means: "latest" or "best" of the finished ones, or an id; else `UserError`."""
     if which not in ("latest", "best"):
         return get_run(store, which)
-    if found := search(store, FINISHED, at_most=1, order=NEWEST_FIRST if which == "latest" else BEST_FIRST):
+    with_weights = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
+    if found := search(store, with_weights, at_most=1, order=NEWEST_FIRST if which == "latest" else BEST_FIRST):
         return found[0]
     raise UserError(
         f"run={which}: no finished run in {store.shown}, so there is nothing to predict with; "

@@ -45,7 +45,6 @@ class Recorder:
         self.store.client.set_tag(self.run_id, key, value)
 
     def untag(self, *keys: str) -> None:
-        """Deletes those of the tags that are set."""
         for key in {*keys} & {*self.store.client.get_run(self.run_id).data.tags}:
             self.store.client.delete_tag(self.run_id, key)
 
@@ -82,7 +81,6 @@ class Recorder:
         client.log_inputs(self.run_id, datasets=inputs)
 
     def end(self, status: str, time_ms: int | None = None) -> None:
-        """Closes the run as FINISHED, FAILED or KILLED."""
         self.store.client.set_terminated(self.run_id, status, end_time=time_ms)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
@@ -93,7 +91,6 @@ class Recorder:
         self.store.client.update_run(self.run_id, status="RUNNING")
 
     def mark_killed(self, reason: str) -> None:
-        """Closes a run whose process is gone."""
         self.tag(Tag.REASON, reason)
         self.end("KILLED")
 

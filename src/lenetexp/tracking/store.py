@@ -79,7 +79,6 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The store's address without its password."""
         return without_password(self.uri)
 
 
@@ -111,11 +110,9 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
 
 
 def _create_sqlite(path: Path) -> None:
-    """Creates a new store under a temporary name and renames it.
-
-    MLflow's own creation has no lock: of several processes that open a missing file at once most die, and the file may
-    stay broken.
-    """
+    """Creates a new store under a temporary name and renames it."""
+    # MLflow's own creation has no lock: of several processes that open a missing file at once most die, and the file
+    # may stay broken.
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         if path.exists():  # another process was quicker

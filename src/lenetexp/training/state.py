@@ -1,10 +1,11 @@
-"""What a net learns on, and all that changes while it learns: set up, recorded by epoch, saved and restored."""
+"""All that changes while a net learns: recorded epoch by epoch, saved and restored as weights only."""
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from math import ceil, isfinite
+from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +13,9 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lenetexp.config.schema import Device, RunConfig
-from lenetexp.datasets.load import Data
-from lenetexp.errors import UserError
-from lenetexp.models.build import build
-from lenetexp.optim import Schedule, build_optimizer, build_schedule
-from lenetexp.training.batches import seed_of
+from lenetexp.errors import UserError, one_line
+from lenetexp.optim import Schedule
 from lenetexp.training.evaluate import Diverged, Scores, Totals
-
-THREADS = torch.get_num_threads()  # torch's own choice, or that of OMP_NUM_THREADS
 
 
 @dataclass(frozen=True)
@@ -39,10 +34,7 @@ class EpochRecord:
 
 @dataclass
 class Training:
-    """All that changes while a net learns; `state_dict` is the whole state of a run.
-
-    The best weights are those of the highest validation accuracy; of equal accuracies, the lower loss.
-    """
+    """All that changes while a net learns; `state_dict` is the whole state of a run."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -76,6 +68,7 @@ class Training:
         if not isfinite(train_loss + val.loss):
             raise Diverged(epoch)
         best = self.best
+        # The one definition of best: the highest validation accuracy; of equal accuracies, the lower loss.
         improved = best is None or (val.accuracy, -val.loss) > (best.val_accuracy, -best.val_loss)
         if improved:
             self.best_weights = {
@@ -119,64 +112,6 @@ class Training:
         self.history, self.best_weights = history, state["best_weights"]
 
 
-def pick_device(settings: Device) -> torch.device:
-    """The device that `settings` name, with torch's threads and determinism set; `UserError` if there is none."""
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [kind for kind, exists in found.items() if exists]
-    name = usable[0] if settings.name == "auto" else settings.name
-    if name not in usable:
-        raise UserError(f"device={name}: torch finds no such device; must be auto or {', '.join(usable)}")
-    torch.set_num_threads(settings.threads or THREADS)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, so that a number means the same everywhere
-    if settings.deterministic:
-        # Must be set before CUDA starts; the value is from torch's notes on reproducibility.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    if settings.deterministic != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(settings.deterministic)  # imports the compiler: 1.4 s
-    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
-    if settings.compile and name == "cpu" and not any(shutil.which(c) for c in compilers if c):
-        raise UserError("device.compile=true: must be false without a C++ compiler (g++)")
-    return torch.device(name)
-
-
-def describe_device(device: torch.device) -> str:
-    """The device in words, for the start of a run and its record."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)} (CUDA)"
-    if device.type == "mps":
-        return "Apple GPU"
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
-    """What learns, before the first step; the seed alone decides the weights. `UserError` if it cannot work."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("weights", settings.seed, 0))
-        model = build(settings.model, len(data.classes), data.image_shape)
-    # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(settings.optimizer, model.parameters())
-    steps_per_epoch = ceil(len(data.train) / settings.batch_size)
-    return Training(
-        model=model,
-        optimizer=optimizer,
-        schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, settings.epochs),
-        # Gradients in fp16 would vanish without a scale; other precisions need none.
-        scaler=torch.amp.GradScaler(device.type, enabled=settings.device.precision == "fp16"),
-        forward=_forward(model, settings, device),
-    )
-
-
-def _forward(model: nn.Module, settings: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The model as training calls it: itself, compiled, or under autocast; returns fp32 logits."""
-    forward: Callable[[Tensor], Tensor] = torch.compile(model) if settings.device.compile else model
-    if settings.device.precision == "fp32":
-        return forward
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[settings.device.precision]
-    return torch.autocast(device.type, dtype)(lambda images: forward(images).float())
-
-
 def _require_alike(ours: Any, theirs: Any) -> None:
     """Raises ValueError unless both have the same keys and types everywhere; None matches anything."""
     if ours is None or theirs is None:
@@ -192,3 +127,38 @@ def _require_alike(ours: Any, theirs: Any) -> None:
     elif isinstance(ours, (list, tuple)):
         for one, other in zip(ours, theirs, strict=True):
             _require_alike(one, other)
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content`: at any moment, `path` is the whole old file or the whole new one. Raises `UserError`."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        with suppress(OSError):  # Windows cannot flush a folder, which holds the new name
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
+        reason = error.strerror if isinstance(error, OSError) else one_line(error)[:120]
+        raise UserError(f"{path} cannot be written ({reason}); the checkpoint before it is intact") from error
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads tensors, numbers and strings, never anything that could run; `UserError` if there is anything else."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such checkpoint") from None
+    except Exception as error:  # a damaged pickle raises whatever its next byte leads to
+        raise UserError(f"{path} is damaged or not a checkpoint of weights only ({one_line(error)[:120]})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a dictionary, not a {type(content).__name__}")
+    return content

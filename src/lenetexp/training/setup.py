@@ -1,0 +1,96 @@
+"""What a command trains with: the device, the net, its optimizer and schedule, as a config names them."""
+
+import os
+import shutil
+from collections.abc import Callable
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+
+from lenetexp.config.schema import Device, RunConfig, Target
+from lenetexp.datasets.load import Data
+from lenetexp.errors import UserError, one_line
+from lenetexp.optim import build_optimizer, build_schedule
+from lenetexp.training.batches import seed_of
+from lenetexp.training.state import Training
+
+THREADS = torch.get_num_threads()  # torch's own choice, or that of OMP_NUM_THREADS
+
+
+def pick_device(settings: Device) -> torch.device:
+    """The device that `settings` name, with torch's threads and determinism set; `UserError` if there is none."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, exists in found.items() if exists]
+    name = usable[0] if settings.name == "auto" else settings.name
+    if name not in usable:
+        raise UserError(f"device={name}: torch finds no such device; must be auto or {', '.join(usable)}")
+    torch.set_num_threads(settings.threads or THREADS)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, so that a number means the same everywhere
+    if settings.deterministic:
+        # Must be set before CUDA starts; the value is from torch's notes on reproducibility.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if settings.deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(settings.deterministic)  # imports the compiler: 1.4 s
+    compilers = [os.environ.get("CXX", ""), "g++", "clang++", "cl"]
+    if settings.compile and name == "cpu" and not any(shutil.which(c) for c in compilers if c):
+        raise UserError("device.compile=true: must be false without a C++ compiler (g++)")
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for the start of a run and its record."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} (CUDA)"
+    if device.type == "mps":
+        return "Apple GPU"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
+    """What learns, before the first step; the seed alone decides the weights. `UserError` if it cannot work."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of("weights", settings.seed, 0))
+        model = build_net(settings.model, len(data.classes), data.image_shape)
+    # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
+    model.to(device).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(settings.optimizer, model.parameters())
+    steps_per_epoch = ceil(len(data.train) / settings.batch_size)
+    return Training(
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, settings.epochs),
+        # Gradients in fp16 would vanish without a scale; other precisions need none.
+        scaler=torch.amp.GradScaler(device.type, enabled=settings.device.precision == "fp16"),
+        forward=_forward(model, settings, device),
+    )
+
+
+def build_net(settings: Target, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The net that `settings` name, for so many classes and images of this shape (C, H, W), on the CPU.
+
+    A custom net's class takes `classes` and `channels` beside its settings. Raises `UserError` if the net does not fit.
+    """
+    model = settings.make("model", nn.Module, classes=classes, channels=image_shape[0])
+    size = "×".join(map(str, image_shape))
+    try:
+        with torch.no_grad():
+            shape = tuple(model.eval()(torch.zeros(2, *image_shape)).shape)
+    except Exception as error:
+        raise UserError(
+            f"model: {settings.name} does not take {size} images ({one_line(error)[:120]}); "
+            "lenet takes 28×28 (dataset.image_size=28)"
+        ) from error
+    if shape != (2, classes):
+        raise UserError(f"model: {settings.name} must return 2×{classes} logits for two {size} images, not {shape}")
+    return model.train()
+
+
+def _forward(model: nn.Module, settings: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The model as training calls it: itself, compiled, or under autocast; returns fp32 logits."""
+    forward: Callable[[Tensor], Tensor] = torch.compile(model) if settings.device.compile else model
+    if settings.device.precision == "fp32":
+        return forward
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[settings.device.precision]
+    return torch.autocast(device.type, dtype)(lambda images: forward(images).float())
