@@ -67,7 +67,7 @@ class Outbox:
     def end(
         self, status: str, reason: str = "", patience: float = PATIENCE, stop_if_asked: Stop = lambda: None
     ) -> bool:
-        """Uploads the folder, ends the run, and closes; `UserError` if a finished run's journal cannot be written."""
+        """Uploads the folder, ends the run as `status`, and closes; `UserError` if FINISHED cannot be written."""
         last: list[AnyEvent] = [TagSet(key=Tag.REASON, value=reason)] if reason else []
         if len(self.journal.starts) > 1:  # MLflow counts the time between the commands as well
             last.append(TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))

@@ -125,7 +125,6 @@ def _create_sqlite(path: Path) -> None:
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: bool) -> str:
-    """The id of the experiment of this name, created if need be."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None and create:
         with suppress(MlflowException):  # another process was quicker
