@@ -26,8 +26,7 @@ def write(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -
     (folder / File.DATASET).write_text(json.dumps(dataset, indent=1, ensure_ascii=False))
     (reproduce / "command.txt").write_text(f"{_command()}\n")
     (reproduce / "packages.txt").write_text(_packages())
-    commit = _git("rev-parse", "HEAD")
-    if commit:
+    if commit := _git("rev-parse", "HEAD"):
         (reproduce / "commit.txt").write_text(commit)
         (reproduce / "uncommitted.diff").write_text(without_password(_git("diff", "HEAD")))
         (reproduce / "untracked.txt").write_text(_git("ls-files", "--others", "--exclude-standard"))
