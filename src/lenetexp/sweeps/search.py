@@ -20,9 +20,8 @@ from pydantic import Field, InstanceOf
 from lenetexp.config.fields import Count, described
 from lenetexp.config.schema import Settings, check
 from lenetexp.errors import UserError, one_line
-from lenetexp.reporting.sweep_progress import SweepProgress
-from lenetexp.reporting.terminal import say, shown
-from lenetexp.sweeps.plan import Job, Plan, plan_of, stream, warm
+from lenetexp.reporting.terminal import SweepProgress, say, shown
+from lenetexp.sweeps.plan import Job, Plan, opened, plan_of, stream
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
 
@@ -56,12 +55,9 @@ def run(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -
         raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
     # Every limit and every choice is composed and checked before the first trial.
     settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
-    with warm(sweeper.launcher, own.n_trials):
-        from lenetexp.sweeps.sweep import recorded  # imports MLflow, while the processes start
-
-        with recorded(settings, folder, plan) as sweep:
-            study = _open_study(own, sweep.recorder.run_id, space)
-            _Search(own, plan, sweep, study, space).run(settings.epochs)
+    with opened(plan, settings, folder, own.n_trials) as sweep:
+        study = _open_study(own, sweep.recorder.run_id, space)
+        _Search(own, plan, sweep, study, space).run(settings.epochs)
 
 
 def _overrides(plan: Plan, params: dict[str, Any]) -> list[str]:

@@ -17,8 +17,7 @@ from omegaconf import open_dict
 
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError, one_line
-from lenetexp.reporting.sweep_progress import SweepProgress
-from lenetexp.reporting.terminal import shown
+from lenetexp.reporting.terminal import SweepProgress, shown
 from lenetexp.runs.interrupt import Interrupted, noted
 from lenetexp.runs.provenance import command_to_resume
 from lenetexp.sweeps.plan import Job, Plan, stream
