@@ -32,8 +32,6 @@ from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted, noted
 
 GRACE = 10.0  # seconds that jobs have to end by themselves after they were asked to
-# What a killed job leaves is freed; nobody needs to read on the terminal that it was.
-QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
 TRIES = 3  # processes in a row that die before they are ready: there is no memory for another, or no hope
 
 
@@ -160,7 +158,8 @@ class Worker:
         self.idle = False
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_serve, args=(theirs, self.warm_up))
-        with env_override(QUIET):
+        # What a killed job leaves is freed; nobody needs to read on the terminal that it was.
+        with env_override({"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}):
             resource_tracker.ensure_running()  # it would unblock SIGINT below
         # Ctrl-C is for the parent only, even while Python itself starts in the process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -172,7 +171,6 @@ class Worker:
         theirs.close()  # the process has the only copy left, so the pipe ends when it dies
 
     def give(self, context: bytes, job: tuple[int, Sequence[str]]) -> None:
-        """Lets the idle process run a job."""
         logging.getLogger(__name__).info(f"\t#{job[0]} : {' '.join(filter_overrides(job[1]))}")
         self.job, self.idle = job, False
         with suppress(OSError):  # it has just died, which `receive` finds out

@@ -1,6 +1,5 @@
 """Hydra's sweepers hydra/sweeper=grid, for any application, and hydra/sweeper=optuna, for lenetexp."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from hydra.utils import get_method
@@ -47,17 +45,14 @@ class GridSweeper(BasicSweeper):
         """Runs the sweep that the command line, or a config file's `params`, asks for."""
         if self.run is None:
             return super().sweep(arguments)
-        return get_method(self.run)(self, self.parse(arguments), Path(self.config.hydra.sweep.dir))
-
-    def parse(self, arguments: Sequence[str]) -> list[Override]:
-        """The config file's params and the command line's overrides, which win."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         params = self.params or {}
         given = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
         for override in given[len(params) :]:
             if (key := override.get_key_element()) in params:
                 print(f"{override.input_line} replaces the sweep's own {key}={params[key]}")
-        return list({override.get_key_element(): override for override in given}.values())
+        overrides = {override.get_key_element(): override for override in given}  # the command line's win
+        return get_method(self.run)(self, list(overrides.values()), Path(self.config.hydra.sweep.dir))
 
 
 class OptunaSweeper(GridSweeper):

@@ -83,7 +83,6 @@ class Progress:
             self.bar.set_description_str(said)
 
     def epoch(self, record: "EpochRecord") -> None:
-        """One line for a finished epoch."""
         if not self._has_head:
             self._has_head = True
             say("  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s")
@@ -122,21 +121,19 @@ class SweepProgress:
         self.bar.close()
 
     def _watch(self) -> None:
-        while not self.over.wait(0.3):
-            self._look()
-        self._look()
-
-    def _look(self) -> None:
-        """Reads what the journals have gained, and says which jobs have ended."""
-        for path in sorted(self.folder.glob(f"*/{journal.NAME}")):
-            if path.parent not in self.ended and self.before.get(path) != path.stat().st_size:
-                with suppress(UserError):  # a damaged journal must not end the view
-                    self._look_at(path.parent)
-        begun, ended = len(self.done), len(self.ended)
-        said = f"{ended - self.failed} done, {self.failed} failed, {begun - ended} running, {self.jobs - begun} left"
-        self.bar.set_description_str(f"{said}, best {self.best:.2%}", refresh=False)
-        self.bar.n = sum(self.done.values())
-        self.bar.refresh()
+        """Reads what the journals gain, and says which jobs have ended."""
+        over = False
+        while not over:  # and once more after the last job
+            over = self.over.wait(0.3)
+            for path in sorted(self.folder.glob(f"*/{journal.NAME}")):
+                if path.parent not in self.ended and self.before.get(path) != path.stat().st_size:
+                    with suppress(UserError):  # a damaged journal must not end the view
+                        self._look_at(path.parent)
+            begun, failed, ended = len(self.done), self.failed, len(self.ended)
+            said = f"{ended - failed} done, {failed} failed, {begun - ended} running, {self.jobs - begun} left"
+            self.bar.set_description_str(f"{said}, best {self.best:.2%}", refresh=False)
+            self.bar.n = sum(self.done.values())
+            self.bar.refresh()
 
     def _look_at(self, folder: Path) -> None:
         events = self.journals.get(folder) or self.journals.setdefault(folder, JournalReader(folder))

@@ -160,7 +160,7 @@ def _opened(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sw
     """Creates the sweep's own run, or reopens the newest one of its identity; locks its folder."""
     identity = plan.identity()
     found = search(store, f"tags.`{Tag.SWEEP}` = '{identity}'", at_most=1) if resume else []
-    before = found[0] if found else None
+    before = next(iter(found), None)
     if before and before.is_here and Path(before.tags[Tag.FOLDER]).is_dir():
         folder = Path(before.tags[Tag.FOLDER])
     folder.mkdir(parents=True, exist_ok=True)
