@@ -97,8 +97,7 @@ class LocalLauncher(Launcher):
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         # cloudpickle, because the task function is part of the script that the user started.
         context = cloudpickle.dumps((self.hydra_context, self.task_function, self.config, Singleton.get_state()))
-        left = enumerate(jobs, first)
-        more = True
+        left, more = enumerate(jobs, first), True
         with noted() as stop_if_asked:
             try:
                 while more or any(worker.job for worker in self.workers):

@@ -26,13 +26,9 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweepe
 
 
 class GridSweeper(BasicSweeper):
-    """Every combination of the given values, in one launch.
+    """Runs every combination of the given values in one launch, or hands them to the application's own function."""
 
-    An application may hand in a function that runs the sweep instead, for example one that records it; it finds
-    `config`, `launcher` and `hydra_context` on the sweeper.
-    """
-
-    # Set by Hydra before the sweep.
+    # Set by Hydra before the sweep. The application's function finds them here.
     config: DictConfig
     launcher: Launcher
     hydra_context: HydraContext
@@ -56,11 +52,7 @@ class GridSweeper(BasicSweeper):
 
 
 class OptunaSweeper(GridSweeper):
-    """A search with Optuna for so many trials, in parallel, resumable to exactly that number.
-
-    A list of values is a choice, range(…) a range, interval(a, b) an interval; tag(log, interval(a, b)) one that is
-    searched on a logarithmic scale.
-    """
+    """A search with Optuna for so many trials, in parallel, resumable to exactly that number."""
 
     def __init__(self, params: dict[str, str], run: str, **settings: Any) -> None:
         super().__init__(params, run)

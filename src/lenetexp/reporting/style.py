@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure as Figure  # for others to import from here
@@ -15,7 +16,7 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 TRAIN, VAL, WRONG, INK, FAINT = "#8a8f98", "#1f6fb4", "#c8372d", "#22262b", "#d5d8dc"
 
 # Decorate what draws: a dollar in a name starts no formula. Not set globally, as a custom model may draw, too.
-STYLE = {"text.parse_math": False, "legend.frameon": False, "grid.alpha": 0.3}
+STYLE: dict[Any, Any] = {"text.parse_math": False, "legend.frameon": False, "grid.alpha": 0.3}
 styled = matplotlib.rc_context(STYLE)
 with_grid = matplotlib.rc_context({**STYLE, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False})
 

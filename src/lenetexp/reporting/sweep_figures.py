@@ -21,12 +21,7 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "
 
 
 def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
-    """Writes the pictures of a sweep, and deletes those that an earlier command left.
-
-    `recipes` has a line for each recipe, whose runs differ only in their seed, the best first. Its columns are the
-    other keys, `accuracy` (the mean), `half_width` (of its 95 % interval), `diverged` (whether a run did) and `curves`
-    (of each run: pairs of epoch and validation accuracy). What is not known is NaN.
-    """
+    """Writes the pictures of `sweeps.results.recipes_of`, and deletes those that an earlier command left."""
     others = [key for key in keys if key != "seed"]
     settings = " and ".join(keys) if len(keys) < 4 else f"{len(keys)} settings"
     title = f"Best validation accuracy by {settings}"

@@ -97,9 +97,7 @@ class Progress:
 class SweepProgress:
     """A bar over the epochs of all jobs, and a line for every job that ends, from the journals in a sweep's folder."""
 
-    def __init__(
-        self, folder: Path, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], None] = lambda folder, epoch: None
-    ) -> None:
+    def __init__(self, folder: Path, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], object]) -> None:
         self.folder, self.jobs, self.epochs = folder, jobs, epochs
         self.on_epoch = on_epoch  # called with a job's folder for every epoch that it finishes
         self.journals: dict[Path, JournalReader] = {}

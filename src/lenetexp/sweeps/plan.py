@@ -1,7 +1,4 @@
-"""From Hydra's overrides to checked jobs: every mistake ends here, before the first job starts.
-
-And every combination of the given values, hydra/sweeper=grid.
-"""
+"""From Hydra's overrides to checked jobs, and every combination of them: hydra/sweeper=grid."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -39,19 +36,23 @@ class Job:
     config_hash: str
 
 
-@dataclass(frozen=True)
 class Plan:
-    """What a sweep varies, and what all its jobs share."""
+    """What a sweep varies, and what all its jobs share. Raises `UserError` for a key that cannot be swept."""
 
-    sweeper: "GridSweeper"
-    kind: str  # grid or search
-    keys: tuple[str, ...]  # as they are typed
-    fixed: tuple[str, ...]  # overrides
-
-    @property
-    def names(self) -> list[str]:
-        """The swept keys as the config has them."""
-        return [key.lstrip("+") for key in self.keys]
+    def __init__(self, sweeper: "GridSweeper", kind: str, overrides: Sequence[Override]) -> None:
+        self.sweeper, self.kind = sweeper, kind  # grid or search
+        self.swept = [override for override in overrides if override.is_sweep_override()]
+        for override in self.swept:
+            if not defines_experiment(override.get_key_element()):
+                raise UserError(
+                    f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
+                    "recorded, not what is run"
+                )
+        # Of a sweep that varies nothing: the keys that it asks for.
+        keys = [override.get_key_element() for override in self.swept or overrides if not override.is_delete()]
+        self.keys = [*filter(defines_experiment, keys)]  # as they are typed
+        self.names = [key.lstrip("+") for key in self.keys]  # as the config has them
+        self.fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
 
     def job(self, overrides: Sequence[str]) -> Job:
         """One job, with its config composed and checked. Raises `UserError` if it is wrong."""
@@ -78,34 +79,20 @@ class Plan:
         return config
 
 
-def plan_of(sweeper: "GridSweeper", kind: str, overrides: Sequence[Override]) -> Plan:
-    """What these overrides vary, or ask for if they vary nothing. Raises `UserError` for a key that cannot be swept."""
-    swept = [override for override in overrides if override.is_sweep_override()]
-    for override in swept:
-        if not defines_experiment(override.get_key_element()):
-            raise UserError(
-                f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
-                "recorded, not what is run"
-            )
-    keys = (override.get_key_element() for override in swept or overrides if not override.is_delete())
-    fixed = (str(override.input_line) for override in overrides if not override.is_sweep_override())
-    return Plan(sweeper, kind, tuple(filter(defines_experiment, keys)), tuple(fixed))
-
-
 def run_grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs every combination as one sweep. Raises `UserError` before the first job if any is wrong; or if one fails."""
-    for override in overrides:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
+    plan = Plan(sweeper, "grid", overrides)
+    for override in plan.swept:
+        if not override.is_discrete_sweep():
             raise UserError(
                 f"{override.input_line}: must list its values, as key=1,2,3 or range(…); "
                 "an interval needs hydra/sweeper=optuna"
             )
-    plan = plan_of(sweeper, "grid", overrides)
     if not plan.keys:
         raise UserError("-m: must be given values, as optimizer.lr=0.01,0.1, or a whole sweep by name, as sweep=lr")
     (combinations,) = sweeper.split_arguments(list(overrides), None)
     if not combinations:
-        swept = ", ".join(str(o.input_line) for o in overrides if o.is_sweep_override())
+        swept = ", ".join(str(override.input_line) for override in plan.swept)
         raise UserError(f"{swept}: must give a value; this gives none")
     jobs: dict[str, Job] = {}
     with progress_bar(len(combinations), right="{n_fmt}/{total_fmt} configs checked") as bar:

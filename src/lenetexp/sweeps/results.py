@@ -25,7 +25,8 @@ STATUSES = (*RESULTS, "failed", "killed", "not run")
 # What is known of each run: the columns of table.csv after the swept keys, and others.
 CSV = ("best_val_accuracy", "best_epoch", "test_accuracy", "seconds", "status", "reason", "run_id")
 COLUMNS = (*CSV, "best_val_loss", "curve", "trust", "before", "config_hash")
-# What is known of each recipe: the runs that differ only in their seed.
+# What is known of each recipe: the runs that differ only in their seed. Accuracy, loss and test are means; the half
+# width is that of a 95 % interval; a curve is pairs of epoch and validation accuracy.
 RECIPE = ("accuracy", "loss", "deviation", "half_width", "test", "runs", "ends", "diverged", "curves", "best")
 
 
@@ -87,10 +88,7 @@ def read_index(sweep: RecordedRun) -> dict[str, Any]:
 
 
 def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) -> dict[str, Any]:
-    """A run of the store, or a job that never became one, as `COLUMNS`; `reason` is why its job failed.
-
-    With the id of a sweep, runs that are not its own are marked.
-    """
+    """A run of the store, or a sweep's job that never became one, as `COLUMNS`; `reason` is why its job failed."""
     if run is None:
         return {"status": "failed" if reason else "not run", "reason": reason, "before": False}
     tags, metrics = run.tags, run.metrics
@@ -109,7 +107,7 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "run_id": run.run_id,
         "curve": [(metric.step, metric.value) for metric in run.history("val/accuracy")],
         "trust": trust_needed([run.params.get(f"{key}._target_", "") for key in ("model", "dataset")]),
-        "before": sweep is not None and tags.get(Tag.PARENT) != sweep,
+        "before": sweep is not None and tags.get(Tag.PARENT) != sweep,  # run by an earlier command
     }
 
 
@@ -171,9 +169,8 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
 
     has_pictures = best is not None and try_draw(lambda: draw_sweep(recipes, keys, folder / File.FIGURES))
     if best is not None:
-        reached = f"validation {best.best_val_accuracy:.2%}"
-        if not isna(best.test_accuracy):
-            reached += f", test {best.test_accuracy:.2%}"
+        test = "" if isna(best.test_accuracy) else f", test {best.test_accuracy:.2%}"
+        reached = f"validation {best.best_val_accuracy:.2%}{test}"
         pairs.append(("best run", ": ".join(filter(None, [swept_name(best[[*keys]].to_dict()), reached]))))
         pairs.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
     if has_pictures:

@@ -21,7 +21,7 @@ from lenetexp.config.fields import Count, described
 from lenetexp.config.schema import Settings, check
 from lenetexp.errors import UserError, one_line
 from lenetexp.reporting.terminal import SweepProgress, say, shown
-from lenetexp.sweeps.plan import Job, Plan, opened, plan_of, stream
+from lenetexp.sweeps.plan import Job, Plan, opened, stream
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
 
@@ -49,8 +49,8 @@ class _SearchSettings(Settings):
 def run(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
     own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
-    plan = plan_of(sweeper, "search", overrides)
-    space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
+    plan = Plan(sweeper, "search", overrides)
+    space = {override.get_key_element(): distribution(override) for override in plan.swept}
     if not space:
         raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
     # Every limit and every choice is composed and checked before the first trial.
@@ -119,7 +119,6 @@ class _Search:
         say("  the sampler has nothing more to propose")
 
     def _take(self, number: int, result: JobReturn) -> None:
-        """Tells Optuna how a job ended."""
         trial, job = self.running.pop(number)
         if self.sweep.note(job, result):
             self._tell(trial, state=TrialState.FAIL)

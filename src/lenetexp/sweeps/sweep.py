@@ -105,7 +105,7 @@ class Sweep:
         epochs = sum(job.settings.epochs for job in todo)
         runs = "1 run" if len(todo) == 1 else f"{len(todo)} runs"
         print(f"{runs}, at most {epochs:,} epochs in all, in {shown(self.folder)}", flush=True)
-        with SweepProgress(self.folder, len(todo), epochs):
+        with SweepProgress(self.folder, len(todo), epochs, on_epoch=lambda *_: None):
             stream(launcher, map(self.overrides, todo), lambda i, result: self.note(todo[i], result), len(todo))
 
     def results(self) -> int:
@@ -139,8 +139,7 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
         with open_dict(plan.sweeper.config):  # a resumed sweep keeps its folder
             plan.sweeper.config.hydra.sweep.dir = str(sweep.folder)
         # matplotlib is imported while the jobs run.
-        figures = "lenetexp.reporting.sweep_figures"
-        threading.Thread(target=import_module, args=(figures,), daemon=True).start()
+        threading.Thread(target=import_module, args=("lenetexp.reporting.sweep_figures",), daemon=True).start()
         status, failed = "FAILED", 0
         try:
             yield sweep
