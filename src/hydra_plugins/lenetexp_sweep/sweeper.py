@@ -1,4 +1,4 @@
-"""Hydra's sweepers hydra/sweeper=grid, for any application, and hydra/sweeper=optuna, for lenetexp."""
+"""Hydra's sweeper: hydra/sweeper=grid for any application, hydra/sweeper=optuna with lenetexp's own function."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +14,18 @@ from omegaconf import DictConfig
 
 
 @dataclass
-class GridSweeperConf:
+class SweeperConf:
     """Registered as hydra/sweeper=grid."""
 
-    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.GridSweeper"
+    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.Sweeper"
     params: dict[str, str] | None = None  # as on the command line: optimizer.lr: 0.01,0.1
     run: str | None = None  # dotted name of the application's own function (sweeper, overrides, folder)
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="lenetexp")
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperConf, provider="lenetexp")
 
 
-class GridSweeper(BasicSweeper):
+class Sweeper(BasicSweeper):
     """Runs every combination of the given values in one launch, or hands them to the application's own function."""
 
     # Set by Hydra before the sweep. The application's function finds them here.
@@ -33,9 +33,9 @@ class GridSweeper(BasicSweeper):
     launcher: Launcher
     hydra_context: HydraContext
 
-    def __init__(self, params: dict[str, str] | None = None, run: str | None = None) -> None:
+    def __init__(self, params: dict[str, str] | None = None, run: str | None = None, **settings: Any) -> None:
         super().__init__(max_batch_size=None, params=dict(params or {}))
-        self.run = run
+        self.run, self.settings = run, settings  # further keys of the config file, which `run` checks
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the sweep that the command line, or a config file's `params`, asks for."""
@@ -49,11 +49,3 @@ class GridSweeper(BasicSweeper):
                 print(f"{override.input_line} replaces the sweep's own {key}={params[key]}")
         overrides = {override.get_key_element(): override for override in given}  # the command line's win
         return get_method(self.run)(self, list(overrides.values()), Path(self.config.hydra.sweep.dir))
-
-
-class OptunaSweeper(GridSweeper):
-    """A search with Optuna for so many trials, in parallel, resumable to exactly that number."""
-
-    def __init__(self, params: dict[str, str], run: str, **settings: Any) -> None:
-        super().__init__(params, run)
-        self.settings = settings  # of conf/hydra/sweeper/optuna.yaml, which `run` checks

@@ -22,7 +22,7 @@ from lenetexp.reporting.terminal import progress_bar
 from lenetexp.runs.interrupt import raised
 
 if TYPE_CHECKING:
-    from hydra_plugins.lenetexp_sweep.sweeper import GridSweeper
+    from hydra_plugins.lenetexp_sweep.sweeper import Sweeper
     from lenetexp.sweeps.sweep import Sweep
 
 
@@ -39,7 +39,7 @@ class Job:
 class Plan:
     """What a sweep varies, and what all its jobs share. Raises `UserError` for a key that cannot be swept."""
 
-    def __init__(self, sweeper: "GridSweeper", kind: str, overrides: Sequence[Override]) -> None:
+    def __init__(self, sweeper: "Sweeper", kind: str, overrides: Sequence[Override]) -> None:
         self.sweeper, self.kind = sweeper, kind  # grid or search
         self.swept = [override for override in overrides if override.is_sweep_override()]
         for override in self.swept:
@@ -79,7 +79,7 @@ class Plan:
         return config
 
 
-def run_grid(sweeper: "GridSweeper", overrides: Sequence[Override], folder: Path) -> None:
+def run_grid(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs every combination as one sweep. Raises `UserError` before the first job if any is wrong; or if one fails."""
     plan = Plan(sweeper, "grid", overrides)
     for override in plan.swept:

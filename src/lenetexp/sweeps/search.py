@@ -26,7 +26,7 @@ from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
 
 if TYPE_CHECKING:
-    from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
+    from hydra_plugins.lenetexp_sweep.sweeper import Sweeper
     from lenetexp.sweeps.sweep import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,7 +46,7 @@ class _SearchSettings(Settings):
     storage: Annotated[str, Field(pattern="://"), described("as sqlite:///outputs/optuna.db")]
 
 
-def run(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -> None:
+def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
     own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
     plan = Plan(sweeper, "search", overrides)
