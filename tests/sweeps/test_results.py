@@ -15,8 +15,7 @@ from lenetexp.config.identity import swept_name
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted
-from lenetexp.sweeps.compare import differing_keys
-from lenetexp.sweeps.results import best_first, recipes_of, results_table, show_results
+from lenetexp.sweeps.results import best_first, differing_keys, recipes_of, results_table, show_results
 from lenetexp.sweeps.sweep import Sweep, recorded
 from lenetexp.tracking.query import find_sweep
 from lenetexp.tracking.store import open_store

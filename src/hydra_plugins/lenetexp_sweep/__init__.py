@@ -1,6 +1,5 @@
-"""Hydra plugins. The launcher and the grid sweeper serve any Hydra application.
+"""Hydra plugins. They serve any Hydra application.
 
 launcher  hydra/launcher=local: jobs in processes of this machine, one per core or several per GPU
-_pool     its processes
-sweeper   hydra/sweeper=grid, every combination; hydra/sweeper=optuna, a search for lenetexp
+sweeper   hydra/sweeper=grid, every combination; hydra/sweeper=optuna, lenetexp's search
 """

@@ -1,6 +1,5 @@
-"""Hydra's sweepers hydra/sweeper=grid, for any application, and hydra/sweeper=optuna, for lenetexp."""
+"""Hydra's sweeper: hydra/sweeper=grid for any application, hydra/sweeper=optuna with lenetexp's own function."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from hydra.utils import get_method
@@ -16,57 +14,38 @@ from omegaconf import DictConfig
 
 
 @dataclass
-class GridSweeperConf:
+class SweeperConf:
     """Registered as hydra/sweeper=grid."""
 
-    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.GridSweeper"
+    _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.Sweeper"
     params: dict[str, str] | None = None  # as on the command line: optimizer.lr: 0.01,0.1
     run: str | None = None  # dotted name of the application's own function (sweeper, overrides, folder)
 
 
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="lenetexp")
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=SweeperConf, provider="lenetexp")
 
 
-class GridSweeper(BasicSweeper):
-    """Every combination of the given values, in one launch.
+class Sweeper(BasicSweeper):
+    """Runs every combination of the given values in one launch, or hands them to the application's own function."""
 
-    An application may hand in a function that runs the sweep instead, for example one that records it; it finds
-    `config`, `launcher` and `hydra_context` on the sweeper.
-    """
-
-    # Set by Hydra before the sweep.
+    # Set by Hydra before the sweep. The application's function finds them here.
     config: DictConfig
     launcher: Launcher
     hydra_context: HydraContext
 
-    def __init__(self, params: dict[str, str] | None = None, run: str | None = None) -> None:
+    def __init__(self, params: dict[str, str] | None = None, run: str | None = None, **settings: Any) -> None:
         super().__init__(max_batch_size=None, params=dict(params or {}))
-        self.run = run
+        self.run, self.settings = run, settings  # further keys of the config file, which `run` checks
 
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the sweep that the command line, or a config file's `params`, asks for."""
         if self.run is None:
             return super().sweep(arguments)
-        return get_method(self.run)(self, self.parse(arguments), Path(self.config.hydra.sweep.dir))
-
-    def parse(self, arguments: Sequence[str]) -> list[Override]:
-        """The config file's params and the command line's overrides, which win."""
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         params = self.params or {}
         given = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
         for override in given[len(params) :]:
             if (key := override.get_key_element()) in params:
                 print(f"{override.input_line} replaces the sweep's own {key}={params[key]}")
-        return list({override.get_key_element(): override for override in given}.values())
-
-
-class OptunaSweeper(GridSweeper):
-    """A search with Optuna for so many trials, in parallel, resumable to exactly that number.
-
-    A list of values is a choice, range(…) a range, interval(a, b) an interval; tag(log, interval(a, b)) one that is
-    searched on a logarithmic scale.
-    """
-
-    def __init__(self, params: dict[str, str], run: str, **settings: Any) -> None:
-        super().__init__(params, run)
-        self.settings = settings  # of conf/hydra/sweeper/optuna.yaml, which `run` checks
+        overrides = {override.get_key_element(): override for override in given}  # the command line's win
+        return get_method(self.run)(self, list(overrides.values()), Path(self.config.hydra.sweep.dir))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Data
-from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, light_grid, new_figure, save, styled
+from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, new_figure, save, styled, with_grid
 from lenetexp.training.batches import as_floats
 from lenetexp.training.evaluate import Scores
 from lenetexp.training.state import EpochRecord
@@ -48,7 +48,7 @@ def draw_run(
     save(figures, folder)
 
 
-@styled
+@with_grid
 def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, title: str) -> Figure:
     """Loss and accuracy of every epoch, with a dotted line at the best one."""
     figure = new_figure(10, 4.2, title, fitted=False)
@@ -65,7 +65,6 @@ def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, title: st
         axes.axvline(best.epoch, color=INK, linewidth=0.8, linestyle=":", label=f"best epoch: {best.val_accuracy:.2%}")
         axes.set(xlabel="epoch", ylabel=name, xlim=(min(1, len(epochs) - 1), None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        light_grid(axes)
     losses.set_ylim(bottom=0)
     accuracies.set_ylim(top=1.005)
     accuracies.legend()

@@ -31,11 +31,10 @@ def start_of_run(
         *(f"{key} {value}" for key, value in extras.items() if value is not None),
     ]
     counts = f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test images"
-    shape = "×".join(map(str, data.image_shape))
     chosen_on = "the test images" if settings.dataset.validation == "test" else "validation images"
     pairs = [
         ("net", f"{settings.model.name} ({net}), {parameters:,} parameters"),
-        ("data", f"{data.name}: {counts}, {shape}, {len(data.classes)} classes"),
+        ("data", f"{data.name}: {counts}, {'×'.join(map(str, data.image_shape))}, {len(data.classes)} classes"),
         ("recipe", ", ".join(recipe)),
         ("best", f"weights chosen by accuracy on {chosen_on}"),
         ("device", f"{device}, {settings.device.precision}"),

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure  # for others to import from here
 
 from lenetexp.config.identity import short
@@ -15,8 +15,10 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 TRAIN, VAL, WRONG, INK, FAINT = "#8a8f98", "#1f6fb4", "#c8372d", "#22262b", "#d5d8dc"
 
-# Decorates what draws: a dollar in a name starts no formula. Not set globally, as a custom model may draw, too.
-styled = matplotlib.rc_context({"text.parse_math": False, "legend.frameon": False})
+# Decorate what draws: a dollar in a name starts no formula. Not set globally, as a custom model may draw, too.
+STYLE: dict[Any, Any] = {"text.parse_math": False, "legend.frameon": False, "grid.alpha": 0.3}
+styled = matplotlib.rc_context(STYLE)
+with_grid = matplotlib.rc_context({**STYLE, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False})
 
 
 def new_figure(width: float, height: float, title: str, fitted: bool = True) -> Figure:
@@ -41,9 +43,3 @@ def label(name: str, longest: int = 28) -> str:
     """A name with room beside a picture: long numbers rounded, long words without their middle."""
     name = short(name)
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"
-
-
-def light_grid(axes: Axes) -> None:
-    """Adds a pale grid and removes the frame at the top and right."""
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)

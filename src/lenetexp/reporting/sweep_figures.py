@@ -14,19 +14,14 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
 from lenetexp.config.identity import swept_name
-from lenetexp.reporting.style import FAINT, INK, label, light_grid, new_figure, save, styled
+from lenetexp.reporting.style import FAINT, INK, label, new_figure, save, styled, with_grid
 
 NAMED = 10  # recipes that get a colour, of matplotlib's C0 to C9, and a name in the legend
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "linestyle": ""}
 
 
 def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
-    """Writes the pictures of a sweep, and deletes those that an earlier command left.
-
-    `recipes` has a line for each recipe, whose runs differ only in their seed, the best first. Its columns are the
-    other keys, `accuracy` (the mean), `half_width` (of its 95 % interval), `diverged` (whether a run did) and `curves`
-    (of each run: pairs of epoch and validation accuracy). What is not known is NaN.
-    """
+    """Writes the pictures of `sweeps.results.recipes_of`, and deletes those that an earlier command left."""
     others = [key for key in keys if key != "seed"]
     settings = " and ".join(keys) if len(keys) < 4 else f"{len(keys)} settings"
     title = f"Best validation accuracy by {settings}"
@@ -42,7 +37,7 @@ def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
         path.unlink()
 
 
-@styled
+@with_grid
 def learning_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Validation accuracy by epoch of every run; the best recipes in colour, on top and in the legend."""
     best = recipes[[*keys]].head(NAMED).to_dict("records")
@@ -58,14 +53,13 @@ def learning_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
             )  # fmt: skip
     axes.set(xlabel="epoch", ylabel="validation accuracy", ylim=(None, min(axes.get_ylim()[1], 1.005)))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    light_grid(axes)
     lines = [Line2D([], [], color=f"C{rank}") for rank in range(len(names))]
     heading = "best first" if len(recipes) <= NAMED else f"the best {NAMED} of {len(recipes)}"
     axes.legend(lines, names, title=heading, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, alignment="left")
     return figure
 
 
-@styled
+@with_grid
 def accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Accuracy against each swept key, side by side, with a colour for each combination of the other keys' values.
 
@@ -96,7 +90,6 @@ def _draw_against(axes: Axes, key: str, others: Sequence[str], recipes: DataFram
         legend["diverged"] = Line2D([], [], color=INK, **CROSS)
     legend.pop("", None)
     axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, min(axes.get_ylim()[1], 1.0)))
-    light_grid(axes)
     if legend:
         heading = ", ".join(other.rpartition(".")[2] for other in others) if len(names) > 1 else None
         axes.legend(list(legend.values()), list(legend), title=heading, fontsize=8)

@@ -1,4 +1,4 @@
-"""What a set of runs shows: a table, pictures, the best run. Read from MLflow, so at any time."""
+"""What a set of runs shows: a table, pictures, the best run. Read from MLflow, so at any time: scripts/compare.py."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,14 +8,15 @@ from typing import Any
 
 from pandas import DataFrame, Series, isna
 
-from lenetexp.config.identity import short, swept_name, trust_needed
+from lenetexp.config.identity import NOT_COMPARED, defines_experiment, short, swept_name, trust_needed
+from lenetexp.config.schema import CompareConfig
 from lenetexp.errors import UserError, one_line
 from lenetexp.reporting.run_summary import how_to_look
 from lenetexp.reporting.terminal import rows, shown, table, try_draw
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, TEST_ACCURACY, File, Tag
-from lenetexp.tracking.query import RecordedRun, children, get_run
+from lenetexp.tracking.query import RecordedRun, children, find_sweep, get_run, search
 from lenetexp.tracking.recorder import Recorder
-from lenetexp.tracking.store import Store
+from lenetexp.tracking.store import Store, open_store
 
 SEED = "seed"
 # What can become of a run. Diverged and pruned runs are results; failed and killed ones are not.
@@ -24,8 +25,39 @@ STATUSES = (*RESULTS, "failed", "killed", "not run")
 # What is known of each run: the columns of table.csv after the swept keys, and others.
 CSV = ("best_val_accuracy", "best_epoch", "test_accuracy", "seconds", "status", "reason", "run_id")
 COLUMNS = (*CSV, "best_val_loss", "curve", "trust", "before", "config_hash")
-# What is known of each recipe: the runs that differ only in their seed.
+# What is known of each recipe: the runs that differ only in their seed. Accuracy, loss and test are means; the half
+# width is that of a 95 % interval; a curve is pairs of epoch and validation accuracy.
 RECIPE = ("accuracy", "loss", "deviation", "half_width", "test", "runs", "ends", "diverged", "curves", "best")
+
+
+def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> None:
+    """Shows the results of a sweep, or of the runs that a filter selects; raises `UserError` if there are none."""
+    store = open_store(settings.tracking, create=False)
+    if settings.runs is None:
+        sweep = find_sweep(store, settings.which)
+        show_results(runs_of(store, sweep), read_index(sweep)["keys"], folder, None)
+        return
+    runs = [run for run in search(store, settings.runs) if not run.is_sweep]
+    if not runs:
+        raise UserError(f"runs={settings.runs}: selects no run of {settings.tracking.experiment}")
+    keys = differing_keys([run.params for run in runs])
+    table = best_first([run.params | row_of(run) for run in runs], keys)
+    table[keys] = table[keys].fillna("")
+    classes = [key for key in keys if key.endswith("._target_")]
+    table[classes] = table[classes].replace(r".*\.", "", regex=True)  # without their modules
+    show_results(table, keys, folder, None)
+
+
+def differing_keys(params: Sequence[Mapping[str, str]]) -> list[str]:
+    """The params in which runs differ, without those that follow from another."""
+    table = DataFrame(params).drop(columns=[*NOT_COMPARED, *COLUMNS, *RECIPE], errors="ignore")
+    differing = [key for key in table if defines_experiment(key) and table[key].nunique(dropna=False) > 1]
+    # Adam has no momentum: the arguments that only one of several classes has follow from the class.
+    classes = tuple(key.removesuffix("_target_") for key in differing if key.endswith("._target_"))
+    own = [key for key in differing if table[key].notna().all() or not f"{key}.".startswith(classes)]
+    # Of several that always go together, as scheduler.epochs with epochs, the shortest.
+    shortest = table[sorted(own, key=len)].T.drop_duplicates().index
+    return [key for key in own if key in shortest]
 
 
 def runs_of(store: Store, sweep: RecordedRun) -> DataFrame:
@@ -56,10 +88,7 @@ def read_index(sweep: RecordedRun) -> dict[str, Any]:
 
 
 def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) -> dict[str, Any]:
-    """A run of the store, or a job that never became one, as `COLUMNS`; `reason` is why its job failed.
-
-    With the id of a sweep, runs that are not its own are marked.
-    """
+    """A run of the store, or a sweep's job that never became one, as `COLUMNS`; `reason` is why its job failed."""
     if run is None:
         return {"status": "failed" if reason else "not run", "reason": reason, "before": False}
     tags, metrics = run.tags, run.metrics
@@ -78,7 +107,7 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "run_id": run.run_id,
         "curve": [(metric.step, metric.value) for metric in run.history("val/accuracy")],
         "trust": trust_needed([run.params.get(f"{key}._target_", "") for key in ("model", "dataset")]),
-        "before": sweep is not None and tags.get(Tag.PARENT) != sweep,
+        "before": sweep is not None and tags.get(Tag.PARENT) != sweep,  # run by an earlier command
     }
 
 
@@ -140,9 +169,8 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
 
     has_pictures = best is not None and try_draw(lambda: draw_sweep(recipes, keys, folder / File.FIGURES))
     if best is not None:
-        reached = f"validation {best.best_val_accuracy:.2%}"
-        if not isna(best.test_accuracy):
-            reached += f", test {best.test_accuracy:.2%}"
+        test = "" if isna(best.test_accuracy) else f", test {best.test_accuracy:.2%}"
+        reached = f"validation {best.best_val_accuracy:.2%}{test}"
         pairs.append(("best run", ": ".join(filter(None, [swept_name(best[[*keys]].to_dict()), reached]))))
         pairs.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
     if has_pictures:

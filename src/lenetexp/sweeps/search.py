@@ -20,14 +20,13 @@ from pydantic import Field, InstanceOf
 from lenetexp.config.fields import Count, described
 from lenetexp.config.schema import Settings, check
 from lenetexp.errors import UserError, one_line
-from lenetexp.reporting.sweep_progress import SweepProgress
-from lenetexp.reporting.terminal import say, shown
-from lenetexp.sweeps.plan import Job, Plan, plan_of, stream, warm
+from lenetexp.reporting.terminal import SweepProgress, say, shown
+from lenetexp.sweeps.plan import Job, Plan, opened, stream
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
 
 if TYPE_CHECKING:
-    from hydra_plugins.lenetexp_sweep.sweeper import OptunaSweeper
+    from hydra_plugins.lenetexp_sweep.sweeper import Sweeper
     from lenetexp.sweeps.sweep import Sweep
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -47,21 +46,18 @@ class _SearchSettings(Settings):
     storage: Annotated[str, Field(pattern="://"), described("as sqlite:///outputs/optuna.db")]
 
 
-def run(sweeper: "OptunaSweeper", overrides: Sequence[Override], folder: Path) -> None:
+def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
     own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
-    plan = plan_of(sweeper, "search", overrides)
-    space = {o.get_key_element(): distribution(o) for o in overrides if o.is_sweep_override()}
+    plan = Plan(sweeper, "search", overrides)
+    space = {override.get_key_element(): distribution(override) for override in plan.swept}
     if not space:
         raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
     # Every limit and every choice is composed and checked before the first trial.
     settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
-    with warm(sweeper.launcher, own.n_trials):
-        from lenetexp.sweeps.sweep import recorded  # imports MLflow, while the processes start
-
-        with recorded(settings, folder, plan) as sweep:
-            study = _open_study(own, sweep.recorder.run_id, space)
-            _Search(own, plan, sweep, study, space).run(settings.epochs)
+    with opened(plan, settings, folder, own.n_trials) as sweep:
+        study = _open_study(own, sweep.recorder.run_id, space)
+        _Search(own, plan, sweep, study, space).run(settings.epochs)
 
 
 def _overrides(plan: Plan, params: dict[str, Any]) -> list[str]:
@@ -123,7 +119,6 @@ class _Search:
         say("  the sampler has nothing more to propose")
 
     def _take(self, number: int, result: JobReturn) -> None:
-        """Tells Optuna how a job ended."""
         trial, job = self.running.pop(number)
         if self.sweep.note(job, result):
             self._tell(trial, state=TrialState.FAIL)

@@ -17,8 +17,7 @@ from omegaconf import open_dict
 
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError, one_line
-from lenetexp.reporting.sweep_progress import SweepProgress
-from lenetexp.reporting.terminal import shown
+from lenetexp.reporting.terminal import SweepProgress, shown
 from lenetexp.runs.interrupt import Interrupted, noted
 from lenetexp.runs.provenance import command_to_resume
 from lenetexp.sweeps.plan import Job, Plan, stream
@@ -106,7 +105,7 @@ class Sweep:
         epochs = sum(job.settings.epochs for job in todo)
         runs = "1 run" if len(todo) == 1 else f"{len(todo)} runs"
         print(f"{runs}, at most {epochs:,} epochs in all, in {shown(self.folder)}", flush=True)
-        with SweepProgress(self.folder, len(todo), epochs):
+        with SweepProgress(self.folder, len(todo), epochs, on_epoch=lambda *_: None):
             stream(launcher, map(self.overrides, todo), lambda i, result: self.note(todo[i], result), len(todo))
 
     def results(self) -> int:
@@ -140,8 +139,7 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
         with open_dict(plan.sweeper.config):  # a resumed sweep keeps its folder
             plan.sweeper.config.hydra.sweep.dir = str(sweep.folder)
         # matplotlib is imported while the jobs run.
-        figures = "lenetexp.reporting.sweep_figures"
-        threading.Thread(target=import_module, args=(figures,), daemon=True).start()
+        threading.Thread(target=import_module, args=("lenetexp.reporting.sweep_figures",), daemon=True).start()
         status, failed = "FAILED", 0
         try:
             yield sweep
@@ -161,7 +159,7 @@ def _opened(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sw
     """Creates the sweep's own run, or reopens the newest one of its identity; locks its folder."""
     identity = plan.identity()
     found = search(store, f"tags.`{Tag.SWEEP}` = '{identity}'", at_most=1) if resume else []
-    before = found[0] if found else None
+    before = next(iter(found), None)
     if before and before.is_here and Path(before.tags[Tag.FOLDER]).is_dir():
         folder = Path(before.tags[Tag.FOLDER])
     folder.mkdir(parents=True, exist_ok=True)
