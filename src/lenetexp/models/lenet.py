@@ -27,6 +27,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "scaled_tanh": scaled_tanh,
 }
+# How much wider the weights before an activation are drawn, so that signals keep their size: 4 for sigmoid (Glorot and
+# Bengio 2010), √2 for relu and its relatives (He et al. 2015), 5/3 for tanh (`torch.nn.init.calculate_gain`).
+GAINS = {"sigmoid": 4.0, "tanh": 5 / 3} | dict.fromkeys(("relu", "leaky_relu", "silu", "gelu"), 2**0.5)
 
 
 class WholeInputConv2d(nn.Conv2d):
@@ -41,6 +44,7 @@ class LeNet(nn.Module):
     """LeNet-5 for N×channels×28×28 images with values in [0, 1]; returns N×classes raw logits.
 
     `activation`, of `ACTIVATIONS`, follows c1 and c3, with `head_activation` c5 and f6; `pooling` is "avg" or "max".
+    `init` draws the weights as "torch" does by default, or by "xavier" (Glorot and Bengio 2010), with `GAINS`.
     With one channel and ten classes it has 61,706 parameters: c1 156, c3 2,416, c5 48,120, f6 10,164, output 850.
     Unlike the paper's net, its c3 sees all six maps, its pooling has no weights and its output is linear.
     """
@@ -52,6 +56,7 @@ class LeNet(nn.Module):
         activation: str = "sigmoid",
         pooling: str = "avg",
         head_activation: bool = False,
+        init: str = "torch",
     ) -> None:
         super().__init__()
         pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[pooling]
@@ -64,6 +69,15 @@ class LeNet(nn.Module):
         self.c5 = WholeInputConv2d(16, 120, kernel_size=5)
         self.f6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, classes)
+        if init == "xavier":
+            gain = GAINS.get(activation, 1.0)
+            head_gain = gain if head_activation else 1.0
+            for layer, its_gain in (
+                (self.c1, gain), (self.c3, gain), (self.c5, head_gain), (self.f6, head_gain), (self.output, 1.0)
+            ):  # fmt: skip
+                weight = layer.weight.flatten(1) if layer is self.c5 else layer.weight  # c5 is a full connection
+                nn.init.xavier_uniform_(weight, its_gain)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images to N×classes logits."""
