@@ -215,19 +215,20 @@ def make_data(count: int = 150, seed: int = 0) -> Data:
 class PlainLeNet(nn.Module):
     """The seven layers as someone else would write them, with c5 as a plain convolution."""
 
-    def __init__(self) -> None:
+    def __init__(self, activation: Callable[[Tensor], Tensor] = torch.sigmoid, pool: type = nn.AvgPool2d) -> None:
         super().__init__()
+        self.activation = activation
         self.c1 = nn.Conv2d(1, 6, 5, padding=2)
-        self.s2 = nn.AvgPool2d(2)
+        self.s2 = pool(2)
         self.c3 = nn.Conv2d(6, 16, 5)
-        self.s4 = nn.AvgPool2d(2)
+        self.s4 = pool(2)
         self.c5 = nn.Conv2d(16, 120, 5)
         self.f6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.s2(torch.sigmoid(self.c1(x)))
-        x = self.s4(torch.sigmoid(self.c3(x)))
+        x = self.s2(self.activation(self.c1(x)))
+        x = self.s4(self.activation(self.c3(x)))
         return self.output(self.f6(self.c5(x).flatten(1)))
 
 

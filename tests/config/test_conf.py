@@ -113,7 +113,7 @@ def test_the_tutorials_recipe_to_the_letter() -> None:
     check(RunConfig, values)
     assert (values["epochs"], values["batch_size"]) == (10, 16)
     assert (values["clip_norm"], values["patience"]) == (None, None)
-    model = {"activation": "sigmoid", "pooling": "avg", "head_activation": False}
+    model = {"activation": "sigmoid", "pooling": "avg", "head_activation": False, "init": "torch"}
     assert values["model"] == {"_target_": "lenetexp.models.LeNet", **model}
     del values["optimizer"]["fused"]  # the same sums
     sgd = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 0.0, "nesterov": False}

@@ -25,13 +25,20 @@ def test_the_hash_distinguishes_experiments_and_ignores_where_they_are_recorded(
         "resume=true", "trust=[mine]",
     ):  # fmt: skip
         assert config_hash(composed("dataset=mnist", elsewhere)) == same, elsewhere
-    for another in ("optimizer.lr=0.123", "seed=12", "epochs=123", "model.activation=relu", "dataset=kmnist"):
+    for another in ("optimizer.lr=0.123", "seed=12", "epochs=123", "model.activation=tanh", "dataset=kmnist"):
         assert config_hash(composed("dataset=mnist", another)) != same, another
 
 
 def test_a_folder_of_pictures_is_another_experiment_in_another_place() -> None:
     hashes = {config_hash(composed("dataset=image_folder", f"dataset.root={root}")) for root in "ab"}
     assert len(hashes) == 2
+
+
+def test_a_setting_that_is_new_leaves_older_hashes_as_they_were() -> None:
+    values = composed("experiment=tutorial")
+    older = {**values, "model": {key: value for key, value in values["model"].items() if key != "init"}}
+    assert config_hash(values) == config_hash(older)
+    assert config_hash(composed("experiment=tutorial", "model.init=xavier")) != config_hash(older)
 
 
 def test_the_hash_distinguishes_seeds_that_a_float_cannot_hold() -> None:

@@ -45,6 +45,27 @@ def test_a_plain_module_takes_the_weights_and_computes_the_same() -> None:
     torch.testing.assert_close(model(images), plain(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "relu", "gelu"])
+def test_xavier_weights_are_as_wide_as_their_papers_say(activation: str) -> None:
+    """±gain·√(6 / (inputs + outputs)) (Glorot and Bengio 2010, equation 16); c5 is a full connection 400→120."""
+    gain = {"sigmoid": 4, "tanh": 5 / 3, "relu": 2**0.5, "gelu": 1}[activation]
+    ends = {"c1": (25, 150), "c3": (150, 400), "c5": (400, 120), "f6": (120, 84), "output": (84, 10)}
+    model = LeNet(activation=activation, init="xavier")
+    for name, (inputs, outputs) in ends.items():
+        layer = getattr(model, name)
+        limit = (gain if name in ("c1", "c3") else 1) * (6 / (inputs + outputs)) ** 0.5
+        assert 0.9 * limit < layer.weight.abs().max() <= limit, name
+        assert not layer.bias.any()
+
+
+def test_weights_are_torchs_own_unless_asked() -> None:
+    torch.manual_seed(0)
+    model = LeNet()
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 6, kernel_size=5, padding=2)
+    assert torch.equal(model.c1.weight, first.weight) and model.c1.bias.any()
+
+
 def test_pooling_and_head_activation_are_the_tutorials_two_variants() -> None:
     as_coded, as_described = LeNet(), LeNet(pooling="max", head_activation=True)
     assert isinstance(as_coded.s2, nn.AvgPool2d) and isinstance(as_described.s4, nn.MaxPool2d)

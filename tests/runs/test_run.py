@@ -55,7 +55,7 @@ def default(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 def best_weights(store: Store) -> PlainLeNet:
     """The best weights of the store's only run, in a module of someone else's."""
-    plain = PlainLeNet().eval()
+    plain = PlainLeNet(torch.relu, nn.MaxPool2d).eval()
     (run,) = store.runs
     weights = Path(run.data.tags["lenetexp.folder"]) / "checkpoints/best.pt"
     plain.load_state_dict(torch.load(weights, weights_only=True))
@@ -63,7 +63,7 @@ def best_weights(store: Store) -> PlainLeNet:
 
 
 def test_the_first_command_trains_a_net_that_knows_digits(default: Finished) -> None:
-    assert default.runs[0].data.metrics["test/accuracy"] >= 0.95
+    assert default.runs[0].data.metrics["test/accuracy"] >= 0.96  # 0.978 to 0.986 over three seeds
 
 
 def test_what_a_person_sees(default: Finished) -> None:
@@ -71,9 +71,9 @@ def test_what_a_person_sees(default: Finished) -> None:
     assert default.done.stderr == "", "no stray warnings or chatter"
     assert "\r" not in out and "\x1b" not in out, "plain lines if the output is no terminal"
     head, _, rest = out.partition("\n  epoch ")
-    for fact in ("61,706 parameters", "digits: 1,295 training, 143 validation, 359 test", "28 epochs", "CPU"):
+    for fact in ("61,706 parameters", "digits: 1,295 training, 143 validation, 359 test", "15 epochs", "CPU"):
         assert fact in head
-    assert len([line for line in rest.splitlines() if line.strip().split()[0].isdigit()]) == 28
+    assert len([line for line in rest.splitlines() if line.strip().split()[0].isdigit()]) == 15
     end = rest[rest.index("Finished in") :]
     for fact in (
         f"{run.data.metrics['test/accuracy']:.2%}",
@@ -113,7 +113,7 @@ def check_record(store: Store, epochs: int) -> None:
 
 
 def test_the_record_in_a_file(default: Finished) -> None:
-    check_record(default, epochs=28)
+    check_record(default, epochs=15)
 
 
 @pytest.mark.slow

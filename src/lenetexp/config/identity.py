@@ -18,6 +18,9 @@ NOT_COMPARED = ("dataset.root", "device.threads")
 # These images are the same wherever they lie. A folder of pictures is told apart by its place.
 SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
 
+# Settings that did not exist before, as everything behaved then: without them, older runs keep their hashes.
+ADDED = {"model.init": "torch"}
+
 # Packages whose classes a stored config may name without being told to.
 TRUSTED = ("lenetexp", "torch", "torchvision")
 
@@ -43,7 +46,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = dict(leaves(values))
     if flat.get("dataset._target_") == SAME_WHEREVER:
         flat.pop("dataset.root", None)
-    return {key: _as_typed(value) for key, value in flat.items() if defines_experiment(key)}
+    known = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
+    return {key: _as_typed(value) for key, value in known.items() if defines_experiment(key)}
 
 
 def _as_typed(value: Any) -> Any:

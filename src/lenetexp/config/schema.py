@@ -63,6 +63,7 @@ class LeNetModel(Target):
     activation: f.Activation = "sigmoid"
     pooling: Literal["avg", "max"] = "avg"
     head_activation: bool = False
+    init: Literal["torch", "xavier"] = "torch"
 
 
 class Optimizer(Target):

@@ -6,6 +6,7 @@ counts all layers.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "scaled_tanh": scaled_tanh,
 }
+# How much wider the weights before an activation are drawn, so that signals keep their size: 4 for sigmoid (Glorot and
+# Bengio 2010), √2 for relu (He et al. 2015), 5/3 for tanh (`torch.nn.init.calculate_gain`).
+GAINS = {"sigmoid": 4.0, "tanh": 5 / 3} | dict.fromkeys(("relu", "leaky_relu"), 2**0.5)
 
 
 class WholeInputConv2d(nn.Conv2d):
@@ -37,10 +41,17 @@ class WholeInputConv2d(nn.Conv2d):
         return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
 
 
+def _draw_xavier(layer: Any, gain: float) -> None:
+    """Glorot and Bengio's uniform weights (2010, equation 16), and no bias; c5 counts as the full connection it is."""
+    nn.init.xavier_uniform_(layer.weight.flatten(1) if isinstance(layer, WholeInputConv2d) else layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+
+
 class LeNet(nn.Module):
     """LeNet-5 for N×channels×28×28 images with values in [0, 1]; returns N×classes raw logits.
 
     `activation`, of `ACTIVATIONS`, follows c1 and c3, with `head_activation` c5 and f6; `pooling` is "avg" or "max".
+    `init` draws the weights as "torch" does by default, or by "xavier" (Glorot and Bengio 2010), with `GAINS`.
     With one channel and ten classes it has 61,706 parameters: c1 156, c3 2,416, c5 48,120, f6 10,164, output 850.
     Unlike the paper's net, its c3 sees all six maps, its pooling has no weights and its output is linear.
     """
@@ -52,6 +63,7 @@ class LeNet(nn.Module):
         activation: str = "sigmoid",
         pooling: str = "avg",
         head_activation: bool = False,
+        init: str = "torch",
     ) -> None:
         super().__init__()
         pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[pooling]
@@ -64,6 +76,13 @@ class LeNet(nn.Module):
         self.c5 = WholeInputConv2d(16, 120, kernel_size=5)
         self.f6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, classes)
+        if init == "xavier":
+            gain = GAINS.get(activation, 1.0)
+            head_gain = gain if head_activation else 1.0
+            for layer, its_gain in zip(
+                (self.c1, self.c3, self.c5, self.f6, self.output), (gain, gain, head_gain, head_gain, 1.0), strict=True
+            ):
+                _draw_xavier(layer, its_gain)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.activation(self.c1(x))  # N×6×28×28
