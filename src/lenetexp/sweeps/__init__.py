@@ -1,6 +1,7 @@
 """Many runs as one sweep.
 
-plan     from Hydra's overrides to checked jobs; every combination of them: hydra/sweeper=grid
+plan     from Hydra's overrides to checked jobs
+grid     every combination of the given values: hydra/sweeper=grid
 search   trials that Optuna proposes: hydra/sweeper=optuna
 sweep    a sweep's own run in MLflow: what is finished, what is left to do
 results  what a set of runs shows: table, pictures, the best run; scripts/compare.py

@@ -21,7 +21,8 @@ from lenetexp.config.fields import Count, described
 from lenetexp.config.schema import Settings, check
 from lenetexp.errors import UserError, one_line
 from lenetexp.reporting.terminal import SweepProgress, say, shown
-from lenetexp.sweeps.plan import Job, Plan, opened, stream
+from lenetexp.sweeps.grid import opened
+from lenetexp.sweeps.plan import Job, Plan, stream
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
 

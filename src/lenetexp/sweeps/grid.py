@@ -1,0 +1,70 @@
+"""Every combination of the given values: hydra/sweeper=grid; how any sweep starts its processes."""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.types import Override
+
+from lenetexp.config.schema import RunConfig
+from lenetexp.errors import UserError
+from lenetexp.reporting.terminal import progress_bar
+from lenetexp.sweeps.plan import Job, Plan
+
+if TYPE_CHECKING:
+    from hydra_plugins.lenetexp_sweep.sweeper import Sweeper
+    from lenetexp.sweeps.sweep import Sweep
+
+
+def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
+    """Runs every combination as one sweep. Raises `UserError` before the first job if any is wrong; or if one fails."""
+    plan = Plan(sweeper, "grid", overrides)
+    for override in plan.swept:
+        if not override.is_discrete_sweep():
+            raise UserError(
+                f"{override.input_line}: must list its values, as key=1,2,3 or range(…); "
+                "an interval needs hydra/sweeper=optuna"
+            )
+    if not plan.keys:
+        raise UserError("-m: must be given values, as optimizer.lr=0.01,0.1, or a whole sweep by name, as sweep=lr")
+    (combinations,) = sweeper.split_arguments(list(overrides), None)
+    if not combinations:
+        swept = ", ".join(str(override.input_line) for override in plan.swept)
+        raise UserError(f"{swept}: must give a value; this gives none")
+    jobs: dict[str, Job] = {}
+    with progress_bar(len(combinations), right="{n_fmt}/{total_fmt} configs checked") as bar:
+        for combination in combinations:
+            job = plan.job(combination)
+            jobs.setdefault(job.config_hash, job)
+            bar.update()
+    if repeated := len(combinations) - len(jobs):
+        print(f"{repeated} of {len(combinations)} combinations repeat others and are not run again")
+    todo = list(jobs.values())
+    with opened(plan, todo[0].settings, folder, len(todo)) as sweep:
+        sweep.run(todo, sweeper.launcher)
+
+
+@contextmanager
+def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
+    """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
+    launcher: Any = plan.sweeper.launcher
+    with launcher.started(at_most) if hasattr(launcher, "started") else nullcontext():
+        from lenetexp.sweeps.sweep import recorded  # imports MLflow
+
+        with recorded(settings, folder, plan) as sweep:
+            yield sweep
+
+
+def warm_up() -> None:
+    """Prepares a new worker process of the local launcher for its runs."""
+    import lenetexp.reporting.run_figures
+    import lenetexp.runs.experiment  # noqa: F401
+    from lenetexp.tracking import recorder
+
+    recorder.warm_up()
+    # What was imported stays: searching it for garbage would cost every run half a second.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
