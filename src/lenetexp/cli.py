@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote
 
 from hydra.core.hydra_config import HydraConfig
@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenetexp.config.messages import of_exception
 from lenetexp.config.schema import Settings, check
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, one_line, wrapped
 
 LOG = "log.txt"  # what a sweep's job prints, in its own folder
 
@@ -88,7 +88,10 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         if not values.get("resume"):  # a resumed run has a folder already
             require_empty(folder)
         with _log(folder) if in_sweep else nullcontext():
-            return get_method(function)(settings, values, folder)
+            if settings.headline:
+                print(wrapped(settings.headline), flush=True)
+            with starting():  # importing takes seconds
+                return get_method(function)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
         if in_sweep:
             raise UserError(of_exception(error)) from None
@@ -96,6 +99,36 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     finally:
         with suppress(OSError):  # Hydra has made the folder; it goes if nothing was written into it
             folder.rmdir()
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Shows in a terminal that the command is at work, until the body writes its first line."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    with redirect_stdout(_Starting(sys.stdout)) as terminal:
+        try:
+            yield
+        finally:
+            terminal.write("")
+
+
+class _Starting:
+    """A terminal with a line that disappears as soon as anything is written."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal, self.shows = terminal, True
+        print("starting …", end="\r", file=terminal, flush=True)
+
+    def write(self, text: str) -> int:
+        if self.shows:
+            self.shows = False
+            self.terminal.write("\x1b[K")  # clears what is right of the cursor
+        return self.terminal.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.terminal, name)
 
 
 def require_empty(folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_each_run_has_a_log_of_its_own(first: Swept) -> None:
 
 
 def test_resume_runs_only_what_is_not_finished(again: Swept) -> None:
-    assert "2 of 4 runs are finished already and are not run again" in again.done.stdout
+    assert "2 of 4 runs finished already, not run again" in again.done.stdout
     assert sorted(map(how_of, again.children)) == ["diverge", "kill", "ok", "raise"], "in the same runs as before"
     for run in again.children:
         assert again.epochs(run) == ([1, 2] if how_of(run) == "ok" else [1])
