@@ -16,6 +16,8 @@ IN_THE_CONFIG = {
     "optimizer.lr=-1": ["optimizer.lr=-1", "a number above 0"],
     "optimizer.lr=abc": ["optimizer.lr=abc", "a number above 0"],
     "optimizer.lrr=0.1": ["optimizer.lrr=0.1", "no such setting", "lr, momentum", "did you mean lr?"],
+    "lr=0.01": ["lr=0.01", "no such setting; did you mean optimizer.lr?"],
+    "activaton=relu": ["activaton=relu", "no such setting", "did you mean model.activation?"],
     "optimizer.momentum=2": ["optimizer.momentum=2", "from 0 to below 1"],
     "optimizer.lr==": ["optimizer.lr==", "must be key=value"],
     "epochs=0": ["epochs=0", "a whole number, 1 or more"],
@@ -42,6 +44,7 @@ WITH_TORCH = {
 IN_PREDICT = {
     "count=0": ["count=0", "a whole number, 1 or more"],
     "traking.uri=x": ["traking.uri=x", "no such setting", "did you mean tracking?"],
+    "threads=2": ["threads=2", "no such setting; did you mean device.threads?"],
     "run.x=latest": ["run.x=latest", "run has no settings inside"],
     "runn=latest": ["runn=latest", "no such setting", "did you mean run?"],
     "run=4d1f": ["outputs/mlflow.db does not exist", "no run was recorded yet"],
