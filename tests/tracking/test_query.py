@@ -23,9 +23,10 @@ def store(here: InProcess) -> Store:
     return open_store(Tracking(uri=here.uri, experiment="lenetexp"))
 
 
-def finished(store: Store, accuracy: float, loss: float = 0.1, **tags: str) -> str:
+def finished(store: Store, accuracy: float, loss: float = 0.1, dataset: str = "digits", **tags: str) -> str:
     """The id of a finished run."""
     recorder = create_run(store, "a run", {Tag.CONFIG_HASH: "c0", **tags})
+    recorder.describe(Start(tags={}, epochs=1, dataset={"name": dataset, "digest": dataset, "source": "{}"}))
     recorder.metrics({BEST_ACCURACY: accuracy, BEST_LOSS: loss})
     recorder.end("FINISHED")
     return recorder.run_id
@@ -47,6 +48,30 @@ def test_runs_are_found_by_latest_best_and_id(store: Store) -> None:
     assert find_run(store, unfinished.run_id).status == "FAILED"
     sweep = create_run(store, "a sweep", {Tag.SWEEP: "1234"})
     assert find_sweep(store, "latest").run_id == find_sweep(store, sweep.run_id).run_id == sweep.run_id
+
+
+def test_the_best_run_is_one_on_the_newest_runs_dataset(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A digits net with 143 validation images easily has a higher accuracy than an MNIST net."""
+    digits, mnist = finished(store, 0.99), finished(store, 0.97, dataset="MNIST")
+    finished(store, 0.96, dataset="MNIST")
+    assert find_run(store, "best").run_id == mnist
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == f"run=best: the best of 2 runs on MNIST, the newest run's dataset; of digits: run={digits}"
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_latest_after_a_sweep_is_its_best_run(store: Store, capsys: pytest.CaptureFixture[str], counts: bool) -> None:
+    """By its accuracy while the sweep runs, then as its results say: with seeds, of the best mean."""
+    sweep = create_run(store, "lr", {Tag.SWEEP: "1234"})
+    best, second, last = (finished(store, accuracy, **{Tag.PARENT: sweep.run_id}) for accuracy in (0.9, 0.8, 0.1))
+    if counts:
+        sweep.tag(Tag.BEST_RUN, second)
+    assert find_run(store, "latest").run_id == (second if counts else best)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == f"run=latest: the best run of the newest sweep; the one that began last: run={last}"
+    alone = finished(store, 0.5)
+    assert find_run(store, "latest").run_id == alone
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
