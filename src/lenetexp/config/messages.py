@@ -108,5 +108,5 @@ def _of_composition(message: str, cause: BaseException | None) -> str | None:
 
 def _inner(config: DictConfig) -> list[str]:
     """The full names of all settings inside groups, each as it is typed."""
-    groups = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
-    return [f"{key}.{name}" for key, group in groups.items() if isinstance(group, DictConfig) for name in group]
+    groups = {str(key): value for key, value in config.items_ex(resolve=False) if key != "hydra"}
+    return [f"{key}.{name!s}" for key, group in groups.items() if isinstance(group, DictConfig) for name in group]

@@ -269,7 +269,7 @@ class CompareConfig(OtherCommand):
     """The settings of scripts/compare.py."""
 
     which: f.SweepId
-    runs: f.Text | None
+    runs: f.Runs
 
 
 S = TypeVar("S", bound=Settings)

@@ -44,15 +44,18 @@ def _folded(text: str, room: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def table(columns: Mapping[str, Iterable[str]]) -> str:
-    """Columns under their names; numbers to the right, words to the left."""
-    aligned = []
-    for name, column in columns.items():
-        cells = [name, *column]
-        width = max(map(len, cells))
-        numbers = all(cell[:1] in "-0123456789" for cell in cells[1:] if cell)
-        aligned.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in cells])
-    return "\n".join("  " + "   ".join(line).rstrip() for line in zip(*aligned, strict=True))
+def table(cells: Mapping[str, Iterable[str]], spare: Sequence[str] = ()) -> str:
+    """Columns under their names; numbers to the right, words to the left. Those of `spare` go if there is no room."""
+    aligned = {}
+    for name, column in cells.items():
+        texts = [name, *column]
+        width = max(map(len, texts))
+        numbers = all(text[:1] in "-0123456789" for text in texts[1:] if text)
+        aligned[name] = [text.rjust(width) if numbers else text.ljust(width) for text in texts]
+    for name in spare:
+        if sum(2 + len(texts[0]) for texts in aligned.values()) > columns():
+            aligned.pop(name, None)
+    return "\n".join("  " + "  ".join(line).rstrip() for line in zip(*aligned.values(), strict=True))
 
 
 def shown(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Reading runs from the store. Whatever the store raises is a `UserError`."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from lenetexp.tracking.journal import JournalReader, Result, in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
 from lenetexp.tracking.store import Store, reason_of
 
+RUNS = "latest:3, all, [ID,ID]"
 NEWEST_FIRST = ["attributes.start_time DESC"]
 BEST_FIRST = [f"metrics.`{BEST_ACCURACY}` DESC", f"metrics.`{BEST_LOSS}` ASC"]
 WITH_WEIGHTS = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
@@ -125,7 +127,7 @@ class RecordedRun:
 
 def _of_store(store: Store, run: Run) -> RecordedRun:
     info, data = run.info, run.data
-    dataset = next((entry.dataset.name for entry in run.inputs.dataset_inputs), "")
+    dataset = next((entry.dataset.name for entry in run.inputs.dataset_inputs), "") if run.inputs else ""
     return RecordedRun(
         info.run_id, info.run_name, info.status, dict(data.metrics), dict(data.params), dict(data.tags),
         info.start_time, info.end_time, dataset, info.lifecycle_stage == "deleted", store,
@@ -164,7 +166,9 @@ def search(
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
-            raise UserError(f"runs={condition}: must be a filter that MLflow reads ({reason_of(error)})") from error
+            raise UserError(
+                f"runs={condition}: must be {RUNS} or a filter that MLflow reads ({reason_of(error)})"
+            ) from error
         found += page
         token = page.token
         if at_most or not token:
@@ -228,6 +232,24 @@ def _best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun, str]
     best = get_run(store, by_results) if by_results else search(store, of_sweep, at_most=1, order=BEST_FIRST)[0]
     other = "" if best.run_id == newest.run_id else f"; the one that began last: run={newest.run_id}"
     return best, f"the best run of the newest sweep{other}"
+
+
+def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:
+    """The runs that `which` means: ids, the newest finished ones as "latest:3", "all", or an MLflow filter's.
+
+    A sweep's own run is none of them. Raises `UserError` for what is none of these, and for an id that is no run's.
+    """
+    if isinstance(which, str) and re.fullmatch("[0-9a-f]{32}", which):
+        which = [which]
+    if isinstance(which, list):
+        runs = [get_run(store, run_id, "runs", RUNS) for run_id in dict.fromkeys(which)]
+        if sweep := next((run for run in runs if run.is_sweep), None):
+            raise UserError(f"runs={sweep.run_id}: is a sweep; sweep={sweep.run_id} shows its runs")
+        return runs
+    if newest := re.fullmatch(r"latest:([1-9]\d{0,3})", which):
+        finished = f"attributes.status = 'FINISHED' and tags.`{Tag.CONFIG_HASH}` LIKE '%'"
+        return search(store, finished, at_most=int(newest[1]))
+    return [run for run in search(store, "" if which == "all" else which) if not run.is_sweep]
 
 
 def find_sweep(store: Store, which: str) -> RecordedRun:
