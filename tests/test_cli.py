@@ -5,10 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from helpers import PROJECT, Command, Done, Started, run_script
+from helpers import PROJECT, Command, Done, Started, composed, run_script
+from lenetexp.config.fields import Activation
+from lenetexp.config.help import choices
 from sample_images import MNIST_FILES, small_mnist, write_idx
 
 # Checked before anything heavy is imported.
@@ -32,14 +35,14 @@ IN_THE_CONFIG = {
     "experiment=tut": ["experiment=tut", "smoke, tutorial"],
     "+foo=1": ["foo=1", "no such setting"],
     "optimizer.lr=0.1,0.2": ["optimizer.lr=0.1,0.2", "needs -m"],
+    "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
     "hydra.run.dir=file/below": ["file/below", "Not a directory"],
 }
-# Torch is imported by then, but no run has begun.
+# The first line is there by then, but no run has begun.
 WITH_TORCH = {
     "model._target_=torch.nn.Identity": ["model: Identity", "2×10 logits", "not (2, 1, 28, 28)"],
     "dataset=image_folder dataset.root=empty": ["dataset.root=empty", "no pictures", ".png"],
     "tracking.uri=http://127.0.0.1:9": ["tracking.uri=http://127.0.0.1:9", "does not answer", "SQLite"],
-    "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
 }
 IN_PREDICT = {
     "count=0": ["count=0", "a whole number, 1 or more"],
@@ -59,10 +62,10 @@ IN_PREDICT_WITH_A_RUN = {
 }
 
 
-def assert_one_sentence(done: Done, *fragments: str) -> None:
-    """The command failed, and said so in one line on stderr that holds all of `fragments`."""
+def assert_one_sentence(done: Done, *fragments: str, announced: bool = False) -> None:
+    """The command failed, perhaps after its first line, and said so in one on stderr that holds all of `fragments`."""
     assert done.returncode != 0
-    assert done.stdout == ""
+    assert announced == ("clip_norm=1\n" in done.stdout) == bool(done.stdout)
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr
     for fragment in fragments:
@@ -83,7 +86,7 @@ def cases(table: dict[str, list[str]]) -> pytest.MarkDecorator:
 def test_a_run_that_cannot_start(command: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
     (tmp_path / "file").write_text("a regular file")
     (tmp_path / "empty").mkdir()
-    assert_one_sentence(command("run", *overrides.split()), *fragments)
+    assert_one_sentence(command("run", *overrides.split()), *fragments, announced=overrides in WITH_TORCH)
     assert_nothing_is_left(tmp_path)
 
 
@@ -107,7 +110,9 @@ def test_mnist_without_files_and_without_network(
     monkeypatch.setenv("NO_PROXY", "")
     (tmp_path / "empty").mkdir()
     done = command("run", "dataset=mnist", "dataset.root=empty", timeout=30)
-    assert_one_sentence(done, "MNIST", "dataset.root=empty", *MNIST_FILES, "empty/MNIST/raw", "dataset=digits")
+    assert_one_sentence(
+        done, "MNIST", "dataset.root=empty", *MNIST_FILES, "empty/MNIST/raw", "dataset=digits", announced=True
+    )
     assert_nothing_is_left(tmp_path)
     assert not list((tmp_path / "empty").iterdir())
 
@@ -118,7 +123,9 @@ def test_a_data_file_that_is_cut_short(command: Command, tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:-1])
     done = command("run", "dataset=mnist", "dataset.root=root")
     whole = 16 + 10 * 28 * 28
-    assert_one_sentence(done, "t10k-images-idx3-ubyte", "cut short", f"{whole - 1:,} bytes", f"{whole:,}")
+    assert_one_sentence(
+        done, "t10k-images-idx3-ubyte", "cut short", f"{whole - 1:,} bytes", f"{whole:,}", announced=True
+    )
     assert_nothing_is_left(tmp_path)
 
 
@@ -147,13 +154,24 @@ def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str
 @pytest.mark.parametrize(
     ("script", "arguments", "expected"),
     [
-        ("run", "--help", ["optimizer: adagrad, adam", "\nbatch_size: ", "scripts/predict.py run=latest"]),
+        (
+            "run",
+            "--help optimizer=adam device=cpu",
+            [
+                "optimizer: adagrad, adam",
+                "  batch_size=16                     images per optimizer step",
+                "  optimizer.betas=[0.9,0.999]       decay rates of the running means",
+                "  device.threads=null               torch's CPU threads, 1 or more",
+                "  scheduler.epochs=${epochs} ",
+                "scripts/predict.py run=latest",
+            ],
+        ),
         ("run", "--cfg job optimizer.lr=0.3", ["optimizer:", "  lr: 0.3", "\ndataset:", "\nepochs: "]),
-        ("run", "-sc query=bash", ["optimizer=adagrad optimizer=adam optimizer=adamw"]),
-        ("predict", "--help", ["run: latest", "count: 10", "scripts/predict.py run=best"]),
+        ("run", "-sc query=bash", ["model.activation=scaled_tanh model.activation=sigmoid model.activation=silu"]),
+        ("predict", "--help", ["  run=latest   ", "  count=10  ", "scripts/predict.py run=best"]),
         ("predict", "--cfg job count=3", ["run: latest", "count: 3"]),
-        ("compare", "--help", ["which: latest", "scripts/compare.py sweep=latest"]),
-        ("sync", "--help", ["folder: outputs", "scripts/sync.py"]),
+        ("compare", "--help", ["  sweep=latest    ", "scripts/compare.py sweep=latest"]),
+        ("sync", "--help", ["  folder=outputs    ", "scripts/sync.py"]),
     ],
 )  # fmt: skip
 def test_help_config_and_completion_import_nothing_heavy(
@@ -162,7 +180,7 @@ def test_help_config_and_completion_import_nothing_heavy(
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(PROJECT / "scripts" / f"{script}.py"), *arguments.split()],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "COMP_LINE": "python scripts/run.py optimizer=ada"},
+        env={**os.environ, "COMP_LINE": "python scripts/run.py model.activation=s", "COLUMNS": "100"},
     )  # fmt: skip
     assert done.returncode == 0
     for fragment in expected:
@@ -172,6 +190,16 @@ def test_help_config_and_completion_import_nothing_heavy(
     assert "hydra" in packages, "the list of imports is there"
     assert not packages & {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_tab_offers_every_word_that_a_setting_may_be() -> None:
+    values = composed("optimizer=sgd")
+    assert choices("model.activation", values) == [*get_args(Activation)]
+    assert choices("device.precision", values) == ["fp32", "bf16", "fp16"]
+    assert choices("optimizer.nesterov", values) == ["true", "false"]
+    assert choices("invert", composed(name="predict")) == ["auto", "true", "false"]
+    for other in ("optimizer.lr", "optimizer", "no.such", "nosuch", "dataset.augment.shift"):
+        assert choices(other, values) == []
 
 
 def test_a_reader_that_stops_reading_gets_no_traceback(start: Callable[..., Started]) -> None:

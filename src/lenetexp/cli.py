@@ -21,6 +21,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lenetexp.config.help import complete_values, explained
 from lenetexp.config.messages import of_exception
 from lenetexp.config.schema import Settings, check
 from lenetexp.errors import UserError, one_line, wrapped
@@ -41,6 +42,10 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     multirun = bool({"-m", "--multirun"} & {*sys.argv})
     if multirun and not sweeps:
         _exit_for(UserError("-m: only run.py takes it"))
+    typed = {key: name for name, key in renamed.items()}
+    OmegaConf.register_new_resolver("lenetexp.settings", lambda *, _root_: explained(_root_, typed), replace=True)
+    if {"-sc", "--shell-completion"} & {*sys.argv}:
+        complete_values()
     for i, word in enumerate(sys.argv):
         key, equals, value = word.partition("=")
         if equals and key in renamed:

@@ -44,7 +44,7 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
     params = [run.params | ({TARGET: name} if (name := run.params.get("dataset.name")) else {}) for run in runs]
     keys = differing_keys(params)
     table = best_first([values | row_of(run) for values, run in zip(params, runs, strict=True)], keys)
-    table[keys] = table[keys].fillna("")
+    table[keys] = table[keys].fillna("").replace({"None": "null", "True": "true", "False": "false"})  # as typed
     classes = [key for key in keys if key.endswith("._target_")]
     table[classes] = table[classes].replace(r".*\.", "", regex=True)  # without their modules
     show_results(table, keys, folder, None)
@@ -201,13 +201,14 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
 
 
 def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> str:
-    """One line for each run, or with seeds for each recipe; below, why runs failed and what the means leave out."""
-    others = [key for key in keys if key != SEED]
-    shown, notes = recipes if SEED in keys else runs, []
-    settings = {name: shown[key].map(short) for name, key in zip(short_names(others), others, strict=True)}
-    if SEED not in keys:
+    """One line a run, or a recipe if some differ only in their seed; below, why runs failed and what no mean counts."""
+    means = SEED in keys and len(recipes) < len(runs)
+    shown, notes = recipes if means else runs, []
+    columns = [key for key in keys if key != SEED or not means]
+    settings = {name: shown[key].map(short) for name, key in zip(short_names(columns), columns, strict=True)}
+    if not means:
         explained = runs[runs.reason != ""]
-        columns = {
+        known = {
             "validation": _texts(runs.best_val_accuracy, "{:.2%}"),
             "epoch": _texts(runs.best_epoch, "{:.0f}"),
             "test": _texts(runs.test_accuracy, "{:.2%}"),
@@ -218,7 +219,7 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
         explained = runs[~runs.status.isin(RESULTS)]
         low = _texts((recipes.accuracy - recipes.half_width).clip(lower=0), "{:.2%}")
         high = _texts((recipes.accuracy + recipes.half_width).clip(upper=1), "{:.2%}")
-        columns = {
+        known = {
             "runs": recipes.runs,
             "validation": _texts(recipes.accuracy, "{:.2%}"),
             "deviation": _texts(recipes.deviation, "{:.2%}"),
@@ -230,7 +231,7 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
             notes = [f"{repeats} left out of the means: of runs that differ in nothing, seed included, the best counts"]
     for _, run in explained.iterrows():
         notes.append(f"{swept_name(run[[*keys]].to_dict()) or run.run_id}: {run.reason or run.status}")
-    return "\n".join([table({**settings, **columns}, spare=("seconds", "epoch")), *map(wrapped, notes)])
+    return "\n".join([table({**settings, **known}, spare=("seconds", "epoch", "deviation")), *map(wrapped, notes)])
 
 
 def _texts(numbers: Series, form: str) -> list[str]:

@@ -17,7 +17,7 @@ from lenetexp.tracking.journal import JournalReader, Result, in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
 from lenetexp.tracking.store import Store, reason_of
 
-RUNS = "latest:3, all, [ID,ID]"
+RUNS = "latest:3, all, [ID,ID] or a filter that MLflow reads"
 NEWEST_FIRST = ["attributes.start_time DESC"]
 BEST_FIRST = [f"metrics.`{BEST_ACCURACY}` DESC", f"metrics.`{BEST_LOSS}` ASC"]
 WITH_WEIGHTS = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
@@ -166,9 +166,7 @@ def search(
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
-            raise UserError(
-                f"runs={condition}: must be {RUNS} or a filter that MLflow reads ({reason_of(error)})"
-            ) from error
+            raise UserError(f"runs={condition}: must be {RUNS} ({reason_of(error)})") from error
         found += page
         token = page.token
         if at_most or not token:
