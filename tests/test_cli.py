@@ -1,6 +1,7 @@
 """Commands as a user types them: a mistake is one line that says what is wrong, and leaves nothing behind."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -90,6 +91,23 @@ def test_a_run_that_cannot_start(command: Command, tmp_path: Path, overrides: st
     assert_nothing_is_left(tmp_path)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_says_what_it_is_before_torch_is_imported(tmp_path: Path, terminal: bool) -> None:
+    """In a terminal, a line that disappears shows that it is starting."""
+    (tmp_path / "torch.py").write_text("raise SystemExit(3)")
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    run = subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts/run.py"), "optimizer=adam", "epochs=1"],
+        cwd=tmp_path, stdout=theirs, env={**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "72"},
+    )  # fmt: skip
+    assert run.wait(60) == 3
+    first, second, *rest = os.read(ours, 10_000).decode().splitlines()
+    os.close(ours), os.close(theirs)
+    assert first == "LeNet (relu, pooling=max, init=xavier) on digits, 1 epoch at batch size"
+    assert second == "  16, Adam lr=0.001 betas=[0.9, 0.999], warmup_cosine, seed 0,"
+    assert rest == (["  clip_norm=1", "starting …", "\x1b[K"] if terminal else ["  clip_norm=1"])
+
+
 def test_a_folder_that_holds_files_is_not_overwritten(command: Command, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/config.yaml").write_text("another run's")
@@ -158,6 +176,7 @@ def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str
             "run",
             "--help optimizer=adam device=cpu",
             [
+                "dataset: cifar10, digits",
                 "optimizer: adagrad, adam",
                 "  batch_size=16                     images per optimizer step",
                 "  optimizer.betas=[0.9,0.999]       decay rates of the running means",

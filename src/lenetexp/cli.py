@@ -21,7 +21,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lenetexp.config.help import complete_values, explained
+from lenetexp.config.help import complete_values, explained, list_groups_quickly
 from lenetexp.config.messages import of_exception
 from lenetexp.config.schema import Settings, check
 from lenetexp.errors import UserError, one_line, wrapped
@@ -44,6 +44,8 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
         _exit_for(UserError("-m: only run.py takes it"))
     typed = {key: name for name, key in renamed.items()}
     OmegaConf.register_new_resolver("lenetexp.settings", lambda *, _root_: explained(_root_, typed), replace=True)
+    if {"-h", "--help"} & {*sys.argv}:
+        list_groups_quickly()
     if {"-sc", "--shell-completion"} & {*sys.argv}:
         complete_values()
     for i, word in enumerate(sys.argv):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
 from hydra.plugins.completion_plugin import CompletionPlugin
 from omegaconf import Container, DictConfig, OmegaConf
 from pydantic import ValidationError
@@ -69,6 +71,16 @@ def complete_values() -> None:
         return [f"{key}={option}" for option in words if option.startswith(begun)] or matches(config, word)
 
     CompletionPlugin._get_matches = staticmethod(with_values)  # type: ignore[method-assign]
+
+
+def list_groups_quickly() -> None:
+    """Has Hydra's --help list groups from the folders: it copies its whole repository for each, which takes 0.5 s."""
+
+    def options(self: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = None) -> list[str]:
+        found = self.repository.get_group_options(group_name, results_filter)
+        return [name for name in found if not name.startswith("_")]  # what other files begin with is no choice
+
+    ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment,method-assign]
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

@@ -108,11 +108,11 @@ class Progress:
         if not self._has_head:
             self._has_head = True
             say("         training           validation")
-            say("  epoch      loss accuracy       loss accuracy        lr  images/s")
+            say("  epoch      loss accuracy       loss accuracy       lr  images/s")
         say(
             f"  {record.epoch:>5}  {record.train_loss:>8.4f} {record.train_accuracy:>8.2%}"
             f"  {record.val_loss:>9.4f} {record.val_accuracy:>8.2%}"
-            f" {record.lr:>9.3g} {record.images_per_second:>9,.0f}"
+            f" {record.lr:>8.3g} {record.images_per_second:>9,.0f}"
             f"{'  best' if record.improved else ''}"
         )
 
