@@ -1,14 +1,18 @@
 """Commands as a user types them: a mistake is one line that says what is wrong, and leaves nothing behind."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from helpers import PROJECT, Command, Done, Started, run_script
+from helpers import PROJECT, Command, Done, Started, composed, run_script
+from lenetexp.config.fields import Activation
+from lenetexp.config.help import choices
 from sample_images import MNIST_FILES, small_mnist, write_idx
 
 # Checked before anything heavy is imported.
@@ -16,6 +20,8 @@ IN_THE_CONFIG = {
     "optimizer.lr=-1": ["optimizer.lr=-1", "a number above 0"],
     "optimizer.lr=abc": ["optimizer.lr=abc", "a number above 0"],
     "optimizer.lrr=0.1": ["optimizer.lrr=0.1", "no such setting", "lr, momentum", "did you mean lr?"],
+    "lr=0.01": ["lr=0.01", "no such setting; did you mean optimizer.lr?"],
+    "activaton=relu": ["activaton=relu", "no such setting", "did you mean model.activation?"],
     "optimizer.momentum=2": ["optimizer.momentum=2", "from 0 to below 1"],
     "optimizer.lr==": ["optimizer.lr==", "must be key=value"],
     "epochs=0": ["epochs=0", "a whole number, 1 or more"],
@@ -30,18 +36,19 @@ IN_THE_CONFIG = {
     "experiment=tut": ["experiment=tut", "smoke, tutorial"],
     "+foo=1": ["foo=1", "no such setting"],
     "optimizer.lr=0.1,0.2": ["optimizer.lr=0.1,0.2", "needs -m"],
+    "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
     "hydra.run.dir=file/below": ["file/below", "Not a directory"],
 }
-# Torch is imported by then, but no run has begun.
+# The first line is there by then, but no run has begun.
 WITH_TORCH = {
     "model._target_=torch.nn.Identity": ["model: Identity", "2×10 logits", "not (2, 1, 28, 28)"],
     "dataset=image_folder dataset.root=empty": ["dataset.root=empty", "no pictures", ".png"],
     "tracking.uri=http://127.0.0.1:9": ["tracking.uri=http://127.0.0.1:9", "does not answer", "SQLite"],
-    "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
 }
 IN_PREDICT = {
     "count=0": ["count=0", "a whole number, 1 or more"],
     "traking.uri=x": ["traking.uri=x", "no such setting", "did you mean tracking?"],
+    "threads=2": ["threads=2", "no such setting; did you mean device.threads?"],
     "run.x=latest": ["run.x=latest", "run has no settings inside"],
     "runn=latest": ["runn=latest", "no such setting", "did you mean run?"],
     "run=4d1f": ["outputs/mlflow.db does not exist", "no run was recorded yet"],
@@ -56,10 +63,10 @@ IN_PREDICT_WITH_A_RUN = {
 }
 
 
-def assert_one_sentence(done: Done, *fragments: str) -> None:
-    """The command failed, and said so in one line on stderr that holds all of `fragments`."""
+def assert_one_sentence(done: Done, *fragments: str, announced: bool = False) -> None:
+    """The command failed, perhaps after its first line, and said so in one on stderr that holds all of `fragments`."""
     assert done.returncode != 0
-    assert done.stdout == ""
+    assert announced == ("clip_norm=1\n" in done.stdout) == bool(done.stdout)
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr
     for fragment in fragments:
@@ -80,8 +87,25 @@ def cases(table: dict[str, list[str]]) -> pytest.MarkDecorator:
 def test_a_run_that_cannot_start(command: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
     (tmp_path / "file").write_text("a regular file")
     (tmp_path / "empty").mkdir()
-    assert_one_sentence(command("run", *overrides.split()), *fragments)
+    assert_one_sentence(command("run", *overrides.split()), *fragments, announced=overrides in WITH_TORCH)
     assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_says_what_it_is_before_torch_is_imported(tmp_path: Path, terminal: bool) -> None:
+    """In a terminal, a line that disappears shows that it is starting."""
+    (tmp_path / "torch.py").write_text("raise SystemExit(3)")
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    run = subprocess.Popen(
+        [sys.executable, str(PROJECT / "scripts/run.py"), "optimizer=adam", "epochs=1"],
+        cwd=tmp_path, stdout=theirs, env={**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "72"},
+    )  # fmt: skip
+    assert run.wait(60) == 3
+    first, second, *rest = os.read(ours, 10_000).decode().splitlines()
+    os.close(ours), os.close(theirs)
+    assert first == "LeNet (relu, pooling=max, init=xavier) on digits, 1 epoch at batch size"
+    assert second == "  16, Adam lr=0.001 betas=[0.9, 0.999], warmup_cosine, seed 0,"
+    assert rest == (["  clip_norm=1", "starting …", "\x1b[K"] if terminal else ["  clip_norm=1"])
 
 
 def test_a_folder_that_holds_files_is_not_overwritten(command: Command, tmp_path: Path) -> None:
@@ -104,7 +128,9 @@ def test_mnist_without_files_and_without_network(
     monkeypatch.setenv("NO_PROXY", "")
     (tmp_path / "empty").mkdir()
     done = command("run", "dataset=mnist", "dataset.root=empty", timeout=30)
-    assert_one_sentence(done, "MNIST", "dataset.root=empty", *MNIST_FILES, "empty/MNIST/raw", "dataset=digits")
+    assert_one_sentence(
+        done, "MNIST", "dataset.root=empty", *MNIST_FILES, "empty/MNIST/raw", "dataset=digits", announced=True
+    )
     assert_nothing_is_left(tmp_path)
     assert not list((tmp_path / "empty").iterdir())
 
@@ -115,7 +141,9 @@ def test_a_data_file_that_is_cut_short(command: Command, tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:-1])
     done = command("run", "dataset=mnist", "dataset.root=root")
     whole = 16 + 10 * 28 * 28
-    assert_one_sentence(done, "t10k-images-idx3-ubyte", "cut short", f"{whole - 1:,} bytes", f"{whole:,}")
+    assert_one_sentence(
+        done, "t10k-images-idx3-ubyte", "cut short", f"{whole - 1:,} bytes", f"{whole:,}", announced=True
+    )
     assert_nothing_is_left(tmp_path)
 
 
@@ -144,13 +172,25 @@ def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str
 @pytest.mark.parametrize(
     ("script", "arguments", "expected"),
     [
-        ("run", "--help", ["optimizer: adagrad, adam", "\nbatch_size: ", "scripts/predict.py run=latest"]),
+        (
+            "run",
+            "--help optimizer=adam device=cpu",
+            [
+                "dataset: cifar10, digits",
+                "optimizer: adagrad, adam",
+                "  batch_size=16                     images per optimizer step",
+                "  optimizer.betas=[0.9,0.999]       decay rates of the running means",
+                "  device.threads=null               torch's CPU threads, 1 or more",
+                "  scheduler.epochs=${epochs} ",
+                "scripts/predict.py run=latest",
+            ],
+        ),
         ("run", "--cfg job optimizer.lr=0.3", ["optimizer:", "  lr: 0.3", "\ndataset:", "\nepochs: "]),
-        ("run", "-sc query=bash", ["optimizer=adagrad optimizer=adam optimizer=adamw"]),
-        ("predict", "--help", ["run: latest", "count: 10", "scripts/predict.py run=best"]),
+        ("run", "-sc query=bash", ["model.activation=scaled_tanh model.activation=sigmoid model.activation=silu"]),
+        ("predict", "--help", ["  run=latest   ", "  count=10  ", "scripts/predict.py run=best"]),
         ("predict", "--cfg job count=3", ["run: latest", "count: 3"]),
-        ("compare", "--help", ["which: latest", "scripts/compare.py sweep=latest"]),
-        ("sync", "--help", ["folder: outputs", "scripts/sync.py"]),
+        ("compare", "--help", ["  sweep=latest    ", "scripts/compare.py sweep=latest"]),
+        ("sync", "--help", ["  folder=outputs    ", "scripts/sync.py"]),
     ],
 )  # fmt: skip
 def test_help_config_and_completion_import_nothing_heavy(
@@ -159,7 +199,7 @@ def test_help_config_and_completion_import_nothing_heavy(
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(PROJECT / "scripts" / f"{script}.py"), *arguments.split()],
         cwd=tmp_path, capture_output=True, text=True, timeout=60,
-        env={**os.environ, "COMP_LINE": "python scripts/run.py optimizer=ada"},
+        env={**os.environ, "COMP_LINE": "python scripts/run.py model.activation=s", "COLUMNS": "100"},
     )  # fmt: skip
     assert done.returncode == 0
     for fragment in expected:
@@ -169,6 +209,16 @@ def test_help_config_and_completion_import_nothing_heavy(
     assert "hydra" in packages, "the list of imports is there"
     assert not packages & {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_tab_offers_every_word_that_a_setting_may_be() -> None:
+    values = composed("optimizer=sgd")
+    assert choices("model.activation", values) == [*get_args(Activation)]
+    assert choices("device.precision", values) == ["fp32", "bf16", "fp16"]
+    assert choices("optimizer.nesterov", values) == ["true", "false"]
+    assert choices("invert", composed(name="predict")) == ["auto", "true", "false"]
+    for other in ("optimizer.lr", "optimizer", "no.such", "nosuch", "dataset.augment.shift"):
+        assert choices(other, values) == []
 
 
 def test_a_reader_that_stops_reading_gets_no_traceback(start: Callable[..., Started]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,9 +21,10 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lenetexp.config.help import complete_values, explained, list_groups_quickly
 from lenetexp.config.messages import of_exception
 from lenetexp.config.schema import Settings, check
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, one_line, wrapped
 
 LOG = "log.txt"  # what a sweep's job prints, in its own folder
 
@@ -41,6 +42,12 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     multirun = bool({"-m", "--multirun"} & {*sys.argv})
     if multirun and not sweeps:
         _exit_for(UserError("-m: only run.py takes it"))
+    typed = {key: name for name, key in renamed.items()}
+    OmegaConf.register_new_resolver("lenetexp.settings", lambda *, _root_: explained(_root_, typed), replace=True)
+    if {"-h", "--help"} & {*sys.argv}:
+        list_groups_quickly()
+    if {"-sc", "--shell-completion"} & {*sys.argv}:
+        complete_values()
     for i, word in enumerate(sys.argv):
         key, equals, value = word.partition("=")
         if equals and key in renamed:
@@ -88,7 +95,10 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         if not values.get("resume"):  # a resumed run has a folder already
             require_empty(folder)
         with _log(folder) if in_sweep else nullcontext():
-            return get_method(function)(settings, values, folder)
+            if settings.headline:
+                print(wrapped(settings.headline), flush=True)
+            with starting():  # importing takes seconds
+                return get_method(function)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
         if in_sweep:
             raise UserError(of_exception(error)) from None
@@ -96,6 +106,36 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     finally:
         with suppress(OSError):  # Hydra has made the folder; it goes if nothing was written into it
             folder.rmdir()
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Shows in a terminal that the command is at work, until the body writes its first line."""
+    if not sys.stdout.isatty():
+        yield
+        return
+    with redirect_stdout(_Starting(sys.stdout)) as terminal:
+        try:
+            yield
+        finally:
+            terminal.write("")
+
+
+class _Starting:
+    """A terminal with a line that disappears as soon as anything is written."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal, self.shows = terminal, True
+        print("starting …", end="\r", file=terminal, flush=True)
+
+    def write(self, text: str) -> int:
+        if self.shows:
+            self.shows = False
+            self.terminal.write("\x1b[K")  # clears what is right of the cursor
+        return self.terminal.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.terminal, name)
 
 
 def require_empty(folder: Path) -> None:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, nan, pi
 
 from torch import nn
 from torch.optim import Optimizer
@@ -19,8 +19,10 @@ class Schedule:
 
     scheduler: LRScheduler
     interval: str  # "batch" or "epoch"
+    lr: float = nan  # the learning rate of the newest step
 
     def after_batch(self) -> None:
+        self.lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
         if self.interval == "batch":
             self.scheduler.step()
 

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import InProcess, composed
-from lenetexp.config.identity import swept_name
+from lenetexp.config.identity import short_names, swept_name
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted
@@ -23,7 +23,7 @@ from lenetexp.tracking.store import open_store
 
 def run(status: str = "finished", accuracy: float = nan, **more: Any) -> dict[str, Any]:
     """What is known of a run."""
-    return {"status": status, "reason": "", "best_val_accuracy": accuracy, **more}
+    return {"status": status, "reason": "", "best_val_accuracy": accuracy, "before": False, **more}
 
 
 def over_seeds(*accuracies: float) -> list[dict[str, Any]]:
@@ -40,9 +40,30 @@ def test_an_interval_over_seeds_is_students() -> None:
 
 def test_a_mean_counts_each_seed_once_and_only_results() -> None:
     others = [run(accuracy=0.80, seed="0"), run("killed", 0.10, seed="3"), run("finished", nan, seed="4")]
-    (recipe,) = recipes_of(best_first([*others, *over_seeds(0.90, 0.92, 0.94)], ["seed"]), ["seed"]).itertuples()
+    runs = best_first([*others, *over_seeds(0.90, 0.92, 0.94)], ["seed"])
+    recipes = recipes_of(runs, ["seed"])
+    (recipe,) = recipes.itertuples()
     assert (recipe.runs, recipe.ends) == ("3 of 6", "1 killed")
     assert recipe.accuracy == pytest.approx(0.92), "of a seed that ran twice the better run"
+    said = results_table(runs, recipes, ["seed"])
+    assert "1 left out of the means: of runs that differ in nothing, seed included, the best counts" in said
+    assert "left out" not in results_table(runs[1:], recipes, []), "without means nothing is"
+
+
+def test_a_table_of_eight_settings_fits_120_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    long = {
+        "optimizer._target_": "RMSprop", "optimizer.lr": "0.001", "optimizer.weight_decay": "0.0005",
+        "model.activation": "leaky_relu", "model.pooling": "max", "scheduler._target_": "OneCycleLR",
+        "batch_size": "128", "epochs": "100",
+    }  # fmt: skip
+    diverged = run("diverged", reason="the loss stopped being finite in epoch 4", **long)
+    found = best_first([run(accuracy=0.9, test_accuracy=0.9, best_epoch=3, seconds=9.5, **long), diverged], [*long])
+    head, *lines = results_table(found, recipes_of(found, [*long]), [*long]).splitlines()
+    names = "optimizer lr weight_decay activation pooling scheduler batch_size epochs"
+    assert head.split()[:8] == names.split() and head.split()[-1] == "status"
+    assert max(map(len, [head, *lines])) <= 120
+    assert lines[2].startswith("optimizer=RMSprop lr=0.001") and "".join(lines[2:]).endswith("finite in epoch 4")
 
 
 def test_equal_accuracies_are_ranked_by_loss() -> None:
@@ -62,10 +83,10 @@ def test_a_table_has_a_line_for_each_run_or_with_seeds_for_each_recipe(tmp_path:
         runs = best_first(found, keys)
         return [line.split() for line in results_table(runs, recipes_of(runs, keys), keys).splitlines()]
 
-    head, best, second, failed = shown("lr")
+    head, best, second, failed, reason = shown("lr")
     assert head == ["lr", "validation", "epoch", "test", "seconds", "status"]
     assert best == ["0.1", "90.00%", "3", "80.00%", "1.2", "finished"] and second[-1] == "(before)"
-    assert failed == ["9", "failed:", "OSError:", "no", "room"]
+    assert failed == ["9", "failed"] and reason == ["lr=9:", "OSError:", "no", "room"]
     head, mean, none, failed = shown("lr", "seed")
     assert head[:4] == ["lr", "runs", "validation", "deviation"]
     assert mean == ["0.1", "2", "of", "2", "85.00%", "7.07%", "21.47%", "to", "100.00%", "75.00%"]
@@ -99,11 +120,14 @@ def test_runs_are_compared_by_what_differs_and_not_by_what_follows_from_it() -> 
         {**adam, "scheduler.epochs": "5", "epochs": "5", "tracking.uri": "b"},
     ]
     assert differing_keys(runs) == ["optimizer._target_", "epochs"]
+    assert short_names(["optimizer._target_", "epochs", "dataset.name", "model.a", "scheduler.a"]) == [
+        "optimizer", "epochs", "dataset", "model.a", "scheduler.a",
+    ]  # fmt: skip
 
 
 def test_names_are_short_if_nothing_is_lost() -> None:
     assert swept_name({"optimizer.lr": "0.1", "model.activation": "relu"}) == "lr=0.1 activation=relu"
-    assert swept_name({"a.lr": "1", "b.lr": "2"}) == "a.lr=1 b.lr=2"
+    assert swept_name({"a.lr": "1", "b.lr": "2", "a.c": "3"}) == "a.lr=1 b.lr=2 c=3"
     assert swept_name({"optimizer.lr": "0.011986907993324093"}) == "lr=0.01199"
 
 

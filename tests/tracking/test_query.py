@@ -12,7 +12,7 @@ from lenetexp.config.schema import Tracking
 from lenetexp.errors import UserError
 from lenetexp.tracking.journal import Journal, Mark, Start
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
-from lenetexp.tracking.query import RecordedRun, find_run, find_sweep, get_run, recorded_beside, search
+from lenetexp.tracking.query import RecordedRun, find_run, find_runs, find_sweep, get_run, recorded_beside, search
 from lenetexp.tracking.recorder import Recorder, create_run
 from lenetexp.tracking.store import Store, _AnsweringClient, open_store
 
@@ -23,9 +23,10 @@ def store(here: InProcess) -> Store:
     return open_store(Tracking(uri=here.uri, experiment="lenetexp"))
 
 
-def finished(store: Store, accuracy: float, loss: float = 0.1, **tags: str) -> str:
+def finished(store: Store, accuracy: float, loss: float = 0.1, dataset: str = "digits", **tags: str) -> str:
     """The id of a finished run."""
     recorder = create_run(store, "a run", {Tag.CONFIG_HASH: "c0", **tags})
+    recorder.describe(Start(tags={}, epochs=1, dataset={"name": dataset, "digest": dataset, "source": "{}"}))
     recorder.metrics({BEST_ACCURACY: accuracy, BEST_LOSS: loss})
     recorder.end("FINISHED")
     return recorder.run_id
@@ -49,6 +50,46 @@ def test_runs_are_found_by_latest_best_and_id(store: Store) -> None:
     assert find_sweep(store, "latest").run_id == find_sweep(store, sweep.run_id).run_id == sweep.run_id
 
 
+def test_the_best_run_is_one_on_the_newest_runs_dataset(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A digits net with 143 validation images easily has a higher accuracy than an MNIST net."""
+    digits, mnist = finished(store, 0.99), finished(store, 0.97, dataset="MNIST")
+    finished(store, 0.96, dataset="MNIST")
+    assert find_run(store, "best").run_id == mnist
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == f"run=best: the best of 2 runs on MNIST, the newest run's dataset; of digits: run={digits}"
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_latest_after_a_sweep_is_its_best_run(store: Store, capsys: pytest.CaptureFixture[str], counts: bool) -> None:
+    """By its accuracy while the sweep runs, then as its results say: with seeds, of the best mean."""
+    sweep = create_run(store, "lr", {Tag.SWEEP: "1234"})
+    best, second, last = (finished(store, accuracy, **{Tag.PARENT: sweep.run_id}) for accuracy in (0.9, 0.8, 0.1))
+    if counts:
+        sweep.tag(Tag.BEST_RUN, second)
+    assert find_run(store, "latest").run_id == (second if counts else best)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == f"run=latest: the best run of the newest sweep; the one that began last: run={last}"
+    alone = finished(store, 0.5)
+    assert find_run(store, "latest").run_id == alone
+    assert capsys.readouterr().out == ""
+
+
+def test_runs_to_compare_are_found_by_number_id_and_filter(store: Store) -> None:
+    first, second, third = (finished(store, accuracy) for accuracy in (0.7, 0.8, 0.9))
+    create_run(store, "a sweep", {Tag.SWEEP: "1234"}).end("FINISHED")
+    failed = create_run(store, "failed", {Tag.CONFIG_HASH: "c1"})
+    failed.end("FAILED")
+
+    def found(which: str | list[str]) -> list[str]:
+        return [run.run_id for run in find_runs(store, which)]
+
+    assert found("latest:2") == [third, second]
+    assert found([second, first, second]) == [second, first]
+    assert found(first) == [first]
+    assert found("all") == [failed.run_id, third, second, first]
+    assert found(f"metrics.`{BEST_ACCURACY}` > 0.75") == [third, second]
+
+
 @pytest.mark.parametrize(
     ("ask", "said"),
     [
@@ -57,7 +98,10 @@ def test_runs_are_found_by_latest_best_and_id(store: Store) -> None:
         (lambda store: find_sweep(store, "latest"), "sweep=latest: no sweep in sqlite:.*run one: python"),
         (lambda store: find_sweep(store, "4d1f"), "sweep=4d1f: there is no such run .*must be latest or the id of a"),
         (lambda store: find_sweep(store, finished(store, 0.9)), "is not a sweep; must be latest or the id of a sweep"),
-        (lambda store: search(store, "not a filter"), "runs=not a filter: must be a filter that MLflow reads"),
+        (lambda store: find_runs(store, "a b"), r"runs=a b: must be latest:3, all, \[ID,ID\] or a filter that MLflow"),
+        (lambda store: find_runs(store, "latest:0"), "runs=latest:0: must be latest:3, all"),
+        (lambda store: find_runs(store, ["4d1f"]), r"runs=4d1f: there is no such run .*must be latest:3, all, \[ID"),
+        (lambda store: find_runs(store, [create_run(store, "lr", {Tag.SWEEP: "1"}).run_id]), "is a sweep; sweep="),
         (lambda store: get_run(store, finished(store, 0.9)).download(Path("x"), File.BEST), "has no artifact check"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from helpers import assert_same_weights, make_data
 from lenetexp.config.schema import Augment
 from lenetexp.models.lenet import LeNet
+from lenetexp.optim import Schedule
 from lenetexp.training import loop
 from lenetexp.training.batches import batches
 from lenetexp.training.evaluate import SYNC_EVERY, Diverged, Totals
@@ -44,6 +45,14 @@ def test_losses_and_weights_equal_a_plain_loops() -> None:
     for ours, theirs in zip(training.model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert [record.lr for record in records] == pytest.approx([0.05, 0.05, 0.025])
+
+
+def test_an_epochs_learning_rate_is_that_of_its_last_step() -> None:
+    """Of a warm-up's first step it would be near zero."""
+    training = make_training()
+    training.schedule = Schedule(torch.optim.lr_scheduler.StepLR(training.optimizer, 1, 0.9), "batch")
+    (first, second) = train(training, make_data(32), epochs=2)
+    assert (first.lr, second.lr) == pytest.approx((0.05 * 0.9, 0.05 * 0.9**3))
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:

@@ -3,5 +3,6 @@
 fields    the types of single values, each with the words for what it allows
 schema    the settings of every command as pydantic models; `check`
 messages  one sentence for every mistake that pydantic, Hydra or OmegaConf reports
+help      what --help and tab completion tell of the settings
 identity  which keys define an experiment; its hash, its name, and how two of them differ
 """

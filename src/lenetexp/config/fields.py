@@ -51,6 +51,9 @@ def _address(value: str) -> str:
 Name = Annotated[Text, BeforeValidator(_name)]
 RunId = Annotated[Name, described("latest, best or the MLflow id of a run")]
 SweepId = Annotated[Name, described("latest or the MLflow id of a sweep (sweep=…)")]
+Runs = Annotated[
+    Text | Annotated[list[Name], Field(min_length=1)] | None, described("latest:3, all, [ID,ID] or an MLflow filter")
+]
 Resume = Annotated[bool | Name, described("true, false or the MLflow id of a run")]
 Paths = Annotated[
     Annotated[list[Name], Field(min_length=1)] | None,

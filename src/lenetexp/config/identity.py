@@ -75,10 +75,15 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 
 def swept_name(swept: Mapping[str, str]) -> str:
-    """Swept keys and values in short: lr=0.1 activation=relu; whole keys if two ends are the same."""
-    ends = [key.rpartition(".")[2] for key in swept]
-    names = ends if len(set(ends)) == len(ends) else list(swept)
-    return " ".join(f"{name}={short(value)}" for name, value in zip(names, swept.values(), strict=True))
+    """Swept keys and values in short: lr=0.1 activation=relu."""
+    return " ".join(f"{name}={short(value)}" for name, value in zip(short_names(swept), swept.values(), strict=True))
+
+
+def short_names(keys: Iterable[str]) -> list[str]:
+    """Keys by their ends, a class by its group; whole keys where two ends are the same."""
+    short_of = {key: re.sub(r"\.(_target_|name)$", "", key).rpartition(".")[2] for key in keys}
+    ends = list(short_of.values())
+    return [end if ends.count(end) == 1 else key for key, end in short_of.items()]
 
 
 def short(value: str) -> str:

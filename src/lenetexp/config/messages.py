@@ -94,10 +94,19 @@ def _of_composition(message: str, cause: BaseException | None) -> str | None:
     known = [part for part in str(node._get_full_key("")).split(".") if part]
     unknown = (key.split(".")[len(known) :] or [str(cause.key)])[0]
     keys = [str(k) for k in node if k not in ("hydra", "_target_")]
+    place = ".".join(known)
+    inner = [] if known else _inner(node)
+    if meant := [name for name in inner if name.rpartition(".")[2] == unknown]:
+        return f"{given}: there is no such setting; did you mean {' or '.join(meant)}?"
     if not known and "seed" in keys:  # run.py's own config
         keys = ["experiment", "sweep", *keys]
-    place = ".".join(known)
     if not keys:
         return f"{given}: {place} has no settings inside; give all of it: {place}=VALUE"
     there = f"{place} has" if known else "there are"
-    return f"{given}: there is no such setting; {there} {', '.join(keys)}{nearest(unknown, keys)}"
+    return f"{given}: there is no such setting; {there} {', '.join(keys)}{nearest(unknown, [*keys, *inner])}"
+
+
+def _inner(config: DictConfig) -> list[str]:
+    """The full names of all settings inside groups, each as it is typed."""
+    groups = {str(key): value for key, value in config.items_ex(resolve=False) if key != "hydra"}
+    return [f"{key}.{name!s}" for key, group in groups.items() if isinstance(group, DictConfig) for name in group]

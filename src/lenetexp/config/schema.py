@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from lenetexp.config import fields as f
 from lenetexp.config.messages import of_validation
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, counted, one_line
 
 # The default of an argument that a class may not have. If it is given, it must not be null.
 ABSENT: Any = None
@@ -22,6 +22,11 @@ class Settings(BaseModel):
     """Settings that allow no unknown key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @property
+    def headline(self) -> str:
+        """What a command with these settings is about to do; empty if there is nothing to say."""
+        return ""
 
 
 class Target(Settings):
@@ -204,6 +209,35 @@ class RunConfig(Settings):
     device: Device
     tracking: Tracking
 
+    @property
+    def headline(self) -> str:
+        return f"Resumes run {self.resume}" if isinstance(self.resume, str) else self.summary
+
+    @property
+    def summary(self) -> str:
+        """The net and how it is trained, as far as the settings alone tell."""
+        dataset, augment = self.dataset, self.dataset.augment
+        parts = [
+            f"{self.model.name} ({', '.join(_words(self.model.call()))}) on {dataset.call().get('name', dataset.name)}",
+            f"{counted(self.epochs, 'epoch')} at batch size {self.batch_size}",
+            " ".join([self.optimizer.name, *_words(self.optimizer.call())]),
+            self.scheduler.name,
+            f"seed {self.seed}",
+            *_words({"clip_norm": self.clip_norm, "patience": self.patience}),
+            *([] if augment is None else [" ".join(["augment", *_words(augment.model_dump())])]),
+        ]
+        return ", ".join(parts)
+
+
+def _words(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments that do something, as one would say them: relu, nesterov, momentum=0.9."""
+    unsaid = ("_target_", "eps", "fused")  # how the arithmetic is done
+    said = {key: value for key, value in arguments.items() if value and key not in unsaid}
+    return [
+        value if key == "activation" else key if value is True else f"{key}={value:g}" if isinstance(value, float)
+        else f"{key}={value}" for key, value in said.items()
+    ]  # fmt: skip
+
 
 class OtherCommand(Settings):
     """A command beside run.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
@@ -235,7 +269,7 @@ class CompareConfig(OtherCommand):
     """The settings of scripts/compare.py."""
 
     which: f.SweepId
-    runs: f.Text | None
+    runs: f.Runs
 
 
 S = TypeVar("S", bound=Settings)

@@ -18,24 +18,13 @@ if TYPE_CHECKING:
 def start_of_run(
     settings: RunConfig, data: "Data", training: "Training", device: str, folder: Path, resumes: str | None
 ) -> str:
-    """What is about to run; `resumes` is the id of the run whose epochs it begins with."""
-    net = ", ".join(f"{k}={v}" for k, v in settings.model.call().items() if k != "_target_")
+    """What the settings' own summary cannot tell; `resumes` is the id of the run whose epochs it begins with."""
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
-    lr = settings.optimizer.lr
-    extras = {"clip_norm": settings.clip_norm, "patience": settings.patience, "augment": settings.dataset.augment}
-    recipe = [
-        f"{settings.epochs} epochs at batch size {settings.batch_size}",
-        settings.optimizer.name if lr is None else f"{settings.optimizer.name} lr={lr:g}",
-        settings.scheduler.name,
-        f"seed {settings.seed}",
-        *(f"{key} {value}" for key, value in extras.items() if value is not None),
-    ]
     counts = f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test images"
     chosen_on = "the test images" if settings.dataset.validation == "test" else "validation images"
     pairs = [
-        ("net", f"{settings.model.name} ({net}), {parameters:,} parameters"),
+        ("net", f"{parameters:,} parameters"),
         ("data", f"{data.name}: {counts}, {'×'.join(map(str, data.image_shape))}, {len(data.classes)} classes"),
-        ("recipe", ", ".join(recipe)),
         ("best", f"weights chosen by accuracy on {chosen_on}"),
         ("device", f"{device}, {settings.device.precision}"),
         ("folder", shown(folder)),

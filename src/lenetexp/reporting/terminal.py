@@ -1,5 +1,6 @@
 """What the terminal shows: aligned rows, tables, paths, the progress of a run and of a sweep."""
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from lenetexp.config.identity import swept_name
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, columns, one_line, wrapped
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import Epoch, JournalReader
 
@@ -20,20 +21,41 @@ if TYPE_CHECKING:  # a sweep's parent process needs no torch
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> str:
-    """Labels and their texts, aligned."""
+    """Labels and their texts, aligned; a text without room beside its label stands below it."""
     width = max(len(label) for label, _ in pairs)
-    return "\n".join(f"  {label:<{width}}  {text}" for label, text in pairs)
+    lines = []
+    for label, text in pairs:
+        start = f"  {label:<{width}}  "
+        beside = _folded(text, columns() - len(start))
+        if max(map(len, beside)) > columns() - len(start):
+            lines += [f"  {label}"] if label else []
+            start, beside = "    ", _folded(text, columns() - 4)
+        lines += [start + beside[0], *(" " * len(start) + line for line in beside[1:])]
+    return "\n".join(lines)
 
 
-def table(columns: Mapping[str, Iterable[str]]) -> str:
-    """Columns under their names; numbers to the right, words to the left."""
-    aligned = []
-    for name, column in columns.items():
-        cells = [name, *column]
-        width = max(map(len, cells))
-        numbers = all(cell[:1] in "-0123456789" for cell in cells[1:] if cell)
-        aligned.append([cell.rjust(width) if numbers else cell.ljust(width) for cell in cells])
-    return "\n".join("  " + "   ".join(line).rstrip() for line in zip(*aligned, strict=True))
+def _folded(text: str, room: int) -> list[str]:
+    """Lines of at most `room` characters if punctuation allows it: a path or a command, to be copied, stays whole."""
+    lines = [""]
+    for piece in re.split(r"(?<=[,;:] )|(?<= )(?=https?:)", text):
+        if lines[-1] and len(f"{lines[-1]}{piece}".rstrip()) > room:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def table(cells: Mapping[str, Iterable[str]], spare: Sequence[str] = ()) -> str:
+    """Columns under their names; numbers to the right, words to the left. Those of `spare` go if there is no room."""
+    aligned = {}
+    for name, column in cells.items():
+        texts = [name, *column]
+        width = max(map(len, texts))
+        numbers = all(text[:1] in "-0123456789" for text in texts[1:] if text)
+        aligned[name] = [text.rjust(width) if numbers else text.ljust(width) for text in texts]
+    for name in spare:
+        if sum(2 + len(texts[0]) for texts in aligned.values()) > columns():
+            aligned.pop(name, None)
+    return "\n".join("  " + "  ".join(line).rstrip() for line in zip(*aligned.values(), strict=True))
 
 
 def shown(path: Path) -> str:
@@ -85,11 +107,12 @@ class Progress:
     def epoch(self, record: "EpochRecord") -> None:
         if not self._has_head:
             self._has_head = True
-            say("  epoch   training loss, accuracy   validation loss, accuracy        lr   images/s")
+            say("         training           validation")
+            say("  epoch      loss accuracy       loss accuracy       lr  images/s")
         say(
-            f"  {record.epoch:>5} {record.train_loss:>15.4f} {record.train_accuracy:>8.2%}"
-            f" {record.val_loss:>17.4f} {record.val_accuracy:>8.2%}"
-            f" {record.lr:>12.3g} {record.images_per_second:>9,.0f}"
+            f"  {record.epoch:>5}  {record.train_loss:>8.4f} {record.train_accuracy:>8.2%}"
+            f"  {record.val_loss:>9.4f} {record.val_accuracy:>8.2%}"
+            f" {record.lr:>8.3g} {record.images_per_second:>9,.0f}"
             f"{'  best' if record.improved else ''}"
         )
 
@@ -153,4 +176,4 @@ class SweepProgress:
         seconds = ((events.end or events.events[-1]).time - starts[-1].time) / 1000
         reached = f"validation {best:.2%}, " if epochs else ""
         said = f"{swept_name(starts[0].swept)}: {events.ending or status.lower()}, {reached}{seconds:.1f} s"
-        say(f"  [{len(self.ended)}/{self.jobs}] {said}")
+        say(wrapped(f"[{len(self.ended)}/{self.jobs}] {said}", first="  ", others="        "))

@@ -18,7 +18,7 @@ from lenetexp.cli import require_empty
 from lenetexp.config.identity import INVOCATION_KEYS, config_hash, leaves, name_of, swept_name
 from lenetexp.config.schema import Dataset, RunConfig
 from lenetexp.datasets.load import Data, load
-from lenetexp.errors import UserError, one_line, without_password
+from lenetexp.errors import UserError, counted, one_line, without_password, wrapped
 from lenetexp.reporting.run_summary import end_of_run, start_of_run
 from lenetexp.reporting.terminal import Progress, say, shown, try_draw
 from lenetexp.runs import provenance, resume
@@ -112,6 +112,8 @@ class Run:
         settings, data, folder = self.settings, self.data, self.folder
         device = describe_device(data.train.images.device)
         head = start_of_run(settings, data, self.training, device, folder, self.resumes)
+        if isinstance(settings.resume, str):  # they are the run's own, which nobody has seen yet
+            print(wrapped(settings.summary))
         print(head, flush=True)
         origin = {**origin_tags(folder), Tag.DEVICE: device}
         root = settings.dataset.root
@@ -132,7 +134,7 @@ class Run:
             Tag.CONTINUES: self.resumes,
             Tag.JOURNAL: secrets.token_hex(16),
             Tag.CONFIG_HASH: config_hash(self.config),
-            Tag.DESCRIPTION: f"```\n{head}\n```",
+            Tag.DESCRIPTION: f"```\n{settings.summary}\n{head}\n```",
             Tag.COMMIT: provenance.write(folder, self.config, facts),
         }
         dataset = {
@@ -155,7 +157,8 @@ class Run:
         except (Interrupted, KeyboardInterrupt) as stop:
             # A second signal exits at once.
             outbox.end("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interrupted) else 0.0)
-            print(f"Stopped; {shown(self.folder)} keeps {self.training.epochs_done} of {self.settings.epochs} epochs.")
+            kept = f"{self.training.epochs_done} of {counted(self.settings.epochs, 'epoch')}"
+            print(f"Stopped; {shown(self.folder)} keeps {kept}.")
             if self.settings.job is None:
                 print(f"To resume: {provenance.command_to_resume(outbox.journal.run_id)}", flush=True)
             raise

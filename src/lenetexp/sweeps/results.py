@@ -8,17 +8,17 @@ from typing import Any
 
 from pandas import DataFrame, Series, isna
 
-from lenetexp.config.identity import NOT_COMPARED, defines_experiment, short, swept_name, trust_needed
+from lenetexp.config.identity import NOT_COMPARED, defines_experiment, short, short_names, swept_name, trust_needed
 from lenetexp.config.schema import CompareConfig
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting.run_summary import how_to_look
 from lenetexp.reporting.terminal import rows, shown, table, try_draw
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, TEST_ACCURACY, File, Tag
-from lenetexp.tracking.query import RecordedRun, children, find_sweep, get_run, search
+from lenetexp.tracking.query import RecordedRun, children, find_runs, find_sweep, get_run
 from lenetexp.tracking.recorder import Recorder
 from lenetexp.tracking.store import Store, open_store
 
-SEED = "seed"
+SEED, TARGET = "seed", "dataset._target_"
 # What can become of a run. Diverged and pruned runs are results; failed and killed ones are not.
 RESULTS = ("finished", "diverged", "pruned")
 STATUSES = (*RESULTS, "failed", "killed", "not run")
@@ -37,12 +37,14 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
         sweep = find_sweep(store, settings.which)
         show_results(runs_of(store, sweep), read_index(sweep)["keys"], folder, None)
         return
-    runs = [run for run in search(store, settings.runs) if not run.is_sweep]
+    runs = find_runs(store, settings.runs)
     if not runs:
         raise UserError(f"runs={settings.runs}: selects no run of {settings.tracking.experiment}")
-    keys = differing_keys([run.params for run in runs])
-    table = best_first([run.params | row_of(run) for run in runs], keys)
-    table[keys] = table[keys].fillna("")
+    # A dataset of torchvision's is known by its name: they all have one class.
+    params = [run.params | ({TARGET: name} if (name := run.params.get("dataset.name")) else {}) for run in runs]
+    keys = differing_keys(params)
+    table = best_first([values | row_of(run) for values, run in zip(params, runs, strict=True)], keys)
+    table[keys] = table[keys].fillna("").replace({"None": "null", "True": "true", "False": "false"})  # as typed
     classes = [key for key in keys if key.endswith("._target_")]
     table[classes] = table[classes].replace(r".*\.", "", regex=True)  # without their modules
     show_results(table, keys, folder, None)
@@ -122,15 +124,17 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
     others = [key for key in keys if key != SEED]
     recipes = []
     for _, group in runs.groupby(others or (lambda _: 0), sort=False, dropna=False):
-        counted = group[group.status.isin(RESULTS)].dropna(subset="best_val_accuracy")
-        accuracies = (counted.drop_duplicates(SEED) if SEED in keys else counted).best_val_accuracy
+        counting = results_of(group)
+        if SEED in keys:
+            counting = counting.drop_duplicates(SEED)  # the best comes first
+        accuracies = counting.best_val_accuracy
         ends = group.status[group.status != "finished"].value_counts(sort=False)
         recipe = {
             "accuracy": accuracies.mean(),
-            "loss": group.best_val_loss.mean(),  # decides between equal accuracies
+            "loss": counting.best_val_loss.mean(),  # decides between equal accuracies
             "deviation": accuracies.std(),  # n - 1
             "half_width": half_width(accuracies),
-            "test": group.test_accuracy.mean(),
+            "test": counting.test_accuracy.mean(),
             "runs": f"{len(accuracies)} of {len(group)}",
             "ends": ", ".join(f"{count} {status}" for status, count in ends.items()),
             "diverged": "diverged" in ends,
@@ -140,6 +144,11 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
         recipes.append({**group[others].iloc[0], **recipe})
     found = DataFrame(recipes, columns=[*others, *RECIPE])
     return found.sort_values(["accuracy", "loss"], ascending=[False, True], ignore_index=True)
+
+
+def results_of(runs: DataFrame) -> DataFrame:
+    """The runs whose accuracy counts in a mean."""
+    return runs[runs.status.isin(RESULTS)].dropna(subset="best_val_accuracy")
 
 
 def half_width(accuracies: Series) -> float:
@@ -171,7 +180,8 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
     if best is not None:
         test = "" if isna(best.test_accuracy) else f", test {best.test_accuracy:.2%}"
         reached = f"validation {best.best_val_accuracy:.2%}{test}"
-        pairs.append(("best run", ": ".join(filter(None, [swept_name(best[[*keys]].to_dict()), reached]))))
+        named = swept_name(best[[*keys]].to_dict()).replace(" ", ", ")  # so that it may be folded
+        pairs.append(("best run", ": ".join(filter(None, [named, reached]))))
         pairs.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
     if has_pictures:
         pairs.append(("pictures", shown(folder / File.FIGURES)))
@@ -191,33 +201,37 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
 
 
 def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> str:
-    """One line for each run; with seeds, one for each recipe, and the failed runs below."""
-    if SEED not in keys:
-        columns = {
+    """One line a run, or a recipe if some differ only in their seed; below, why runs failed and what no mean counts."""
+    means = SEED in keys and len(recipes) < len(runs)
+    shown, notes = recipes if means else runs, []
+    columns = [key for key in keys if key != SEED or not means]
+    settings = {name: shown[key].map(short) for name, key in zip(short_names(columns), columns, strict=True)}
+    if not means:
+        explained = runs[runs.reason != ""]
+        known = {
             "validation": _texts(runs.best_val_accuracy, "{:.2%}"),
             "epoch": _texts(runs.best_epoch, "{:.0f}"),
             "test": _texts(runs.test_accuracy, "{:.2%}"),
             "seconds": _texts(runs.seconds, "{:.1f}"),
-            "status": [
-                ": ".join(filter(None, [run.status, run.reason])) + (" (before)" if run.before else "")
-                for run in runs.itertuples()
-            ],
+            "status": [f"{run.status} (before)" if run.before else run.status for run in runs.itertuples()],
         }
-        return table({**{key: runs[key].map(short) for key in keys}, **columns})
-    low = _texts((recipes.accuracy - recipes.half_width).clip(lower=0), "{:.2%}")
-    high = _texts((recipes.accuracy + recipes.half_width).clip(upper=1), "{:.2%}")
-    columns = {
-        "runs": recipes.runs,
-        "validation": _texts(recipes.accuracy, "{:.2%}"),
-        "deviation": _texts(recipes.deviation, "{:.2%}"),
-        "95 % interval": [" to ".join(filter(None, limits)) for limits in zip(low, high, strict=True)],
-        "test": _texts(recipes.test, "{:.2%}"),
-        "ended otherwise": recipes.ends,
-    }
-    recipe = {key: recipes[key].map(short) for key in keys if key != SEED}
-    failed = runs[~runs.status.isin(RESULTS)]
-    reasons = [f"{swept_name(run[[*keys]].to_dict())}: {run.reason or run.status}" for _, run in failed.iterrows()]
-    return "\n".join([table({**recipe, **columns}), *reasons])
+    else:
+        explained = runs[~runs.status.isin(RESULTS)]
+        low = _texts((recipes.accuracy - recipes.half_width).clip(lower=0), "{:.2%}")
+        high = _texts((recipes.accuracy + recipes.half_width).clip(upper=1), "{:.2%}")
+        known = {
+            "runs": recipes.runs,
+            "validation": _texts(recipes.accuracy, "{:.2%}"),
+            "deviation": _texts(recipes.deviation, "{:.2%}"),
+            "95 % interval": [" to ".join(filter(None, limits)) for limits in zip(low, high, strict=True)],
+            "test": _texts(recipes.test, "{:.2%}"),
+            "ended otherwise": recipes.ends,
+        }
+        if repeats := int(results_of(runs).duplicated([*keys]).sum()):
+            notes = [f"{repeats} left out of the means: of runs that differ in nothing, seed included, the best counts"]
+    for _, run in explained.iterrows():
+        notes.append(f"{swept_name(run[[*keys]].to_dict()) or run.run_id}: {run.reason or run.status}")
+    return "\n".join([table({**settings, **known}, spare=("seconds", "epoch", "deviation")), *map(wrapped, notes)])
 
 
 def _texts(numbers: Series, form: str) -> list[str]:

@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
 from lenetexp.config.schema import RunConfig
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, counted, one_line
 from lenetexp.reporting.terminal import SweepProgress, shown
 from lenetexp.runs.interrupt import Interrupted, noted
 from lenetexp.runs.provenance import command_to_resume
@@ -99,12 +99,12 @@ class Sweep:
         todo = [job for job in jobs if not self.enter(job)]
         self.save_index()
         if skipped := len(jobs) - len(todo):
-            print(f"{skipped} of {len(jobs)} runs are finished already and are not run again", flush=True)
+            print(f"{skipped} of {counted(len(jobs), 'run')} finished already, not run again", flush=True)
         if not todo:
             return
         epochs = sum(job.settings.epochs for job in todo)
-        runs = "1 run" if len(todo) == 1 else f"{len(todo)} runs"
-        print(f"{runs}, at most {epochs:,} epochs in all, in {shown(self.folder)}", flush=True)
+        most = f"{counted(len(todo), 'run')}, at most {counted(epochs, 'epoch')} in all"
+        print(f"{most}, in {shown(self.folder)}", flush=True)
         with SweepProgress(self.folder, len(todo), epochs, on_epoch=lambda *_: None):
             stream(launcher, map(self.overrides, todo), lambda i, result: self.note(todo[i], result), len(todo))
 
@@ -151,7 +151,7 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
         finally:
             failed = _close(sweep, status)
     if failed:
-        raise UserError(f"{failed} of {len(sweep.asked)} runs failed; resume=true runs only those again")
+        raise UserError(f"{failed} of {counted(len(sweep.asked), 'run')} failed; resume=true runs only those again")
 
 
 @contextmanager

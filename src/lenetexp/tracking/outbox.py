@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp.config.schema import SyncConfig
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, counted, one_line
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import AnyEvent, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, in_use
 from lenetexp.tracking.names import HOST, File, Tag
@@ -208,9 +208,9 @@ def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
         sent += outcome.startswith("sent")
         if outcome:
             print(f"  {path.parent}  {outcome}", flush=True)
-    print(f"{len(paths)} runs, {sent} sent to {store.shown} now, {failed} not sent")
+    print(f"{counted(len(paths), 'run')}, {sent} sent to {store.shown} now, {failed} not sent")
     if failed:
-        raise UserError(f"{failed} of {len(paths)} runs could not be sent")
+        raise UserError(f"{failed} of {counted(len(paths), 'run')} could not be sent")
 
 
 def _sync_run(store: Store, folder: Path) -> str:

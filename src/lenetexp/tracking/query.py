@@ -1,5 +1,6 @@
 """Reading runs from the store. Whatever the store raises is a `UserError`."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,14 +11,16 @@ from pathlib import Path
 
 from mlflow.entities import Metric, Run
 
-from lenetexp.errors import UserError
+from lenetexp.errors import UserError, counted, wrapped
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import JournalReader, Result, in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
 from lenetexp.tracking.store import Store, reason_of
 
+RUNS = "latest:3, all, [ID,ID] or a filter that MLflow reads"
 NEWEST_FIRST = ["attributes.start_time DESC"]
 BEST_FIRST = [f"metrics.`{BEST_ACCURACY}` DESC", f"metrics.`{BEST_LOSS}` ASC"]
+WITH_WEIGHTS = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class RecordedRun:
     tags: dict[str, str]
     started: int  # milliseconds since 1970
     ended: int | None = None
+    dataset: str = ""  # its name
     deleted: bool = False
     store: Store | None = None
 
@@ -123,9 +127,10 @@ class RecordedRun:
 
 def _of_store(store: Store, run: Run) -> RecordedRun:
     info, data = run.info, run.data
+    dataset = next((entry.dataset.name for entry in run.inputs.dataset_inputs), "") if run.inputs else ""
     return RecordedRun(
         info.run_id, info.run_name, info.status, dict(data.metrics), dict(data.params), dict(data.tags),
-        info.start_time, info.end_time, info.lifecycle_stage == "deleted", store,
+        info.start_time, info.end_time, dataset, info.lifecycle_stage == "deleted", store,
     )  # fmt: skip
 
 
@@ -161,7 +166,7 @@ def search(
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
-            raise UserError(f"runs={condition}: must be a filter that MLflow reads ({reason_of(error)})") from error
+            raise UserError(f"runs={condition}: must be {RUNS} ({reason_of(error)})") from error
         found += page
         token = page.token
         if at_most or not token:
@@ -184,16 +189,65 @@ def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest,
 
 
 def find_run(store: Store, which: str) -> RecordedRun:
-    """The run that `which` means: "latest" or "best" of the finished ones, or an id; else `UserError`."""
+    """The run that `which` means: "latest" or "best" of the finished ones, or an id; else `UserError`.
+
+    Says what it chose where others could be meant: of a sweep the best run, not the one that happened to begin last;
+    the best run on one dataset, because accuracies on several cannot be compared.
+    """
     if which not in ("latest", "best"):
         return get_run(store, which)
-    with_weights = f"attributes.status = 'FINISHED' and metrics.`{BEST_ACCURACY}` >= 0"
-    if found := search(store, with_weights, at_most=1, order=NEWEST_FIRST if which == "latest" else BEST_FIRST):
-        return found[0]
-    raise UserError(
-        f"run={which}: no finished run in {store.shown}, so there is nothing to predict with; "
-        "train one: python scripts/run.py"
-    )
+    newest = next(iter(search(store, WITH_WEIGHTS, at_most=1)), None)
+    if newest is None:
+        raise UserError(
+            f"run={which}: no finished run in {store.shown}, so there is nothing to predict with; "
+            "train one: python scripts/run.py"
+        )
+    if which == "best":
+        chosen, said = _best_on(store, newest.dataset)
+    elif Tag.PARENT in newest.tags:
+        chosen, said = _best_of_sweep(store, newest)
+    else:
+        return newest
+    print(wrapped(f"run={which}: {said}"))
+    return chosen
+
+
+def _best_on(store: Store, dataset: str) -> tuple[RecordedRun, str]:
+    """The best run on a dataset, and why it is that one."""
+    found = search(store, WITH_WEIGHTS, order=BEST_FIRST)
+    best = {run.dataset: run for run in reversed(found)}  # the first of each
+    said = f"the best of {counted(sum(run.dataset == dataset for run in found), 'run')} on {dataset}"
+    others = [f"of {name}: run={run.run_id}" for name, run in best.items() if name != dataset]
+    because = ", the newest run's dataset; " if others else ""
+    return best[dataset], f"{said}{because}{', '.join(others)}"
+
+
+def _best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun, str]:
+    """The best run of the sweep that `newest` is of, and why it is that one."""
+    parent = newest.tags[Tag.PARENT]
+    by_results = get_run(store, parent).tags.get(Tag.BEST_RUN)  # with seeds, of the best mean
+    of_sweep = f"tags.`{Tag.PARENT}` = '{parent}' and {WITH_WEIGHTS}"
+    best = get_run(store, by_results) if by_results else search(store, of_sweep, at_most=1, order=BEST_FIRST)[0]
+    other = "" if best.run_id == newest.run_id else f"; the one that began last: run={newest.run_id}"
+    return best, f"the best run of the newest sweep{other}"
+
+
+def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:
+    """The runs that `which` means: ids, the newest finished ones as "latest:3", "all", or an MLflow filter's.
+
+    A sweep's own run is none of them. Raises `UserError` for what is none of these, and for an id that is no run's.
+    """
+    if isinstance(which, str) and re.fullmatch("[0-9a-f]{32}", which):
+        which = [which]
+    if isinstance(which, list):
+        runs = [get_run(store, run_id, "runs", RUNS) for run_id in dict.fromkeys(which)]
+        if sweep := next((run for run in runs if run.is_sweep), None):
+            raise UserError(f"runs={sweep.run_id}: is a sweep; sweep={sweep.run_id} shows its runs")
+        return runs
+    if newest := re.fullmatch(r"latest:([1-9]\d{0,3})", which):
+        finished = f"attributes.status = 'FINISHED' and tags.`{Tag.CONFIG_HASH}` LIKE '%'"
+        return search(store, finished, at_most=int(newest[1]))
+    return [run for run in search(store, "" if which == "all" else which) if not run.is_sweep]
 
 
 def find_sweep(store: Store, which: str) -> RecordedRun:

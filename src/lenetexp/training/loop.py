@@ -34,13 +34,12 @@ def fit(
     for epoch in range(training.epochs_done + 1, recipe.epochs + 1):
         if recipe.patience is not None and training.epochs_without_improvement >= recipe.patience:
             return
-        lr = training.lr
         started = time.perf_counter()
         train = train_epoch(training, data.train, recipe, epoch, on_batch)
         seconds = time.perf_counter() - started
         val = evaluate(training.model, data.val)
         training.schedule.after_epoch(val.loss)
-        yield training.record(epoch, train, val, lr, images_per_second=len(data.train) / seconds)
+        yield training.record(epoch, train, val, images_per_second=len(data.train) / seconds)
 
 
 def train_epoch(

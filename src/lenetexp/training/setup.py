@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lenetexp.config.schema import Device, RunConfig, Target
 from lenetexp.datasets.load import Data
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, counted, one_line
 from lenetexp.optim import build_optimizer, build_schedule
 from lenetexp.training.batches import seed_of
 from lenetexp.training.state import Training
@@ -44,8 +44,7 @@ def describe_device(device: torch.device) -> str:
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
     if device.type == "mps":
         return "Apple GPU"
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    return f"CPU, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:

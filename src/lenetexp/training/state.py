@@ -27,7 +27,7 @@ class EpochRecord:
     train_accuracy: float
     val_loss: float  # after the epoch
     val_accuracy: float
-    lr: float  # of the epoch's first step
+    lr: float  # of the epoch's last step
     images_per_second: float  # of training alone
     improved: bool  # whether these are the best weights so far
 
@@ -57,12 +57,7 @@ class Training:
     def epochs_without_improvement(self) -> int:
         return self.epochs_done - self.best.epoch if self.best else 0
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def record(self, epoch: int, train: Totals, val: Scores, lr: float, images_per_second: float) -> EpochRecord:
+    def record(self, epoch: int, train: Totals, val: Scores, images_per_second: float) -> EpochRecord:
         """Adds an epoch, and keeps its weights if they are the best; raises `Diverged` if a loss is not finite."""
         train_loss, train_accuracy = train.means()
         if not isfinite(train_loss + val.loss):
@@ -75,7 +70,9 @@ class Training:
                 name: weight.to("cpu", copy=True, memory_format=torch.contiguous_format)
                 for name, weight in self.model.state_dict().items()
             }
-        record = EpochRecord(epoch, train_loss, train_accuracy, val.loss, val.accuracy, lr, images_per_second, improved)
+        record = EpochRecord(
+            epoch, train_loss, train_accuracy, val.loss, val.accuracy, self.schedule.lr, images_per_second, improved
+        )
         self.history.append(record)
         return record
 
