@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import InProcess, composed
-from lenetexp.config.identity import short_names, swept_name
+from lenetexp.config.identity import short_keys, swept_name
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted
@@ -120,7 +120,7 @@ def test_runs_are_compared_by_what_differs_and_not_by_what_follows_from_it() -> 
         {**adam, "scheduler.epochs": "5", "epochs": "5", "tracking.uri": "b"},
     ]
     assert differing_keys(runs) == ["optimizer._target_", "epochs"]
-    assert short_names(["optimizer._target_", "epochs", "dataset.name", "model.a", "scheduler.a"]) == [
+    assert short_keys(["optimizer._target_", "epochs", "dataset.name", "model.a", "scheduler.a"]) == [
         "optimizer", "epochs", "dataset", "model.a", "scheduler.a",
     ]  # fmt: skip
 

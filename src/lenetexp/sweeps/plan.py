@@ -111,7 +111,7 @@ def run_grid(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) ->
 def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
     """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
     launcher: Any = plan.sweeper.launcher
-    with launcher.started(at_most) if hasattr(launcher, "started") else nullcontext():
+    with launcher.started(at_most) if hasattr(launcher, "started") else nullcontext(), cli.starting():
         from lenetexp.sweeps.sweep import recorded  # imports MLflow
 
         with recorded(settings, folder, plan) as sweep:
