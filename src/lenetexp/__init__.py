@@ -2,8 +2,8 @@
 
 From the bottom up; nothing imports from a line below its own.
 
-errors     what a user can put right prints one line
-config     a composed config, checked and typed
+errors     what a user can put right prints one line; how messages read
+config     a composed config, checked, typed and explained
 cli        what all commands share
 datasets   images and labels
 models     LeNet

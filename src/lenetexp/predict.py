@@ -16,7 +16,7 @@ from lenetexp.config.schema import Dataset, PredictConfig, Settings, Target, che
 from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image
 from lenetexp.datasets.load import Split
 from lenetexp.datasets.load import load as load_images
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting import run_figures, style
 from lenetexp.reporting.terminal import shown
 from lenetexp.runs.trust import read_config, require_trusted
@@ -74,7 +74,10 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     style.save({"predictions": figure}, folder)
     accuracy = stored.metrics.get(BEST_ACCURACY)
     ended = stored.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
-    print(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}, {ended}\n")
+    print(
+        wrapped(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}, {ended}"),
+        end="\n\n",
+    )
     print("\n".join(lines))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 

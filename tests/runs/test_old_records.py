@@ -53,7 +53,7 @@ def test_an_old_run_predicts(old: Store) -> None:
 
 def test_an_old_finished_run_is_known(old: Store) -> None:
     out = shown(old, "run", "experiment=smoke", "seed=1", "resume=true")
-    assert f"Run {FINISHED} of this config is finished already: validation 83.22%, test 87.74%" in out
+    assert f"Run {FINISHED} of this config is finished already: validation 83.22%, test 87.74%" in " ".join(out.split())
 
 
 def test_an_old_killed_run_is_resumed(old: Store) -> None:

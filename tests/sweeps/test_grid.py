@@ -121,7 +121,7 @@ def test_compare_gives_the_same_table_from_mlflow_alone(
         return capsys.readouterr().out
 
     table = (again.folder / "table.txt").read_text()
-    assert table.count("\n") == 6
+    assert table.count("\n") == 8
     assert table in compared("which=latest") and table in compared(f"which={again.sweeps[0].info.run_id}")
     out = compared("runs='tags.`swept.model.how` != \"raise\"'")
     assert "  how  " in out and "1 diverged, 1 finished, 1 killed" in out and "raise" not in out
@@ -206,7 +206,7 @@ def test_a_killed_sweep_resumes_and_ends_as_an_undisturbed_one(
     assert 2 <= len(before) < 4
     done = run_script("run", *LONG, "resume=true", cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert f"{len(before)} of 4 runs are finished already" in done.stdout
+    assert f"{len(before)} of 4 runs finished already" in done.stdout
     finished = [run for run in store.children if run.info.status == "FINISHED"]
     assert len(finished) == 4 and len(store.sweeps) == 1
     for run in finished:

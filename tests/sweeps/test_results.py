@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import InProcess, composed
-from lenetexp.config.identity import short_names, swept_name
+from lenetexp.config.identity import short_keys, swept_name
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted
@@ -45,7 +45,7 @@ def test_a_mean_counts_each_seed_once_and_only_results() -> None:
     (recipe,) = recipes.itertuples()
     assert (recipe.runs, recipe.ends) == ("3 of 6", "1 killed")
     assert recipe.accuracy == pytest.approx(0.92), "of a seed that ran twice the better run"
-    said = results_table(runs, recipes, ["seed"])
+    said = " ".join(results_table(runs, recipes, ["seed"]).split())
     assert "1 left out of the means: of runs that differ in nothing, seed included, the best counts" in said
     assert "left out" not in results_table(runs[1:], recipes, []), "without means nothing is"
 
@@ -120,7 +120,7 @@ def test_runs_are_compared_by_what_differs_and_not_by_what_follows_from_it() -> 
         {**adam, "scheduler.epochs": "5", "epochs": "5", "tracking.uri": "b"},
     ]
     assert differing_keys(runs) == ["optimizer._target_", "epochs"]
-    assert short_names(["optimizer._target_", "epochs", "dataset.name", "model.a", "scheduler.a"]) == [
+    assert short_keys(["optimizer._target_", "epochs", "dataset.name", "model.a", "scheduler.a"]) == [
         "optimizer", "epochs", "dataset", "model.a", "scheduler.a",
     ]  # fmt: skip
 

@@ -76,10 +76,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 def swept_name(swept: Mapping[str, str]) -> str:
     """Swept keys and values in short: lr=0.1 activation=relu."""
-    return " ".join(f"{name}={short(value)}" for name, value in zip(short_names(swept), swept.values(), strict=True))
+    return " ".join(f"{name}={short(value)}" for name, value in zip(short_keys(swept), swept.values(), strict=True))
 
 
-def short_names(keys: Iterable[str]) -> list[str]:
+def short_keys(keys: Iterable[str]) -> list[str]:
     """Keys by their ends, a class by its group; whole keys where two ends are the same."""
     short_of = {key: re.sub(r"\.(_target_|name)$", "", key).rpartition(".")[2] for key in keys}
     ends = list(short_of.values())

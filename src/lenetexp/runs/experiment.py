@@ -50,10 +50,8 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         settings, config = plan.settings, plan.config
         if plan.previous.status == "FINISHED" and not plan.extends:
             reached, tested = (plan.previous.metrics.get(name, nan) for name in (BEST_ACCURACY, TEST_ACCURACY))
-            print(
-                f"Run {plan.previous.run_id} of this config is finished already: validation {reached:.2%}, "
-                f"test {tested:.2%}. It is not trained again; without resume a new run begins."
-            )
+            said = f"is finished already: validation {reached:.2%}, test {tested:.2%}. It is not trained again"
+            print(wrapped(f"Run {plan.previous.run_id} of this config {said}; without resume a new run begins."))
             return reached
     device = pick_device(settings.device)
     data = _load_once(settings.dataset, device)

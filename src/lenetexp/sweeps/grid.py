@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 
+from lenetexp import cli
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError
 from lenetexp.reporting.terminal import progress_bar
@@ -50,7 +51,7 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
 def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
     """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
     launcher: Any = plan.sweeper.launcher
-    with launcher.started(at_most) if hasattr(launcher, "started") else nullcontext():
+    with launcher.started(at_most) if hasattr(launcher, "started") else nullcontext(), cli.starting():
         from lenetexp.sweeps.sweep import recorded  # imports MLflow
 
         with recorded(settings, folder, plan) as sweep:

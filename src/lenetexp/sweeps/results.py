@@ -8,7 +8,7 @@ from typing import Any
 
 from pandas import DataFrame, Series, isna
 
-from lenetexp.config.identity import NOT_COMPARED, defines_experiment, short, short_names, swept_name, trust_needed
+from lenetexp.config.identity import NOT_COMPARED, defines_experiment, short, short_keys, swept_name, trust_needed
 from lenetexp.config.schema import CompareConfig
 from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting.run_summary import how_to_look
@@ -205,7 +205,7 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
     means = SEED in keys and len(recipes) < len(runs)
     shown, notes = recipes if means else runs, []
     columns = [key for key in keys if key != SEED or not means]
-    settings = {name: shown[key].map(short) for name, key in zip(short_names(columns), columns, strict=True)}
+    settings = {name: shown[key].map(short) for name, key in zip(short_keys(columns), columns, strict=True)}
     if not means:
         explained = runs[runs.reason != ""]
         known = {
