@@ -3,9 +3,6 @@
 Both sides take turns, so that a busy machine slows both; medians and their ratio are printed.
 
     python scripts/benchmark.py --root FOLDER        the folder holds MNIST/raw/…
-
-Four measurements: the training loop alone at several batch sizes; whole commands from start to exit; the share of a
-whole run that waits for MLflow; a sweep of eight runs, and what a run costs beside its training.
 """
 
 import argparse
@@ -29,6 +26,7 @@ from torch.utils.data import DataLoader, Subset
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUN = str(PROJECT / "scripts" / "run.py")
+DIGITS = 1295  # images that a default run trains on
 PLAIN = "--plain"  # how this script calls itself to run the plain side as a whole command
 
 
@@ -100,20 +98,19 @@ def plain_run(root: str, epochs: int) -> None:
 def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Iterator[float]]:
     """Both training loops from the same weights over the same images in the same order.
 
-    Each side yields the mean training loss after every epoch. The learning rate grows with the batch, so that there
-    is a curve to compare.
+    Each yields the mean training loss after every epoch. The learning rate grows with the batch, to show a curve.
     """
-    from lenetexp.config.schema import Dataset
+    from lenetexp.config.schema import Dataset, Optimizer
     from lenetexp.datasets.load import Data, Split, load
     from lenetexp.models.lenet import LeNet
-    from lenetexp.optim import Schedule
+    from lenetexp.optim import Schedule, build_optimizer
     from lenetexp.training.batches import generator
     from lenetexp.training.loop import Recipe, fit
     from lenetexp.training.state import Training
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    target = "lenetexp.datasets.torchvision_dataset"
-    source = Dataset.model_validate({"_target_": target, "name": "MNIST", "root": root, "validation": "test"})
+    named = {"_target_": "lenetexp.datasets.torchvision_dataset", "name": "MNIST"}
+    source = Dataset.model_validate({**named, "root": root, "validation": "test"})
     whole = load(source, device)
     few = Split(whole.val.images[:100], whole.val.labels[:100])
     train = whole.train[torch.arange(images, device=device)]
@@ -136,10 +133,10 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
         model = LeNet()
         model.load_state_dict(start)
         model.to(device).to(memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, fused=True)
+        sgd = {"_target_": "torch.optim.SGD", "lr": lr, "momentum": 0.9, "fused": True}
+        optimizer = build_optimizer(Optimizer.model_validate(sgd), model.parameters())
         constant = Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), "epoch")
-        scaler = torch.amp.GradScaler(device.type, enabled=False)
-        training = Training(model, optimizer, constant, scaler, model)
+        training = Training(model, optimizer, constant, torch.amp.GradScaler(device.type, enabled=False), model)
         for record in fit(training, data, Recipe(epochs=1000, batch_size=batch_size, seed=0)):
             yield record.train_loss
 
@@ -195,51 +192,61 @@ def overhead_of_jobs(jobs: int) -> None:
         subprocess.run([sys.executable, RUN, *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         runs = [JournalReader(path.parent) for path in Path(folder).rglob(NAME)]
     runs.sort(key=lambda run: run.events[0].time)
-    seconds = []
-    for before, run in itertools.pairwise(runs):
-        epochs = run.of(Epoch)[-1].time - run.events[0].time
-        seconds.append((run.events[-1].time - before.events[-1].time - epochs) / 1000)
-    low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-    print(
-        f"  a run beside its epochs, in a warm process: {middle:.2f} s ({low:.2f} to {high:.2f}, {len(seconds)} runs)"
-    )
+    pairs = itertools.pairwise(runs)  # each run, and the one before it
+    spent = [b.events[-1].time - a.events[-1].time - b.of(Epoch)[-1].time + b.events[0].time for a, b in pairs]
+    said = f"{statistics.median(spent):.0f} ms ({min(spent)} to {max(spent)})"
+    print(f"  a run beside its epochs, in a warm process: {said}")
+
+
+def startup(rounds: int) -> None:
+    """Prints what a default run takes before its first step and after its last epoch, beside a bare import of torch."""
+    from lenetexp.tracking.journal import Epoch, JournalReader
+
+    spent: list[tuple[float, ...]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds + 1):
+            bare, _ = timed(lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True))
+            words, began = [sys.executable, RUN, "epochs=2", f"hydra.run.dir={number}"], time.time()
+            subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            ended, (first, last) = time.time(), JournalReader(Path(folder, str(number))).of(Epoch)
+            first_step = first.time / 1000 - DIGITS / first.metrics["images_per_second"]
+            spent.append((bare, first_step - began, ended - last.time / 1000))
+    print(f"\nstart-up and end of a default run, medians of {rounds}, in turn")
+    names = ("import torch", "to first step", "last epoch to exit")
+    # The first run creates the store and is not counted.
+    for name, seconds in zip(names, zip(*spent[1:], strict=True), strict=True):
+        print(f"  {name:<18} {statistics.median(seconds):5.2f} s ({min(seconds):.2f} to {max(seconds):.2f})")
 
 
 def tracking_share(root: str, epochs: int) -> None:
-    """Prints how long a whole run waits for MLflow, its imports included, and what a thread sends meanwhile."""
+    """Prints how long a whole run waits for MLflow, its imports included."""
     print(f"\ntracking, the tutorial's recipe, {epochs} epochs")
-    began = time.perf_counter()
     import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
 
-    imported = time.perf_counter()
+    began = time.perf_counter()
     from lenetexp.tracking import outbox
 
-    waited, meanwhile = {"import mlflow": time.perf_counter() - imported}, {"_send": 0.0}
+    waited = {"import mlflow": time.perf_counter() - began}
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from lenetexp.config.schema import RunConfig, check
     from lenetexp.runs import experiment
 
-    def time_calls(owner: Any, name: str, spent: dict[str, float]) -> None:
+    def time_calls(owner: Any, name: str) -> None:
         function = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             seconds, result = timed(lambda: function(*args, **kwargs))
-            spent[name] = spent.get(name, 0.0) + seconds
+            waited[name] = waited.get(name, 0.0) + seconds
             return result
 
         setattr(owner, name, call)
 
-    for owner, name in (
-        (experiment, "open_store"),
-        (experiment, "save_model"),
-        (experiment, "open_outbox"),
-        (outbox.Outbox, "add"),
-        (outbox.Outbox, "close"),
-    ):
-        time_calls(owner, name, waited)
-    time_calls(outbox.Outbox, "_send", meanwhile)
+    for name in ("open_store", "open_outbox"):
+        time_calls(experiment, name)
+    for name in ("add", "close"):
+        time_calls(outbox.Outbox, name)
     chosen = ["experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}"]
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         os.chdir(folder)
@@ -248,10 +255,8 @@ def tracking_share(root: str, epochs: int) -> None:
             experiment.run(check(RunConfig, values), values, Path(folder) / "run")
         os.chdir(PROJECT)
     wall, total = time.perf_counter() - began, sum(waited.values())
-    for name, seconds in waited.items():
-        print(f"  {name:<14} {seconds:6.2f} s")
+    print(*(f"  {name:<14} {seconds:6.2f} s\n" for name, seconds in waited.items()), sep="", end="")
     print(f"  in all {total:.2f} s of {wall:.1f} s: {total / wall:.1%}")
-    print(f"  sent meanwhile, from a thread: {meanwhile['_send']:.2f} s")
 
 
 def main() -> None:
@@ -261,6 +266,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--images", type=int, default=20_000, help="images an epoch of the loops")
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each loop; 0 for none")
+    parser.add_argument("--starts", type=int, default=5, help="default runs whose start-up is measured; 0 for none")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of each whole command")
     parser.add_argument("--commands", type=int, default=2, help="whole commands of each side; 0 for none")
     parser.add_argument("--sweeps", type=int, default=1, help="sweeps of each side; 0 for none")
@@ -276,6 +282,8 @@ def main() -> None:
         return
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"torch {torch.__version__}, {kind}, {options.threads} threads, {os.cpu_count()} cores")
+    if options.starts:
+        startup(options.starts)
     if options.rounds:
         compare_loops(root, options.batch_sizes, options.images, options.rounds)
     if options.commands:

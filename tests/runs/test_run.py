@@ -131,12 +131,13 @@ def test_the_weights_score_the_same_in_a_plain_module(default: Finished) -> None
     assert default.runs[0].data.metrics["test/accuracy"] == correct / len(test)
 
 
-def test_the_logged_model_predicts_any_number_of_images(default: Finished) -> None:
+def test_the_logged_model_predicts_any_number_of_images(here: InProcess) -> None:
     import mlflow
 
-    mlflow.set_tracking_uri(default.uri)
-    logged = mlflow.pytorch.load_model(f"runs:/{default.runs[0].info.run_id}/model")
-    images, plain = digits().test.images.float() / 255, best_weights(default)
+    here.train("epochs=1", "tracking.model=true")
+    mlflow.set_tracking_uri(here.uri)
+    logged = mlflow.pytorch.load_model(f"runs:/{here.runs[0].info.run_id}/model")
+    images, plain = digits().test.images.float() / 255, best_weights(here)
     for count in (1, 3, 359):
         torch.testing.assert_close(logged(images[:count]), plain(images[:count]), rtol=1e-3, atol=1e-3)
 
@@ -251,7 +252,7 @@ class Undecided(nn.Module):
 def test_a_net_that_cannot_be_traced_is_finished_all_the_same(
     here: InProcess, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here.train("epochs=1", "~model", f"+model={{_target_:{__name__}.Undecided}}", recipe=())
+    here.train("epochs=1", "tracking.model=true", "~model", f"+model={{_target_:{__name__}.Undecided}}", recipe=())
     (run,) = here.runs
     assert run.info.status == "FINISHED" and run.data.tags["lenetexp.model_not_logged"]
     assert here.artifacts(run) == ARTIFACTS

@@ -163,6 +163,7 @@ class Tracking(Settings):
     uri: f.Address
     experiment: f.Text
     offline: bool = False
+    model: bool = False
 
 
 class SweepJob(Settings):

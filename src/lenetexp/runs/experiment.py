@@ -215,7 +215,7 @@ class Run:
         return None
 
     def evaluate_best(self, outbox: Outbox) -> Scores | None:
-        """Scores the best weights on the test images, draws the pictures, saves the net for MLflow."""
+        """Scores the best weights on the test images, draws the pictures, saves the net for MLflow if asked to."""
         data, training, folder = self.data, self.training, self.folder
         model, best = training.model, training.best
         if best is None or training.best_weights is None:
@@ -238,6 +238,13 @@ class Run:
             draw_run(model, data, test, training.history, best, folder / File.FIGURES)
 
         try_draw(draw)
+        if self.settings.tracking.model:
+            self.save_for_mlflow(outbox)
+        return test
+
+    def save_for_mlflow(self, outbox: Outbox) -> None:
+        """Saves the net, which has its best weights, as the run's logged model; a note if it cannot be."""
+        model, data, folder = self.training.model, self.data, self.folder
         try:
             model.cpu().to(memory_format=torch.contiguous_format).eval()
             shutil.rmtree(folder / File.MODEL, ignore_errors=True)  # of an interrupted command
@@ -249,7 +256,6 @@ class Run:
             reason = one_line(error)[:200]
             outbox.tag(Tag.NO_MODEL, reason)
             print(f"note: the net could not be saved in MLflow's form ({reason}); best.pt is complete")
-        return test
 
 
 def _metrics(record: EpochRecord) -> dict[str, float]:

@@ -62,9 +62,7 @@ def warm_up() -> None:
     """Prepares a new worker process of the local launcher for its runs."""
     import lenetexp.reporting.run_figures
     import lenetexp.runs.experiment  # noqa: F401
-    from lenetexp.tracking import recorder
 
-    recorder.warm_up()
     # What was imported stays: searching it for garbage would cost every run half a second.
     gc.collect()
     gc.freeze()

@@ -109,18 +109,13 @@ def origin_tags(folder: Path) -> dict[str, str]:
     return {**tags, "mlflow.source.type": "LOCAL"}
 
 
-def warm_up() -> None:
-    """Imports what `save_model` needs, seconds before it is needed."""
-    import mlflow.pytorch  # noqa: F401
-
-
 def save_model(model: Any, example: Any, folder: Path) -> None:
     """Writes a net in evaluation mode on the CPU into a new folder, for `mlflow.pytorch.load_model` without pickle.
 
     `example` is an N×C×H×W array of floats, N > 1: one image would fix the batch size. Raises exceptions of many kinds
     if torch cannot trace the net.
     """
-    import mlflow.pytorch  # takes seconds, and nothing else needs it
+    import mlflow.pytorch
 
     mlflow.pytorch.save_model(
         model,

@@ -54,7 +54,7 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
         model = build_net(settings.model, len(data.classes), data.image_shape)
     # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
     model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(settings.optimizer, model.parameters())
+    optimizer = build_optimizer(settings.optimizer, model.parameters(), settings.device.compile)
     steps_per_epoch = ceil(len(data.train) / settings.batch_size)
     return Training(
         model=model,
