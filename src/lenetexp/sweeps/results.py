@@ -19,8 +19,8 @@ from lenetexp.tracking.recorder import Recorder
 from lenetexp.tracking.store import Store, open_store
 
 SEED = "seed"
-# What can become of a run. Diverged and pruned runs are results; failed and killed ones are not.
-RESULTS = ("finished", "diverged", "pruned")
+# What can become of a run. Whatever was trained to an end is a result; failed and killed runs are not.
+RESULTS = ("finished", "at chance", "diverged", "pruned")
 STATUSES = (*RESULTS, "failed", "killed", "not run")
 # What is known of each run: the columns of table.csv after the swept keys, and others.
 CSV = ("best_val_accuracy", "best_epoch", "test_accuracy", "seconds", "status", "reason", "run_id")
