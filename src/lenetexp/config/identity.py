@@ -76,9 +76,14 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 def swept_name(swept: Mapping[str, str]) -> str:
     """Swept keys and values in short: lr=0.1 activation=relu; whole keys if two ends are the same."""
-    ends = [key.rpartition(".")[2] for key in swept]
-    names = ends if len(set(ends)) == len(ends) else list(swept)
-    return " ".join(f"{name}={short(value)}" for name, value in zip(names, swept.values(), strict=True))
+    return " ".join(f"{name}={short(value)}" for name, value in zip(short_keys(swept), swept.values(), strict=True))
+
+
+def short_keys(keys: Iterable[str]) -> list[str]:
+    """The ends of keys; whole keys if two ends are the same."""
+    keys = list(keys)
+    ends = [key.rpartition(".")[2] for key in keys]
+    return ends if len(set(ends)) == len(ends) else keys
 
 
 def short(value: str) -> str:

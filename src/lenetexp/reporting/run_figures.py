@@ -31,7 +31,12 @@ Tile = tuple[NDArray[Any], str, str]  # an H×W×3 or H×W×4 image, its caption
 
 
 def draw_run(
-    model: nn.Module, data: Data, test: Scores, history: Sequence[EpochRecord], best: EpochRecord, asked: str,
+    model: nn.Module,
+    data: Data,
+    test: Scores,
+    history: Sequence[EpochRecord],
+    best: EpochRecord,
+    asked: str,
     folder: Path,
 ) -> None:
     """Writes the pictures of a run; `model` has its best weights. Without a convolution there is no filters.png.

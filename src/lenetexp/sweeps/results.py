@@ -175,7 +175,8 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
         pairs.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
     if has_pictures:
         pairs.append(("pictures", shown(folder / File.FIGURES)))
-    print(rows([*pairs, *(how_to_look(recorder) if recorder else [])]), flush=True)
+    looks = how_to_look(recorder.store, recorder.run_id) if recorder else []
+    print(rows([*pairs, *looks]), flush=True)
     if recorder is None:
         return
     if best is not None:
