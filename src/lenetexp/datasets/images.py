@@ -89,6 +89,25 @@ def centred_by_mass(images: Tensor) -> Tensor:
     return torch.stack([image.roll(move, (1, 2)) for image, move in zip(images, moves, strict=True)])
 
 
+def unlike(images: Tensor, train: Tensor, held_out: Tensor) -> list[bool]:
+    """Which images look like none of the training images; all are N×C×H×W uint8 on one device.
+
+    Those whose nearest training image is farther away than that of 99.5 % of the held-out images is: in itself, or for
+    the little ink that they have.
+    """
+    # Of many images every so-manieth: of MNIST's, the answer takes a second.
+    samples = train[:: ceil(len(train) / 10_000)], held_out[:: ceil(len(held_out) / 1_000)], images
+    known, usual, asked = (sample.flatten(1).float() for sample in samples)
+
+    def distances(some: Tensor) -> Tensor:
+        nearest = torch.cdist(some, known).amin(1)
+        return torch.stack([nearest, nearest / some.norm(dim=1).clamp(min=1)])
+
+    limits = distances(usual).quantile(0.995, dim=1)
+    found: list[bool] = (distances(asked) > limits[:, None]).any(0).tolist()
+    return found
+
+
 def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.uint8]:
     """An H×W picture of one sign as MNIST would have it, 1×28×28: light on dark, scaled, centred by mass.
 
