@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from lenetexp.config.schema import Dataset, PredictConfig, Settings, Target, check
-from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image
+from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image, unlike
 from lenetexp.datasets.load import Split
 from lenetexp.datasets.load import load as load_images
 from lenetexp.errors import UserError, one_line, wrapped
@@ -115,11 +115,12 @@ def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device)
     if data.digest != net.facts.digest:
         lines.append("note: these are not the images that the run was made with (another digest)")
     test = data.test[torch.arange(min(settings.count, len(data.test)), device=device)]
-    predicted, confidences = _guesses(net, test.images)
+    predicted, confidences, all_classes = _guesses(net, test.images)
     actual = [data.classes[number] for number in test.labels]
-    for guess, truth, confidence in zip(predicted, actual, confidences, strict=True):
+    for guess, truth, confidence, every in zip(predicted, actual, confidences, all_classes, strict=True):
         wrong = "" if guess == truth else "   wrong"
         lines.append(f'predicted: "{guess}", actual: "{truth}", confidence: {confidence:.1%}{wrong}')
+        lines += [every] if settings.probabilities else []
     return lines, run_figures.predictions(test.images.cpu().numpy(), predicted, actual, confidences)
 
 
@@ -145,16 +146,32 @@ def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device:
         raise UserError(f"images: none of the pictures can be used; {lines[-1]}")
     names, originals, prepared = zip(*used, strict=True)
     images = np.stack(prepared)
-    predicted, confidences = _guesses(net, torch.from_numpy(images).to(device))
-    captions = []
-    for name, guess, confidence in zip(names, predicted, confidences, strict=True):
-        lines.append(f'{name}: predicted: "{guess}", confidence: {confidence:.1%}')
-        captions.append(f"{guess} ({confidence:.0%})")
+    predicted, confidences, all_classes = _guesses(net, torch.from_numpy(images).to(device))
+    strange, captions = _strange(net, images, settings), []
+    for name, guess, confidence, every, odd in zip(names, predicted, confidences, all_classes, strange, strict=True):
+        doubt = "   not to be trusted: unlike the training images" if odd else ""
+        lines.append(f'{name}: predicted: "{guess}", confidence: {confidence:.1%}{doubt}')
+        lines += [every] if settings.probabilities else []
+        captions.append(f"{guess}? unlike training" if odd else f"{guess} ({confidence:.0%})")
     title = "Each picture and what the net was given of it"
     return lines, run_figures.prepared_photos([Path(name).name for name in names], originals, images, captions, title)
 
 
-def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float]]:
-    """The names of the predicted classes of N×C×H×W uint8 images, and their probabilities."""
+def _strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:
+    """Which prepared pictures are unlike the training images; none if those are not here any more."""
+    root = settings.root or net.facts.root
+    try:
+        data = load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), torch.device("cpu"))
+    except (UserError, OSError):
+        return [False] * len(images)
+    return unlike(torch.from_numpy(images), data.train.images, data.val.images)
+
+
+def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float], list[str]]:
+    """The predicted classes of N×C×H×W uint8 images, their probabilities, and a line of those of all classes."""
     scores = evaluate(net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))
-    return [net.facts.classes[number] for number in scores.predicted], scores.confidence.tolist()
+    lines = [
+        "  " + "  ".join(f"{name}: {share:.1%}" for name, share in zip(net.facts.classes, shares, strict=True))
+        for shares in scores.logits.softmax(1).tolist()
+    ]
+    return [net.facts.classes[number] for number in scores.predicted], scores.confidence.tolist(), lines

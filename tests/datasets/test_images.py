@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lenetexp.datasets.images import find_images, like_mnist
+from lenetexp.datasets.images import find_images, like_mnist, unlike
 from lenetexp.errors import UserError
 from sample_images import centres_of_mass
 
@@ -161,3 +161,31 @@ def test_a_file_a_folder_or_a_glob_names_pictures(pattern: str, names: list[str]
 def test_a_pattern_without_pictures_is_named(pattern: str, scans: Path) -> None:
     with pytest.raises(UserError, match=f"^images={re.escape(pattern)}: no pictures there"):
         find_images(["a.jpg", pattern])
+
+
+# ---- photos ----
+
+SHADES = {  # light that falls on the sheet, and lines that are ruled on it, as factors
+    "gradient": np.linspace(0.5, 1, 300) * np.ones((400, 1)),
+    "hard shadow": np.where(np.arange(300) < 160, 0.5, np.ones((400, 1))),
+    "lines": np.where(np.arange(400)[:, None] % 30 < 2, 0.7, np.ones(300)),
+}
+
+
+@pytest.mark.parametrize("name", SHADES)
+def test_shadows_and_lines_are_not_taken_for_ink(name: str) -> None:
+    photo = np.minimum(sheet(SEVEN, 120, 90) / PAPER_SHADE, 1) * SHADES[name] * PAPER_SHADE
+    image = like_mnist(photo.astype(np.uint8), "auto", "7")
+    clean = like_mnist(sheet(SEVEN), "auto", "7")
+    moves = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # the centre may be rounded otherwise
+    # 40 and more if the shadow counts as ink.
+    assert min(difference(np.roll(image, move, (1, 2)), clean) for move in moves) < 8
+
+
+def test_an_image_unlike_all_training_images_is_found() -> None:
+    rng = np.random.default_rng(0)
+    places = torch.from_numpy(rng.integers(0, 3, (600, 2)))
+    signs = torch.stack([torch.from_numpy(SEVEN).roll(place.tolist(), (0, 1)) for place in places])[:, None]
+    noise = torch.from_numpy(rng.integers(0, 256, (1, 1, 28, 28)).astype(np.uint8))
+    faint = noise // 20
+    assert unlike(torch.cat([signs[:1], noise, faint]), signs[:500], signs[500:]) == [False, True, True]

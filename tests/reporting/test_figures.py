@@ -84,21 +84,22 @@ def joined(axes: Axes) -> bool:
 
 def test_learning_curves_show_every_epoch_and_the_best_one() -> None:
     epochs = history(0.5, 0.9387, 0.9)
-    losses, accuracies = run_figures.learning_curves(epochs, epochs[1], "LeNet on digits").axes
+    losses, accuracies = run_figures.learning_curves(epochs, epochs[1], 10, "LeNet on digits").axes
     for axes, train, val in (
         (losses, [2, 1, 2 / 3], [1, 1 / 2, 1 / 3]),
         (accuracies, [0.4, 0.8387, 0.8], [0.5, 0.9387, 0.9]),
     ):
-        training, validation, best = axes.lines
+        training, validation, best = axes.lines[:3]
         np.testing.assert_allclose(training.get_xydata(), np.transpose([[1, 2, 3], train]))
         np.testing.assert_allclose(validation.get_xydata(), np.transpose([[1, 2, 3], val]))
         assert set(best.get_xdata()) == {2}
-    assert legend(accuracies) == ["training", "validation", "best epoch: 93.87%"]
+    assert legend(accuracies) == ["training", "validation", "best epoch: 93.87%", "chance: 10.0%"]
+    assert set(accuracies.lines[3].get_ydata()) == {0.1} and len(losses.lines) == 3
 
 
 def test_a_single_epoch_is_a_point_inside_the_axes() -> None:
     epochs = history(0.7)
-    for axes in run_figures.learning_curves(epochs, epochs[0], "t").axes:
+    for axes in run_figures.learning_curves(epochs, epochs[0], 10, "t").axes:
         assert all(line.get_marker() == "o" for line in axes.lines[:2])
         low, high = axes.get_xlim()
         assert low < 1 < high
@@ -132,6 +133,7 @@ def test_a_confusion_matrix_of_many_classes_has_names_but_no_counts() -> None:
         (0, "0 of 60 test images misclassified"),
         (7, "7 of 60 test images misclassified"),
         (40, "The 25 most confident of 40 misclassified test images"),
+        (54, "A net at chance (10.0%): 25 of its 54 mistakes"),
     ],
 )
 def test_mistakes_are_the_misclassified_test_images(wrong: int, expected: str) -> None:
@@ -191,7 +193,7 @@ def test_a_run_has_four_pictures_and_without_a_convolution_three(tmp_path: Path)
     labels = data.test.labels.tolist()
     test = scores(labels, [0] * 20, [1.0] * 20)
     for name, model in {"conv": PlainLeNet(), "flat": nn.Linear(784, 10), "colour": nn.Conv2d(3, 6, 5)}.items():
-        run_figures.draw_run(model, data, test, epochs, epochs[0], tmp_path / name)
+        run_figures.draw_run(model, data, test, epochs, epochs[0], "lr=0.1", tmp_path / name)
     three = {"learning_curves.png", "confusion_matrix.png", "mistakes.png"}
     for name, files in {"conv": {*three, "filters.png"}, "flat": three, "colour": three}.items():
         assert {path.name for path in (tmp_path / name).iterdir()} == files
@@ -213,6 +215,17 @@ def test_accuracy_of_a_grid_is_drawn_against_each_key() -> None:
     assert rates.get_legend().get_title().get_text() == "activation"
     assert joined(rates) and not joined(activations), "only numbers are joined"
     assert {round(x) for x, y in dots(activations) if y in (0.9, 0.8)} == {0}
+
+
+def test_many_keys_stand_in_rows_and_in_the_legend_in_full(tmp_path: Path) -> None:
+    keys = [f"group.a_key_with_a_name_{i}" for i in range(8)]
+    recipes = DataFrame([recipe(0.5 + i / 10, **{key: f"{key}{i}" for key in keys}) for i in range(2)])
+    figure = accuracy_by_key(keys, recipes, "t")
+    assert [axes.get_xlabel() for axes in figure.axes] == keys
+    width, height = figure.get_size_inches()
+    assert width < 2 * height, "not a strip"
+    (axes,) = sweep_figures.learning_curves(keys, recipes, "t").axes
+    assert all(f"a_key_with_a_name_{i}=" in legend(axes)[0] for i in range(8))
 
 
 def test_seeds_have_intervals_within_0_and_1() -> None:

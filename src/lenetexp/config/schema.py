@@ -255,6 +255,7 @@ class PredictConfig(OtherCommand):
     count: f.Count
     images: f.Paths
     invert: Literal["auto", True, False]
+    probabilities: bool
     root: f.Text | None
     trust: list[f.Text]
     device: Device

@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,9 @@ MAX_PIXELS = 50_000_000  # of a picture to decode: a small file can unpack to gi
 # MNIST: scaled into 20×20, the centre of mass in the middle of 28×28 (LeCun et al. 1998, section III A).
 BOX, FRAME, MARGIN = 20, 28, 4
 PAPER = 0.2  # between paper (0) and ink (1): anything lower is paper, dust or shadow
+RULED = 0.5  # and anything lower than this may be a ruled line or the rest of a shadow
+DARKEST = 16.0  # paper, of 255: in a darker shadow there is nothing but noise
+LARGEST = 400  # pixels of a side in which a sign is looked for: twenty times what is left of it
 SPECK = 20  # pixels of a large photo that may be dust
 DUST = 0.02  # share of the largest part of the ink: a smaller part is dust, too
 
@@ -85,10 +89,29 @@ def centred_by_mass(images: Tensor) -> Tensor:
     return torch.stack([image.roll(move, (1, 2)) for image, move in zip(images, moves, strict=True)])
 
 
+def unlike(images: Tensor, train: Tensor, held_out: Tensor) -> list[bool]:
+    """Which images look like none of the training images; all are N×C×H×W uint8 on one device.
+
+    Those whose nearest training image is farther away than that of 99.5 % of the held-out images is: in itself, or for
+    the little ink that they have.
+    """
+    # Of many images every so-manieth: of MNIST's, the answer takes a second.
+    samples = train[:: ceil(len(train) / 10_000)], held_out[:: ceil(len(held_out) / 1_000)], images
+    known, usual, asked = (sample.flatten(1).float() for sample in samples)
+
+    def distances(some: Tensor) -> Tensor:
+        nearest = torch.cdist(some, known).amin(1)
+        return torch.stack([nearest, nearest / some.norm(dim=1).clamp(min=1)])
+
+    limits = distances(usual).quantile(0.995, dim=1)
+    found: list[bool] = (distances(asked) > limits[:, None]).any(0).tolist()
+    return found
+
+
 def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.uint8]:
     """An H×W picture of one sign as MNIST would have it, 1×28×28: light on dark, scaled, centred by mass.
 
-    `invert` says whether the sign is dark on light; "auto" takes the border's shade for the paper's. Raises `UserError`
+    `invert` says whether the sign is dark on light; "auto" takes what varies less for the paper. Raises `UserError`
     if the picture, called `name`, is of one flat shade.
     """
     ink = _ink(grey, invert, name)
@@ -103,22 +126,55 @@ def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: st
 
 
 def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.float32]:
-    """How much ink is in each pixel, 0 to 1, without paper and dust."""
+    """How much ink is in each pixel of the reduced picture, 0 to 1, without paper, shadows, ruled lines and dust."""
     from scipy import ndimage  # training does not need it
 
-    shades = grey.astype(float)
-    paper = float(np.median(np.concatenate([shades[0], shades[-1], shades[:, 0], shades[:, -1]])))
-    # On a large photo a few dark or light pixels are dust or a glint; they must not set the scale.
-    few = SPECK if shades.size > 100 * SPECK else 1
-    ordered = np.sort(shades, axis=None)
-    darker, lighter = paper - ordered[few - 1], ordered[-few] - paper
-    dark_on_light = darker > lighter if invert == "auto" else invert
-    ink, strongest = (paper - shades, darker) if dark_on_light else (shades - paper, lighter)
+    picture = Image.fromarray(grey)
+    shades = np.array(picture.reduce(ceil(max(picture.size) / LARGEST))).astype(float)
+    choices = {}  # the shades as dark on light, and their paper
+    for dark_on_light in (True, False) if invert == "auto" else (invert,):
+        sheet = shades if dark_on_light else 255 - shades
+        choices[dark_on_light] = sheet, _paper(sheet)
+    # Both choices keep the edges of shadows; the wrong one keeps those of the sign as well.
+    sheet, paper = min(choices.values(), key=lambda choice: _edges(choice[1]))
+    # Light multiplies: in the shade, ink is darker by the same factor as paper.
+    usual = float(np.median(np.concatenate(_sides(sheet))))
+    darker = (usual - sheet * (usual / paper)).clip(0)
+    # On a large photo a few dark pixels are dust; they must not set the scale.
+    few = SPECK if darker.size > 100 * SPECK else 1
+    strongest = np.sort(darker, axis=None)[-few]
     if strongest < 16:  # of 255: a scan's noise, not a stroke
         asked = "" if invert == "auto" else f" with invert={str(invert).lower()}"
         raise UserError(f"{name}: must show a sign; it is one flat shade{asked}")
-    ink = ((ink / strongest).clip(0, 1) - PAPER).clip(0) / (1 - PAPER)
-    parts, _ = ndimage.label(ink, np.ones((3, 3)))
-    sizes = np.bincount(parts.ravel())[1:]
-    ink[np.isin(parts, 1 + np.flatnonzero(sizes < DUST * sizes.max()))] = 0
+    ink = (darker / strongest).clip(0, 1)
+    # What crosses two sides is ruled on the paper, unless it is as dark as the sign.
+    ruled = sorted(float(np.quantile(side, 0.98)) for side in _sides(ink))[-2]
+    faint = max(PAPER, min(1.3 * ruled, RULED))
+    ink = (ink - faint).clip(0) / (1 - faint)
+    parts, count = ndimage.label(ink, np.ones((3, 3)))
+    numbers = np.arange(1, count + 1)
+    sizes, strengths = ndimage.sum(ink > 0, parts, numbers), ndimage.maximum(ink, parts, numbers)
+    # Every stroke is somewhere about as dark as the darkest; what a shadow leaves behind is not.
+    ink[np.isin(parts, numbers[(sizes < DUST * sizes.max()) | (strengths < RULED)])] = 0
     return ink.astype(np.float32)
+
+
+def _paper(shades: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each pixel would be without strokes that are narrower than a fifth of the picture."""
+    from scipy import ndimage
+
+    # A closing fills what is narrow and keeps the edges of wide shadows. Before it, noise is smoothed, or the lightest
+    # grain of each neighbourhood would be the paper; after it, shadows are widened by the pixels of their soft edges.
+    narrow = max(min(shades.shape) // 5, 3)
+    padded = np.pad(ndimage.median_filter(shades, 3), narrow, "edge")
+    closed = ndimage.grey_closing(padded, narrow)[narrow:-narrow, narrow:-narrow]
+    return ndimage.minimum_filter(closed, 5).clip(DARKEST)
+
+
+def _edges(shades: NDArray[np.float64]) -> float:
+    """The sum of all squared steps from a pixel to the next."""
+    return float(sum(np.square(np.diff(shades, axis=axis)).sum() for axis in (0, 1)))
+
+
+def _sides(shades: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    return [shades[0], shades[-1], shades[:, 0], shades[:, -1]]

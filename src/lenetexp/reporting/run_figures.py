@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lenetexp.datasets.load import Data
 from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, new_figure, save, styled, with_grid
 from lenetexp.training.batches import as_floats
-from lenetexp.training.evaluate import Scores
+from lenetexp.training.evaluate import Scores, better_than_chance
 from lenetexp.training.state import EpochRecord
 
 MOST_MISTAKES, MOST_KERNELS = 25, 8  # in a picture
@@ -31,12 +31,22 @@ Tile = tuple[NDArray[Any], str, str]  # an H×W×3 or H×W×4 image, its caption
 
 
 def draw_run(
-    model: nn.Module, data: Data, test: Scores, history: Sequence[EpochRecord], best: EpochRecord, folder: Path
+    model: nn.Module,
+    data: Data,
+    test: Scores,
+    history: Sequence[EpochRecord],
+    best: EpochRecord,
+    asked: str,
+    folder: Path,
 ) -> None:
-    """Writes the pictures of a run; `model` has its best weights. Without a convolution there is no filters.png."""
+    """Writes the pictures of a run; `model` has its best weights. Without a convolution there is no filters.png.
+
+    `asked` is what the command line asked for, in short.
+    """  # fmt: skip
     summary = f"{data.name}, {len(test.labels):,} test images: accuracy {test.accuracy:.2%}"
+    title = ": ".join(filter(None, [f"{type(model).__name__} on {data.name}", label(asked, 90)]))
     figures = {
-        "learning_curves": learning_curves(history, best, f"{type(model).__name__} on {data.name}"),
+        "learning_curves": learning_curves(history, best, len(data.classes), title),
         "confusion_matrix": confusion_matrix(test.confusion().numpy(), data.classes, summary),
         "mistakes": mistakes(data, test),
     }
@@ -49,10 +59,10 @@ def draw_run(
 
 
 @with_grid
-def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, title: str) -> Figure:
-    """Loss and accuracy of every epoch, with a dotted line at the best one."""
-    figure = new_figure(10, 4.2, title, fitted=False)
-    figure.subplots_adjust(left=0.085, right=0.975, bottom=0.145, top=0.88)
+def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: int, title: str) -> Figure:
+    """Loss and accuracy of every epoch, with a dotted line at the best one, and the accuracy of guessing."""
+    figure = new_figure(11, 4.2, title, fitted=False)
+    figure.subplots_adjust(left=0.065, right=0.835, bottom=0.145, top=0.88)
     losses, accuracies = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]
     marker = "o" if len(epochs) <= 20 else None
@@ -66,8 +76,10 @@ def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, title: st
         axes.set(xlabel="epoch", ylabel=name, xlim=(min(1, len(epochs) - 1), None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     losses.set_ylim(bottom=0)
-    accuracies.set_ylim(top=1.005)
-    accuracies.legend()
+    accuracies.axhline(1 / classes, color=TRAIN, linewidth=0.8, linestyle="--", label=f"chance: {1 / classes:.1%}")
+    accuracies.set_ylim(0, 1.005)
+    # Beside the curves, whose shape nobody knows beforehand.
+    accuracies.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
     return figure
 
 
@@ -100,6 +112,8 @@ def mistakes(data: Data, test: Scores) -> Figure:
     worst = wrong[test.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES]
     if len(wrong) > len(worst):
         title = f"The {len(worst)} most confident of {len(wrong):,} misclassified test images"
+        if not better_than_chance(test.accuracy, len(data.classes), len(test.labels)):
+            title = f"A net at chance ({test.accuracy:.1%}): {len(worst)} of its {len(wrong):,} mistakes"
     else:
         title = f"{len(wrong)} of {len(test.labels):,} test images misclassified"
     predicted, actual = ([data.classes[i] for i in numbers[worst]] for numbers in (test.predicted, test.labels))

@@ -8,6 +8,8 @@ from lenetexp.config.schema import RunConfig
 from lenetexp.reporting.terminal import rows, shown
 from lenetexp.tracking.names import File
 from lenetexp.tracking.recorder import Recorder
+from lenetexp.tracking.store import Store
+from lenetexp.tracking.view import ALL, page
 
 if TYPE_CHECKING:
     from lenetexp.datasets.load import Data
@@ -62,16 +64,16 @@ def end_of_run(
         if best is not None:
             needed = trust_needed([settings.model.target, settings.dataset.target])
             pairs.append(("predict", f"python scripts/predict.py run={recorder.run_id}{needed}"))
-        pairs += how_to_look(recorder)
+        pairs += how_to_look(recorder.store, ALL)
     return rows(pairs)
 
 
-def how_to_look(recorder: Recorder) -> list[tuple[str, str]]:
-    """How to see a run in MLflow's UI."""
-    store = recorder.store
+def how_to_look(store: Store, view: str) -> list[tuple[str, str]]:
+    """How to see a view of runs in MLflow's UI."""
+    where = page(store.experiment_id, view)
     if store.uri.startswith("http"):
-        return [("MLflow", f"{store.shown.rstrip('/')}/{recorder.page}")]
+        return [("MLflow", f"{store.shown.rstrip('/')}/{where}")]
     return [
         ("MLflow", f"mlflow ui --backend-store-uri {store.shown}"),
-        ("", f"then open http://127.0.0.1:5000/{recorder.page}"),
+        ("", f"then open http://127.0.0.1:5000/{where}"),
     ]

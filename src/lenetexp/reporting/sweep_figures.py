@@ -1,8 +1,9 @@
 """The pictures of a sweep."""
 
 from collections.abc import Sequence
-from math import isnan
+from math import ceil, isnan
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from lenetexp.config.identity import swept_name
 from lenetexp.reporting.style import FAINT, INK, label, new_figure, save, styled, with_grid
 
 NAMED = 10  # recipes that get a colour, of matplotlib's C0 to C9, and a name in the legend
+ACROSS = 3  # keys beside each other
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "linestyle": ""}
 
 
@@ -41,8 +43,9 @@ def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
 def learning_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Validation accuracy by epoch of every run; the best recipes in colour, on top and in the legend."""
     best = recipes[[*keys]].head(NAMED).to_dict("records")
-    names = [label(swept_name(values) or "all runs", 80) for values in best]
-    figure = new_figure(7 + 0.07 * max(map(len, names)), 5, title)
+    names = [fill(label(swept_name(values) or "all runs", 400), 80) for values in best]
+    lines_of_names = [line for name in names for line in name.split("\n")]
+    figure = new_figure(7 + 0.07 * max(map(len, lines_of_names)), max(5, 0.16 * len(lines_of_names) + 1), title)
     axes = figure.subplots()
     for rank, curves in enumerate(recipes.curves):
         colour, width = (f"C{rank}", 1.6) if rank < NAMED else (FAINT, 0.8)
@@ -66,8 +69,11 @@ def accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
     Numbers of a grid are joined by lines; words are in the order of their best accuracy. A cross is a recipe that
     diverged, at the bottom if it has no accuracy.
     """
-    figure = new_figure(5.2 * len(keys), 4.4, title)
-    for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
+    columns = min(len(keys), ACROSS)
+    rows = ceil(len(keys) / columns)
+    figure = new_figure(5.2 * columns, 4.4 * rows, title)
+    for i, key in enumerate(keys, 1):
+        axes = figure.add_subplot(rows, columns, i)
         _draw_against(axes, key, [other for other in keys if other != key], recipes)
     return figure
 

@@ -28,7 +28,7 @@ from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, SERIES
 from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.tracking.recorder import origin_tags, save_model
 from lenetexp.tracking.store import Store, open_store
-from lenetexp.training.evaluate import Diverged, Scores, Totals, evaluate
+from lenetexp.training.evaluate import Diverged, Scores, Totals, better_than_chance, evaluate
 from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.setup import describe_device, pick_device, set_up
 from lenetexp.training.state import EpochRecord, Training, save_checkpoint
@@ -141,11 +141,17 @@ class Run:
             "source": json.dumps({"root": root or settings.dataset.target}),
             "profile": json.dumps(facts["images"]),
         }
-        name = swept_name(swept) or name_of(settings.given) or folder.name
+        name = self.asked or folder.name
         tags = {key: value for key, value in known.items() if value is not None}
         params = {**swept, **dict(leaves(self.config))}
         events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
         return open_outbox(store, events, say)
+
+    @property
+    def asked(self) -> str:
+        """What this run's command line asks for, in short; empty if that is the default."""
+        swept = self.settings.job.values if self.settings.job else {}
+        return swept_name(swept) or name_of(self.settings.given)
 
     @contextmanager
     def closing_record(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Iterator[None]:
@@ -205,6 +211,8 @@ class Run:
                     outbox.tag(Tag.ENDING, "pruned")
                     outbox.tag(Tag.REASON, f"pruned after epoch {record.epoch}")
                     break
+            else:
+                self.note_chance(outbox)
             stop_if_asked()
         except Diverged as diverged:
             outbox.tag(Tag.ENDING, "diverged")
@@ -213,6 +221,14 @@ class Run:
         finally:
             progress.bar.close()
         return None
+
+    def note_chance(self, outbox: Outbox) -> None:
+        """Says so if the net does no better than guessing after its last epoch, whatever it did before."""
+        last, data = self.training.history[-1], self.data
+        if not better_than_chance(last.val_accuracy, len(data.classes), len(data.val)):
+            outbox.tag(Tag.ENDING, "at chance")
+            outbox.tag(Tag.REASON, f"validation accuracy {last.val_accuracy:.1%} after epoch {last.epoch}")
+            print(f"note: after epoch {last.epoch} the net does no better than guessing", flush=True)
 
     def evaluate_best(self, outbox: Outbox) -> Scores | None:
         """Scores the best weights on the test images, draws the pictures, saves the net for MLflow if asked to."""
@@ -235,7 +251,7 @@ class Run:
         def draw() -> None:
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 
-            draw_run(model, data, test, training.history, best, folder / File.FIGURES)
+            draw_run(model, data, test, training.history, best, self.asked, folder / File.FIGURES)
 
         try_draw(draw)
         if self.settings.tracking.model:

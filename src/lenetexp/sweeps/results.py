@@ -19,8 +19,8 @@ from lenetexp.tracking.recorder import Recorder
 from lenetexp.tracking.store import Store, open_store
 
 SEED, TARGET = "seed", "dataset._target_"
-# What can become of a run. Diverged and pruned runs are results; failed and killed ones are not.
-RESULTS = ("finished", "diverged", "pruned")
+# What can become of a run. Whatever was trained to an end is a result; failed and killed runs are not.
+RESULTS = ("finished", "at chance", "diverged", "pruned")
 STATUSES = (*RESULTS, "failed", "killed", "not run")
 # What is known of each run: the columns of table.csv after the swept keys, and others.
 CSV = ("best_val_accuracy", "best_epoch", "test_accuracy", "seconds", "status", "reason", "run_id")
@@ -185,7 +185,8 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
         pairs.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
     if has_pictures:
         pairs.append(("pictures", shown(folder / File.FIGURES)))
-    print(rows([*pairs, *(how_to_look(recorder) if recorder else [])]), flush=True)
+    looks = how_to_look(recorder.store, recorder.run_id) if recorder else []
+    print(rows([*pairs, *looks]), flush=True)
     if recorder is None:
         return
     if best is not None:

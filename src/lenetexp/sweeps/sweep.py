@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
+from lenetexp.config.identity import short_keys
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.reporting.terminal import SweepProgress, shown
@@ -27,6 +28,7 @@ from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.query import RecordedRun, children, get_run, search
 from lenetexp.tracking.recorder import Recorder, create_run, origin_tags
 from lenetexp.tracking.store import Store, open_store
+from lenetexp.tracking.view import tags_of_sweep
 
 
 @dataclass
@@ -90,8 +92,11 @@ class Sweep:
         return failed
 
     def save_index(self) -> None:
-        """Writes down what the sweep consists of, so that its results can be shown at any time."""
+        """Writes down what the sweep consists of, so that its results can be shown at any time; names it by that."""
         content = {"keys": list(self.keys), "jobs": self.jobs}
+        runs = "1 run" if len(self.jobs) == 1 else f"{len(self.jobs)} runs"
+        name = f"{' × '.join(short_keys(self.keys))}, {runs}"
+        self.recorder.store.client.update_run(self.recorder.run_id, name=name)
         self.recorder.store.client.log_text(self.recorder.run_id, json.dumps(content, indent=1), File.SWEEP)
 
     def run(self, jobs: Sequence[Job], launcher: Launcher) -> None:
@@ -174,7 +179,10 @@ def _opened(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sw
             recorder = Recorder(store, before.run_id)
             recorder.reopen(tags)
         else:
-            recorder = create_run(store, " × ".join(plan.names), tags)
+            recorder = create_run(store, " × ".join(short_keys(plan.names)), tags)
+            for key, value in tags_of_sweep(recorder.run_id, plan.names).items():
+                with suppress(UserError):  # the sweep does not depend on it
+                    store.client.set_experiment_tag(store.experiment_id, key, value)
         yield Sweep(recorder, folder, plan.names, **left)
     finally:
         lock.release()

@@ -13,7 +13,7 @@ class Tag:
     CONFIG_HASH = "lenetexp.config_hash"
     CONTINUES = "lenetexp.continues"  # the finished run whose epochs it begins with
     REASON = "lenetexp.reason"  # why it ended
-    ENDING = "lenetexp.ending"  # diverged or pruned
+    ENDING = "lenetexp.ending"  # diverged, at chance or pruned
     UNSENT = "lenetexp.unsent"  # why its record is incomplete
     SECONDS = "lenetexp.seconds"  # of work, if several commands ran it
     NO_MODEL = "lenetexp.model_not_logged"

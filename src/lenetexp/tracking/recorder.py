@@ -29,12 +29,6 @@ class Recorder:
     store: Store
     run_id: str
 
-    @property
-    def page(self) -> str:
-        """The run's page below the UI's address."""
-        # Without the last part the UI opens its pages for language models.
-        return f"#/experiments/{self.store.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
-
     def metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
         """Logs numbers in one call. MLflow drops those that it has with the same step and time."""
         now = time_ms or time.time_ns() // 1_000_000

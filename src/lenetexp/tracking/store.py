@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from lenetexp.config.schema import Tracking
 from lenetexp.errors import UserError, one_line, without_password
+from lenetexp.tracking.view import tags_of_all
 
 # MLflow reads these when it is imported, so they must be set before; what the user has set wins.
 for _key, _value in {
@@ -128,7 +129,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: 
     experiment = client.get_experiment_by_name(name)
     if experiment is None and create:
         with suppress(MlflowException):  # another process was quicker
-            return client.create_experiment(name, artifact_location=artifacts)
+            return client.create_experiment(name, artifact_location=artifacts, tags=tags_of_all())
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
         names = ", ".join(e.name for e in client.search_experiments(max_results=20))
@@ -138,6 +139,10 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: 
             f"tracking.experiment={name}: must not be a deleted one; choose another name, "
             f"or restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
+    if create:
+        for key in tags_of_all().keys() - experiment.tags.keys():  # what its owner set stays
+            with suppress(MlflowException):  # a server may keep an experiment from others' changes
+                client.set_experiment_tag(experiment.experiment_id, key, tags_of_all()[key])
     return str(experiment.experiment_id)
 
 

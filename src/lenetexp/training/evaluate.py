@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
+from math import isfinite, sqrt
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,12 @@ class Scores:
         classes = self.logits.shape[1]
         pairs = self.labels * classes + self.predicted
         return pairs.bincount(minlength=classes**2).view(classes, classes)
+
+
+def better_than_chance(accuracy: float, classes: int, images: int) -> bool:
+    """Whether guessing would get so many images right less than once in forty times: two standard deviations."""
+    chance = 1 / classes
+    return accuracy > chance + 2 * sqrt(chance * (1 - chance) / images)
 
 
 @torch.inference_mode()
