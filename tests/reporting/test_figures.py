@@ -300,7 +300,7 @@ def test_the_best_recipes_have_a_colour_and_a_name() -> None:
     recipes = DataFrame({"optimizer._target_": [f"o{i}" for i in range(40)], "curves": curves})
     (axes,) = sweep_figures.learning_curves(["optimizer._target_"], recipes, "t").axes
     assert axes.get_legend().get_title().get_text() == "the best 10 of 40"
-    assert legend(axes) == [f"_target_=o{i}" for i in range(10)]
+    assert legend(axes) == [f"optimizer=o{i}" for i in range(10)]
     drawn = [[tuple(place) for place in line.get_xydata()] for line in axes.lines]
     assert drawn == [curve for recipe in curves for curve in recipe], "of every seed"
     assert [same_color(line.get_color(), style.FAINT) for line in axes.lines] == [False] * 20 + [True] * 60

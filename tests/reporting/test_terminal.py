@@ -1,13 +1,10 @@
 """What the terminal shows fits it, and what one copies from it stays whole."""
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 
 from helpers import InProcess
 from lenetexp.reporting.terminal import Progress, rows, table
-from lenetexp.tracking.recorder import Recorder
+from lenetexp.tracking.view import ALL, page
 from lenetexp.training.state import EpochRecord
 
 RUN = "f8066fdb598a4b5f883e09d529ecedfd"
@@ -22,7 +19,7 @@ def test_a_run_prints_no_line_wider_than_the_terminal(here: InProcess, capsys: p
     here.train("epochs=1")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 15
-    address = Recorder(cast(Any, SimpleNamespace(experiment_id="1")), here.runs[0].info.run_id).page
+    address = page(here.runs[0].info.experiment_id, ALL)
     for line in lines:
         assert len(line) <= 72 or line.endswith((address, here.uri)), line
 
