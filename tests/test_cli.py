@@ -174,7 +174,7 @@ def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str
     [
         (
             "run",
-            "--help optimizer=adam device=cpu",
+            "--help optimizer=adam device=cpu dataset.augment={shift:2}",
             [
                 "dataset: cifar10, digits",
                 "optimizer: adagrad, adam",
@@ -182,6 +182,7 @@ def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str
                 "  optimizer.betas=[0.9,0.999]       decay rates of the running means",
                 "  device.threads=null               torch's CPU threads, 1 or more",
                 "  scheduler.epochs=${epochs} ",
+                "  dataset.augment.shift=2\n",
                 "scripts/predict.py run=latest",
             ],
         ),

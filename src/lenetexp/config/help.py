@@ -22,7 +22,7 @@ WIDTH = 34  # of key and value
 def explained(config: DictConfig, typed: Mapping[str, str]) -> str:
     """Every setting as one types it, with the comment of its line in conf/; `typed` are keys with other names."""
     runtime = config.hydra.runtime
-    folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     lines = []
     for key, value in leaves(_plain(config)):
         group, dot, name = key.partition(".")
@@ -35,9 +35,11 @@ def explained(config: DictConfig, typed: Mapping[str, str]) -> str:
         if name != "_target_":
             start = f"  {typed.get(key, key)}={_as_typed(value)}"
             comment = next(filter(None, comments), "")
-            lines += [start] if len(start) > WIDTH else []
-            first = "" if len(start) > WIDTH else start
-            lines.append(wrapped(comment, first=f"{first:<{WIDTH}}  ", others=" " * (WIDTH + 2)))
+            if not comment or len(start) > WIDTH:
+                lines.append(start)
+                start = ""
+            if comment:
+                lines.append(wrapped(comment, first=f"{start:<{WIDTH}}  ", others=" " * (WIDTH + 2)))
     return "\n".join(lines).replace("$", "$$")  # for Hydra, which fills in a template
 
 
