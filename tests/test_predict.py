@@ -53,9 +53,13 @@ def test_it_reads_photos(
     out = capsys.readouterr().out
     assert sum(f'{i}.png: predicted: "{test.labels[i]}"' in out for i in range(10)) >= 8
     Path("broken.png").write_text("no picture")
-    predicted(trained, "images=[broken.png,7.png]")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)).save("noise.png")
+    predicted(trained, "images=[broken.png,7.png]", "probabilities=true")
     out = capsys.readouterr().out
     assert "skipped: broken.png cannot be read as a picture" in out and out.count("predicted:") == 1
+    assert out.count("%  ") >= 9, "all classes"
+    predicted(trained, "images=[noise.png]")
+    assert "not to be trusted" in capsys.readouterr().out
 
 
 def test_it_finds_a_runs_images_from_another_folder(

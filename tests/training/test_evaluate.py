@@ -7,7 +7,7 @@ from helpers import make_data
 from lenetexp.models.lenet import LeNet
 from lenetexp.training import evaluate as module
 from lenetexp.training.batches import as_floats
-from lenetexp.training.evaluate import evaluate
+from lenetexp.training.evaluate import better_than_chance, evaluate
 
 
 def test_every_example_is_scored_once_in_any_batching(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,3 +28,8 @@ def test_the_confusion_matrix_has_true_classes_in_rows() -> None:
     assert confusion.sum() == 137 and confusion.diagonal().sum() == scores.correct
     assert confusion.sum(1).tolist() == scores.labels.bincount(minlength=10).tolist()
     assert confusion.sum(0).tolist() == scores.predicted.bincount(minlength=10).tolist()
+
+
+def test_chance_is_what_guessing_could_reach() -> None:
+    assert not better_than_chance(0.1049, 10, 143) and not better_than_chance(0.5, 2, 10_000)
+    assert better_than_chance(0.16, 10, 143) and better_than_chance(0.52, 2, 10_000)
