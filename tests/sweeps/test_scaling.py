@@ -102,7 +102,7 @@ def server_on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 def test_sixteen_at_once_on_postgres_lose_nothing(server_on_postgres: str, tmp_path: Path) -> None:
-    words = ["-m", "experiment=smoke", "seed=range(16)", "hydra.launcher.n_jobs=16"]
+    words = ["-m", "experiment=smoke", "seed=range(16)", "hydra.launcher.n_jobs=16", "tracking.model=true"]
     done = run_script("run", *words, f"tracking.uri={server_on_postgres}", cwd=tmp_path, timeout=290)
     assert done.returncode == 0, done.stderr
     store = Store(tmp_path, server_on_postgres)
