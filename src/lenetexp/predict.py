@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lenetexp.config.schema import Dataset, PredictConfig, Settings, Target, check
 from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image, unlike
-from lenetexp.datasets.load import Split
+from lenetexp.datasets.load import Data, Split
 from lenetexp.datasets.load import load as load_images
 from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting import run_figures, style
@@ -103,10 +103,15 @@ def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
     return TrainedNet(model, config, facts)
 
 
+def _own_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Data:
+    """The images of the run's own dataset, from where the run found them unless `settings` name another place."""
+    root = settings.root or net.facts.root
+    return load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), device)
+
+
 def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of the first test images of the run's own dataset."""
-    root = settings.root or net.facts.root
-    data = load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), device)
+    data = _own_images(net, settings, device)
     if data.classes != net.facts.classes:
         where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
         wanted, found = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
@@ -159,9 +164,8 @@ def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device:
 
 def _strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:
     """Which prepared pictures are unlike the training images; none if those are not here any more."""
-    root = settings.root or net.facts.root
     try:
-        data = load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), torch.device("cpu"))
+        data = _own_images(net, settings, torch.device("cpu"))
     except (UserError, OSError):
         return [False] * len(images)
     return unlike(torch.from_numpy(images), data.train.images, data.val.images)
