@@ -85,6 +85,7 @@ class LeNet(nn.Module):
                 _draw_xavier(layer, its_gain)
 
     def forward(self, x: Tensor) -> Tensor:
+        """N×channels×28×28 images with values in [0, 1] to N×classes logits."""
         x = self.activation(self.c1(x))  # N×6×28×28
         x = self.s2(x)  # N×6×14×14
         x = self.activation(self.c3(x))  # N×16×10×10

@@ -105,6 +105,7 @@ class Progress:
             self.bar.set_description_str(said)
 
     def epoch(self, record: "EpochRecord") -> None:
+        """Prints one line for a finished epoch; above the first, the names of its columns."""
         if not self._has_head:
             self._has_head = True
             say("         training           validation")
