@@ -30,7 +30,8 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 # How a server is waited for: tries, and seconds a try. MLflow's defaults wait 246 s for one that is gone.
 _PATIENCE = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
-_SET_BY_USER = {key for key in _PATIENCE if key in os.environ}
+# Written down for the processes that this one starts: they inherit what set_patience sets.
+_SET_BY_USER = os.environ.setdefault("LENETEXP_USERS_PATIENCE", ",".join(key for key in _PATIENCE if key in os.environ))
 AT_THE_START = (1, 4)  # nothing has been done yet, so nothing is lost by giving up
 USUAL = (3, 30)
 ONE_TRY = (1, 10)  # the outbox tries again by itself
