@@ -3,6 +3,7 @@
 Imports nothing heavy, so that `--help`, `--cfg job` and tab completion answer at once.
 """
 
+import gc
 import os
 import secrets
 import sys
@@ -59,6 +60,7 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         main()
+        gc.freeze()  # the process ends: nothing that is left need be looked through
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -97,8 +99,8 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         with _log(folder) if in_sweep else nullcontext():
             if settings.headline:
                 print(wrapped(settings.headline), flush=True)
-            with starting():  # importing takes seconds
-                return get_method(function)(settings, values, folder)
+            with starting():
+                return _imported(function)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
         if in_sweep:
             raise UserError(of_exception(error)) from None
@@ -106,6 +108,16 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     finally:
         with suppress(OSError):  # Hydra has made the folder; it goes if nothing was written into it
             folder.rmdir()
+
+
+def _imported(function: str) -> Callable[..., Any]:
+    """The function of this dotted name. Importing it takes seconds: a quarter less without the garbage collector."""
+    gc.disable()
+    try:
+        return get_method(function)
+    finally:
+        gc.freeze()  # nor need what was imported be looked through later
+        gc.enable()
 
 
 @contextmanager

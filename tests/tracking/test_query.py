@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -10,11 +10,12 @@ from mlflow.exceptions import MlflowException
 from helpers import InProcess
 from lenetexp.config.schema import Tracking
 from lenetexp.errors import UserError
+from lenetexp.tracking import store as stores
 from lenetexp.tracking.journal import Journal, Mark, Start
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
 from lenetexp.tracking.query import RecordedRun, find_run, find_runs, find_sweep, get_run, recorded_beside, search
 from lenetexp.tracking.recorder import Recorder, create_run
-from lenetexp.tracking.store import Store, _AnsweringClient, open_store
+from lenetexp.tracking.store import Store, open_store
 
 
 @pytest.fixture
@@ -135,9 +136,11 @@ class Gone:
         lambda store, run: Recorder(store, "4d1f").untag("a"),
     ],
 )
-def test_a_store_that_fails_is_one_sentence_without_its_password(ask: Callable[[Store, RecordedRun], object]) -> None:
-    uri = "http://me:secret@127.0.0.1:9"
-    store = Store(cast(Any, _AnsweringClient(cast(Any, Gone()), uri)), uri, "1")
+def test_a_store_that_fails_is_one_sentence_without_its_password(
+    ask: Callable[[Store, RecordedRun], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_client", lambda _: Gone())
+    store = Store("http://me:secret@127.0.0.1:9", "1")
     run = RecordedRun("4d1f", "a run", "RUNNING", metrics={}, params={}, tags={}, started=0, store=store)
     with pytest.raises(UserError, match="connection refused") as told:
         ask(store, run)

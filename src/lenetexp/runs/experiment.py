@@ -26,6 +26,7 @@ from lenetexp.runs.interrupt import Interrupted, noted
 from lenetexp.tracking.journal import STOP, Journal, Mark, Start
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, SERIES, TEST_ACCURACY, TEST_LOSS, File, Tag
 from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
+from lenetexp.tracking.process import call
 from lenetexp.tracking.recorder import origin_tags, save_model
 from lenetexp.tracking.store import Store, open_store
 from lenetexp.training.evaluate import Diverged, Scores, Totals, better_than_chance, evaluate
@@ -56,7 +57,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     device = pick_device(settings.device)
     data = _load_once(settings.dataset, device)
     training = set_up(settings, data, device)
-    store = None if settings.tracking.offline else open_store(settings.tracking)
+    store = None if settings.tracking.offline else call(open_store, settings.tracking)
     if plan is not None:
         folder = plan.restore(training, data.digest, folder)
     resumes = plan.previous.run_id if plan else None

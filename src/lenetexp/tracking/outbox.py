@@ -13,6 +13,7 @@ from lenetexp.errors import UserError, counted, one_line
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import AnyEvent, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, in_use
 from lenetexp.tracking.names import HOST, File, Tag
+from lenetexp.tracking.process import call
 from lenetexp.tracking.query import get_run, search
 from lenetexp.tracking.recorder import Recorder, create_run
 from lenetexp.tracking.store import ONE_TRY, Refused, Store, open_store, set_patience
@@ -41,7 +42,7 @@ class Outbox:
         # MLflow keeps one copy of what it gets twice with the same time and step: all it may have missed is sent again.
         for event in events.unsent:
             self._todo.put(event)
-        set_patience(*ONE_TRY)
+        call(set_patience, *ONE_TRY)
         self._thread = threading.Thread(target=self._send_all, args=(recorder,), daemon=True)
         if recorder is not None:
             self._thread.start()
@@ -122,8 +123,8 @@ class Outbox:
                     time.sleep(1)
                 else:
                     with suppress(UserError):  # a store that takes some calls must not show a run as running
-                        recorder.tag(Tag.UNSENT, reason)
-                        recorder.end("FAILED")
+                        call(recorder.tag, Tag.UNSENT, reason)
+                        call(recorder.end, "FAILED")
                     return
                 continue
             self._sent += 1
@@ -134,25 +135,25 @@ class Outbox:
     def _send(self, recorder: Recorder, event: AnyEvent) -> None:
         match event:
             case Start(event="resumed"):
-                recorder.reopen(event.tags)
+                call(recorder.reopen, event.tags)
             case Start():
-                recorder.describe(event)
+                call(recorder.describe, event)
             case Epoch():
-                recorder.metrics(event.metrics, event.epoch, event.time)
+                call(recorder.metrics, event.metrics, event.epoch, event.time)
                 self._upload_resumable(recorder)
             case Result():
-                recorder.metrics(event.values, 0, event.time)
+                call(recorder.metrics, event.values, 0, event.time)
             case TagSet():
-                recorder.tag(event.key, event.value)
+                call(recorder.tag, event.key, event.value)
             case Mark(event="model"):
-                recorder.model(self.journal.folder / File.MODEL)
+                call(recorder.model, self.journal.folder / File.MODEL)
             case Mark(event="files"):
                 names = {place.name for place in self.journal.folder.iterdir() if not place.name.startswith(".")}
                 self._upload(recorder, sorted(names - {journal.NAME, journal.STOP, File.MODEL}))
             case End():
                 if self.refused:  # only a run with a complete record is FINISHED
-                    recorder.tag(Tag.REASON, self.refused)
-                recorder.end("FAILED" if self.refused else event.status, event.time)
+                    call(recorder.tag, Tag.REASON, self.refused)
+                call(recorder.end, "FAILED" if self.refused else event.status, event.time)
 
     def _upload_resumable(self, recorder: Recorder) -> None:
         """Uploads what another machine needs to resume. A failure is no harm: a later epoch tries again."""
@@ -166,7 +167,7 @@ class Outbox:
         for name in names:
             place = self.journal.folder / name
             if place.exists():
-                recorder.artifacts(place, name if place.is_dir() else name.rpartition("/")[0] or None)
+                call(recorder.artifacts, place, name if place.is_dir() else name.rpartition("/")[0] or None)
 
 
 def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], None]) -> Outbox:
@@ -174,17 +175,19 @@ def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], No
     if store is None:
         return Outbox(events, None, notify)
     if events.run_id is not None:
-        return Outbox(events, Recorder(store, get_run(store, events.run_id).run_id), notify)
+        return Outbox(events, Recorder(store, call(get_run, store, events.run_id).run_id), notify)
     start = events.starts[0]
     # Its process may have been killed after the run was created and before that was written down.
-    created = search(store, f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'", at_most=1)
-    recorder = Recorder(store, created[0].run_id) if created else create_run(store, start.name, start.tags, start.time)
+    created = call(search, store, f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'", at_most=1)
+    recorder = (
+        Recorder(store, created[0].run_id) if created else call(create_run, store, start.name, start.tags, start.time)
+    )
     try:
-        recorder.describe(start)
+        call(recorder.describe, start)
         events.add(Mark(event="created", run_id=recorder.run_id))
     except BaseException:
         with suppress(UserError):
-            recorder.end("FAILED")
+            call(recorder.end, "FAILED")
         raise
     if not created and len(events.events) == 2:  # all that is in its journal was sent with these calls
         events.add(Mark(event="sent", store=store.shown))

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import nan
 from pathlib import Path
-
-from mlflow.entities import Metric, Run
+from typing import TYPE_CHECKING
 
 from lenetexp.errors import UserError, counted, wrapped
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import JournalReader, Result, in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
 from lenetexp.tracking.store import Store, reason_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
 
 RUNS = "latest:3, all, [ID,ID] or a filter that MLflow reads"
 NEWEST_FIRST = ["attributes.start_time DESC"]
@@ -88,7 +90,7 @@ class RecordedRun:
         keys = [start.tags.get(Tag.JOURNAL) for start in events.starts]
         return events.folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
 
-    def history(self, key: str) -> list[Metric]:
+    def history(self, key: str) -> "list[Metric]":
         assert self.store is not None
         return sorted(self.store.client.get_metric_history(self.run_id, key), key=lambda metric: metric.step)
 
@@ -125,7 +127,7 @@ class RecordedRun:
             yield Path(folder)
 
 
-def _of_store(store: Store, run: Run) -> RecordedRun:
+def _of_store(store: Store, run: "Run") -> RecordedRun:
     info, data = run.info, run.data
     dataset = next((entry.dataset.name for entry in run.inputs.dataset_inputs), "") if run.inputs else ""
     return RecordedRun(

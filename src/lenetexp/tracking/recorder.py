@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param
-
 from lenetexp.errors import UserError
 from lenetexp.tracking.journal import Start
 from lenetexp.tracking.names import HOST, File, Tag
@@ -24,13 +22,15 @@ DATASET_TRIES = 5
 
 @dataclass(frozen=True)
 class Recorder:
-    """Writes one run into the store."""
+    """Writes one run into the store. Importing MLflow takes a second, so its methods do that."""
 
     store: Store
     run_id: str
 
     def metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
         """Logs numbers in one call. MLflow drops those that it has with the same step and time."""
+        from mlflow.entities import Metric
+
         now = time_ms or time.time_ns() // 1_000_000
         metrics = [Metric(key, value, now, step) for key, value in values.items()]
         self.store.client.log_batch(self.run_id, metrics=metrics)
@@ -49,6 +49,8 @@ class Recorder:
 
     def model(self, folder: Path) -> None:
         """Makes what `save_model` wrote the run's logged model, once."""
+        from mlflow.entities import LoggedModelOutput
+
         client, experiment = self.store.client, self.store.experiment_id
         found = client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'", max_results=1)
         if found and str(found[0].status) == "READY":
@@ -61,6 +63,8 @@ class Recorder:
 
     def describe(self, start: Start) -> None:
         """Logs the run's params and dataset; may be repeated."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
         client = self.store.client
         params = [Param(key, str(value)[:CHARACTERS_A_PARAM]) for key, value in start.params.items()]
         client.log_batch(self.run_id, params=params)

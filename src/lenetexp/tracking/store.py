@@ -4,14 +4,18 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from filelock import FileLock
 
 from lenetexp.config.schema import Tracking
 from lenetexp.errors import UserError, one_line, without_password
 from lenetexp.tracking.view import tags_of_all
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # MLflow reads these when it is imported, so they must be set before; what the user has set wins.
 for _key, _value in {
@@ -21,9 +25,6 @@ for _key, _value in {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }.items():
     os.environ.setdefault(_key, _value)
-
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.exceptions import MlflowException, RestException  # noqa: E402
 
 # It prints every database failure with its SQL; here a failure is one sentence.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -54,10 +55,12 @@ class Refused(UserError):
 class _AnsweringClient:
     """MLflow's client; whatever its calls raise becomes a `UserError` of one sentence."""
 
-    def __init__(self, client: MlflowClient, uri: str) -> None:
+    def __init__(self, client: "MlflowClient", uri: str) -> None:
         self._client, self._uri = client, uri
 
     def __getattr__(self, name: str) -> Any:
+        from mlflow.exceptions import RestException
+
         def answering(*arguments: Any, **named: Any) -> Any:
             try:
                 return getattr(self._client, name)(*arguments, **named)
@@ -73,15 +76,26 @@ class _AnsweringClient:
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store that answered, and the experiment in it; calls of `client` raise `UserError`."""
+    """An MLflow store that answered, and the experiment in it."""
 
-    client: MlflowClient
     uri: str  # as given: it may hold a password
     experiment_id: str
 
     @property
+    def client(self) -> "MlflowClient":
+        """MLflow's client of the store; its calls raise `UserError`."""
+        return cast("MlflowClient", _AnsweringClient(_client(self.uri), self.uri))
+
+    @property
     def shown(self) -> str:
         return without_password(self.uri)
+
+
+@cache
+def _client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient  # takes a second
+
+    return MlflowClient(uri)
 
 
 def open_store(settings: Tracking, create: bool = True) -> Store:
@@ -97,8 +111,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
     try:
         if sqlite and not path.exists():
             _create_sqlite(path)
-        client = MlflowClient(uri)
-        experiment = _experiment(client, settings.experiment, artifacts, create)
+        experiment = _experiment(_client(uri), settings.experiment, artifacts, create)
     except UserError:
         raise
     except Exception as error:  # a driver or a proxy may raise anything
@@ -108,7 +121,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
         ) from error
     finally:
         set_patience(*USUAL)
-    return Store(cast(MlflowClient, _AnsweringClient(client, uri)), uri, experiment)
+    return Store(uri, experiment)
 
 
 def _create_sqlite(path: Path) -> None:
@@ -122,11 +135,13 @@ def _create_sqlite(path: Path) -> None:
         for left_by_a_killed_process in path.parent.glob(f".{path.name}.new*"):
             left_by_a_killed_process.unlink()
         new = path.with_name(f".{path.name}.new")
-        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        _client(f"sqlite:///{new}").search_experiments(max_results=1)
         new.replace(path)
 
 
-def _experiment(client: MlflowClient, name: str, artifacts: str | None, create: bool) -> str:
+def _experiment(client: "MlflowClient", name: str, artifacts: str | None, create: bool) -> str:
+    from mlflow.exceptions import MlflowException
+
     experiment = client.get_experiment_by_name(name)
     if experiment is None and create:
         with suppress(MlflowException):  # another process was quicker

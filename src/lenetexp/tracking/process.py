@@ -1,0 +1,95 @@
+"""MLflow in a process of its own, which imports it and opens the store while the training process imports torch."""
+
+import gc
+import itertools
+import os
+import pickle
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, ParamSpec, TypeVar
+
+from lenetexp.errors import UserError, one_line
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# Words of a command line with which it is no single new run: those commands read MLflow in their own process.
+_OTHERWISE = ("-", "sweep=", "resume=", "tracking.offline=", "hydra.mode=")
+
+_process: subprocess.Popen[bytes] | None = None
+_lock = threading.Lock()
+_numbers = itertools.count()
+
+
+def start(words: list[str]) -> None:
+    """Starts MLflow's process if these words of a command line ask for one new run. It ends with this process."""
+    global _process
+    if not any(word.startswith(_OTHERWISE) for word in words):
+        command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"]
+        _process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+
+def call(
+    function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Result:  # fmt: skip
+    """What the function returns or raises, called in MLflow's process; in this one if none was started.
+
+    Function, arguments and result must be what pickle takes. Raises `UserError` if MLflow's process is gone.
+    """
+    if _process is None:
+        return function(*arguments, **named)
+    assert _process.stdin is not None and _process.stdout is not None
+    number, answer = next(_numbers), -1
+    request = pickle.dumps((number, Path.cwd(), function, arguments, named))
+    with _lock:
+        try:
+            _process.stdin.write(request)
+            _process.stdin.flush()
+            while answer != number:  # a call that Ctrl-C ended leaves its answer behind
+                answer, result, error = pickle.load(_process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            raise UserError("MLflow's process is gone; it may have been killed") from None
+    if error is not None:
+        raise error
+    return result
+
+
+def serve() -> None:
+    """Answers calls, one after the other, until the process that sends them closes its end or dies."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the other process sends all it has before it ends
+        signal.signal(getattr(signal, name, signal.SIGINT), signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # only answers may go where they are read
+    calls: queue.Queue[Any] = queue.Queue()
+    # A thread of its own: a server that hangs must not keep this process alive.
+    threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
+    gc.disable()  # a quarter of the time that importing takes
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # takes seconds, before the first call comes
+
+    gc.freeze()
+    gc.enable()
+    while True:
+        number, folder, function, arguments, named = calls.get()
+        result = error = None
+        try:
+            os.chdir(folder)  # a store's path may be relative
+            result = function(*arguments, **named)
+        except Exception as raised:
+            error = (
+                raised if isinstance(raised, UserError) else UserError(f"{type(raised).__name__}: {one_line(raised)}")
+            )
+        pickle.dump((number, result, error), answers)
+        answers.flush()
+
+
+def _read(pipe: BinaryIO, calls: "queue.Queue[Any]") -> None:
+    try:
+        while True:
+            calls.put(pickle.load(pipe))
+    finally:  # usually the end of the file
+        os._exit(0)
