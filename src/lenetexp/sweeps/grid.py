@@ -52,7 +52,8 @@ def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Itera
     """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
     launcher: Any = plan.sweeper.launcher
     with launcher.started(at_most) if hasattr(launcher, "started") else nullcontext(), cli.starting():
-        from lenetexp.sweeps.sweep import recorded  # imports MLflow
+        with cli.importing():
+            from lenetexp.sweeps.sweep import recorded  # imports MLflow
 
         with recorded(settings, folder, plan) as sweep:
             yield sweep
@@ -60,10 +61,11 @@ def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Itera
 
 def warm_up() -> None:
     """Prepares a new worker process of the local launcher for its runs."""
-    import lenetexp.reporting.run_figures
-    import lenetexp.runs.experiment  # noqa: F401
+    with cli.importing():
+        import lenetexp.reporting.run_figures
+        import lenetexp.runs.experiment
+        import lenetexp.tracking.process
 
-    # What was imported stays: searching it for garbage would cost every run half a second.
-    gc.collect()
-    gc.freeze()
+        lenetexp.tracking.process.import_mlflow()
+    # Searching what a run makes for garbage would cost it half a second.
     gc.set_threshold(50_000, 20, 20)

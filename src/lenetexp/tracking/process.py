@@ -1,6 +1,5 @@
 """MLflow in a process of its own, which imports it and opens the store while the training process imports torch."""
 
-import gc
 import itertools
 import os
 import pickle
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
+from lenetexp.cli import importing
 from lenetexp.errors import UserError, one_line
 
 Arguments = ParamSpec("Arguments")
@@ -68,11 +68,8 @@ def serve() -> None:
     calls: queue.Queue[Any] = queue.Queue()
     # A thread of its own: a server that hangs must not keep this process alive.
     threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
-    gc.disable()  # a quarter of the time that importing takes
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # takes seconds, before the first call comes
-
-    gc.freeze()
-    gc.enable()
+    with importing():
+        import_mlflow()
     while True:
         number, folder, function, arguments, named = calls.get()
         result = error = None
@@ -85,6 +82,11 @@ def serve() -> None:
             )
         pickle.dump((number, result, error), answers)
         answers.flush()
+
+
+def import_mlflow() -> None:
+    """Imports what opening a store needs, which takes seconds."""
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def _read(pipe: BinaryIO, calls: "queue.Queue[Any]") -> None:
