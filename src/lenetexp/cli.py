@@ -41,6 +41,8 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m.
     """
     multirun = bool({"-m", "--multirun"} & {*sys.argv})
+    if multirun:  # argparse takes no settings on both sides of it
+        sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word not in ("-m", "--multirun"))]
     if multirun and not sweeps:
         _exit_for(UserError("-m: only run.py takes it"))
     typed = {key: name for name, key in renamed.items()}

@@ -1,10 +1,11 @@
 """Optimizers and schedulers as a config names them, when a scheduler is stepped, and schedules that torch lacks."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import cos, nan, pi
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,10 +50,19 @@ def build_optimizer(
             f"optimizer._target_={settings.target}: must step without a closure; the loop computes the loss once a step"
         )
     if not compiled and type(optimizer).__module__.startswith("torch.optim."):
-        # Without torch's wrapper, which imports the compiler and takes a tenth of a small net's step.
-        plain = torch.no_grad()(inspect.unwrap(type(optimizer).step))
-        optimizer.step = MethodType(plain, optimizer)  # type: ignore[method-assign]
+        optimizer.step = step_of(optimizer)  # type: ignore[method-assign, assignment]
     return optimizer
+
+
+def step_of(optimizer: Optimizer) -> Callable[[], Any]:
+    """The step of an optimizer's class, without what a scheduler of torch's puts around it.
+
+    Of torch's own also without their wrapper, which imports the compiler and takes a tenth of a small net's step.
+    """
+    step = type(optimizer).step
+    if type(optimizer).__module__.startswith("torch.optim."):
+        step = torch.no_grad()(inspect.unwrap(step))
+    return MethodType(step, optimizer)
 
 
 def _forget_compiler() -> None:

@@ -98,19 +98,19 @@ def test_every_activation_is_what_its_name_says(name: str) -> None:
     """And follows c1 and c3."""
     points = [-3.0, -1.0, -0.2, 0.0, 0.5, 2.0]
     expected = torch.tensor([FORMULAS[name](x) for x in points])
-    torch.testing.assert_close(ACTIVATIONS[name](torch.tensor(points)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ACTIVATIONS[name]()(torch.tensor(points)), expected, atol=1e-5, rtol=1e-5)
     model = LeNet(activation=name)
     seen: dict[str, torch.Tensor] = {}
     for before, after in (("c1", "s2"), ("c3", "s4")):
         getattr(model, before).register_forward_hook(lambda _, __, out, key=before: seen.update({key: out}))
         getattr(model, after).register_forward_pre_hook(lambda _, inputs, key=after: seen.update({key: inputs[0]}))
     model(torch.rand(1, 1, 28, 28))
-    torch.testing.assert_close(seen["s2"], ACTIVATIONS[name](seen["c1"]))
-    torch.testing.assert_close(seen["s4"], ACTIVATIONS[name](seen["c3"]))
+    torch.testing.assert_close(seen["s2"], ACTIVATIONS[name]()(seen["c1"]))
+    torch.testing.assert_close(seen["s4"], ACTIVATIONS[name]()(seen["c3"]))
 
 
 def test_lecuns_scaled_tanh_is_1_at_1() -> None:
-    assert ACTIVATIONS["scaled_tanh"](torch.tensor(1.0)).item() == pytest.approx(1, abs=1e-4)
+    assert ACTIVATIONS["scaled_tanh"]()(torch.tensor(1.0)).item() == pytest.approx(1, abs=1e-4)
 
 
 def test_classes_and_channels_follow_the_dataset() -> None:

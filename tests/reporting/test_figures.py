@@ -193,7 +193,7 @@ def test_a_run_has_four_pictures_and_without_a_convolution_three(tmp_path: Path)
     labels = data.test.labels.tolist()
     test = scores(labels, [0] * 20, [1.0] * 20)
     for name, model in {"conv": PlainLeNet(), "flat": nn.Linear(784, 10), "colour": nn.Conv2d(3, 6, 5)}.items():
-        run_figures.draw_run(model, data, test, epochs, epochs[0], "lr=0.1", tmp_path / name)
+        run_figures.draw_run(model, data, test, epochs, epochs[0], [], "lr=0.1", tmp_path / name)
     three = {"learning_curves.png", "confusion_matrix.png", "mistakes.png"}
     for name, files in {"conv": {*three, "filters.png"}, "flat": three, "colour": three}.items():
         assert {path.name for path in (tmp_path / name).iterdir()} == files

@@ -295,7 +295,7 @@ def test_a_worker_that_dies_with_nothing_to_do_is_replaced(start: Callable[..., 
 
 @pytest.mark.slow
 def test_repeated_combinations_run_once_and_another_setting_is_another_sweep(tmp_path: Path) -> None:
-    grid = ["-m", "experiment=smoke", "epochs=1", "model.activation=relu,relu"]
+    grid = ["experiment=smoke", "epochs=1", "-m", "model.activation=relu,relu"]  # -m anywhere
     once = run_script("run", *grid, "resume=true", cwd=tmp_path)
     assert once.returncode == 0 and "1 of 2 combinations repeat others" in once.stdout
     other = run_script("run", *grid, "device.precision=bf16", "resume=true", cwd=tmp_path)

@@ -166,6 +166,12 @@ class Tracking(Settings):
     model: bool = False
 
 
+class Diagnostics(Settings):
+    """How often to look inside the net."""
+
+    every: Literal["epoch", "batch"] | None = None
+
+
 class SweepJob(Settings):
     """A run's place in a sweep, set by the sweep itself."""
 
@@ -208,6 +214,7 @@ class RunConfig(Settings):
     scheduler: Annotated[Scheduler, _arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
     dataset: Annotated[Dataset, _arguments(KnownDataset, "lenetexp.")]
     device: Device
+    diagnostics: Diagnostics = Diagnostics()  # older runs have none
     tracking: Tracking
 
     @property

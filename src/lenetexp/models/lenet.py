@@ -13,20 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def scaled_tanh(x: Tensor) -> Tensor:
+class ScaledTanh(nn.Module):
     """LeCun's 1.7159·tanh(2x/3): f(±1) = ±1, where its second derivative is largest (1998, appendix A)."""
-    return 1.7159 * torch.tanh(2 / 3 * x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.7159 * torch.tanh(2 / 3 * x)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "scaled_tanh": scaled_tanh,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "scaled_tanh": ScaledTanh,
 }
 # How much wider the weights before an activation are drawn, so that signals keep their size: 4 for sigmoid (Glorot and
 # Bengio 2010), √2 for relu (He et al. 2015), 5/3 for tanh (`torch.nn.init.calculate_gain`).
@@ -67,7 +69,7 @@ class LeNet(nn.Module):
     ) -> None:
         super().__init__()
         pool = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d}[pooling]
-        self.activation = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]()
         self.head_activation = self.activation if head_activation else nn.Identity()
         self.c1 = nn.Conv2d(channels, 6, kernel_size=5, padding=2)
         self.s2 = pool(kernel_size=2, stride=2)

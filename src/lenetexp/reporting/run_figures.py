@@ -1,6 +1,6 @@
 """The pictures of a run and of predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Data
+from lenetexp.reporting.inside_figure import inside
 from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, new_figure, save, styled, with_grid
 from lenetexp.training.batches import as_floats
 from lenetexp.training.evaluate import Scores, better_than_chance
@@ -36,12 +37,14 @@ def draw_run(
     test: Scores,
     history: Sequence[EpochRecord],
     best: EpochRecord,
+    closeup: Sequence[Mapping[str, float]],
     asked: str,
     folder: Path,
 ) -> None:
     """Writes the pictures of a run; `model` has its best weights. Without a convolution there is no filters.png.
 
-    `asked` is what the command line asked for, in short.
+    `closeup` is what was measured inside the net after every batch, if it was; `asked` is what the command line asked
+    for, in short.
     """  # fmt: skip
     summary = f"{data.name}, {len(test.labels):,} test images: accuracy {test.accuracy:.2%}"
     title = ": ".join(filter(None, [f"{type(model).__name__} on {data.name}", label(asked, 90)]))
@@ -53,9 +56,10 @@ def draw_run(
     convolutions = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
     name, first = next(convolutions, ("", None))
     if first is not None and first.in_channels == data.image_shape[0]:
-        title = f"The filters of {name} and their responses to one {data.name} image"
-        figures["filters"] = filters(first, data.test.images[0], title)
-    save(figures, folder)
+        shown = f"The filters of {name} and their responses to one {data.name} image"
+        figures["filters"] = filters(first, data.test.images[0], shown)
+    found = inside(closeup, "batch", title) if closeup else inside([r.inside for r in history], "epoch", title)
+    save(figures if found is None else {**figures, "inside": found}, folder)
 
 
 @with_grid

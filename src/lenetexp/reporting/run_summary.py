@@ -13,8 +13,9 @@ from lenetexp.tracking.view import ALL, page
 
 if TYPE_CHECKING:
     from lenetexp.datasets.load import Data
-    from lenetexp.training.evaluate import Diverged, Scores
+    from lenetexp.training.evaluate import Scores
     from lenetexp.training.state import EpochRecord, Training
+    from lenetexp.training.verdict import Verdict
 
 
 def start_of_run(
@@ -41,12 +42,12 @@ def end_of_run(
     history: "list[EpochRecord]",
     best: "EpochRecord | None",
     test: "Scores | None",
-    diverged: "Diverged | None",
+    verdict: "Verdict | None",
     folder: Path,
     recorder: Recorder | None,
 ) -> str:
     """How it went, where everything is, and what to do next."""
-    pairs = [("diverged", f"{diverged}; try a smaller optimizer.lr")] if diverged else []
+    pairs = [("verdict", verdict.sentence)] if verdict and verdict.ending != "learned" else []
     if best is not None and test is not None:
         throughput = len(history) / sum(1 / record.images_per_second for record in history)
         correct = f"{test.correct:,} of {len(test.labels):,} correct"

@@ -22,17 +22,30 @@ from lenetexp.errors import UserError, counted, one_line, without_password, wrap
 from lenetexp.reporting.run_summary import end_of_run, start_of_run
 from lenetexp.reporting.terminal import Progress, say, shown, try_draw
 from lenetexp.runs import provenance, resume
+from lenetexp.runs.closeup import Closeup
 from lenetexp.runs.interrupt import Interrupted, noted
 from lenetexp.tracking.journal import STOP, Journal, Mark, Start
-from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, SERIES, TEST_ACCURACY, TEST_LOSS, File, Tag
+from lenetexp.tracking.names import (
+    BEST_ACCURACY,
+    BEST_EPOCH,
+    BEST_LOSS,
+    INSIDE,
+    SERIES,
+    TEST_ACCURACY,
+    TEST_LOSS,
+    File,
+    Tag,
+)
 from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.tracking.process import call
 from lenetexp.tracking.recorder import origin_tags, save_model
 from lenetexp.tracking.store import Store, open_store
-from lenetexp.training.evaluate import Diverged, Scores, Totals, better_than_chance, evaluate
+from lenetexp.training.evaluate import Diverged, Scores, Totals, evaluate
+from lenetexp.training.inside import look_inside
 from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.setup import describe_device, pick_device, set_up
 from lenetexp.training.state import EpochRecord, Training, save_checkpoint
+from lenetexp.training.verdict import DIVERGED, LEARNED, Verdict, judge
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
@@ -66,14 +79,14 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         outbox = current.open_record(events, store)
         with current.closing_record(outbox, stop_if_asked):
             training_began = time.perf_counter()
-            diverged = current.train(outbox, stop_if_asked)
+            verdict = current.train(outbox, stop_if_asked)
             seconds = time.perf_counter() - training_began
             test = current.evaluate_best(outbox)
-            if diverged is None:  # a diverged run is complete
+            if verdict is None or verdict.ending != DIVERGED:  # a diverged run is complete
                 stop_if_asked()
     best = training.best
     print(f"Finished in {time.perf_counter() - began:.1f} s, of which training {seconds:.1f} s")
-    print(end_of_run(settings, training.history, best, test, diverged, folder, outbox.recorder))
+    print(end_of_run(settings, training.history, best, test, verdict, folder, outbox.recorder))
     return best.val_accuracy if best else nan
 
 
@@ -183,8 +196,8 @@ class Run:
         if outbox.refused:
             raise UserError(outbox.refused)
 
-    def train(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Diverged | None:
-        """Runs the loop; records, saves and shows every epoch. Returns how it diverged, if it did."""
+    def train(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Verdict | None:
+        """Runs the loop; records, saves and shows every epoch. Returns whether it learned; None if it was pruned."""
         settings, training, folder = self.settings, self.training, self.folder
         if training.best_weights is not None:  # a resumed run's; its best.pt may be on another machine
             save_checkpoint(folder / File.BEST, training.best_weights)
@@ -192,44 +205,44 @@ class Run:
             outbox.epoch(record.epoch, _metrics(record))
         recipe = Recipe(
             settings.epochs, settings.batch_size, settings.seed,
-            settings.dataset.augment, settings.clip_norm, settings.patience,
+            settings.dataset.augment, settings.clip_norm, settings.patience, settings.diagnostics.every is not None,
         )  # fmt: skip
         steps = ceil(len(self.data.train) / settings.batch_size)
         progress = Progress(settings.epochs, steps, done=training.epochs_done)
+        closeup = Closeup(folder, training.epochs_done) if settings.diagnostics.every == "batch" else None
 
         def on_batch(totals: Totals) -> None:
             progress.batch(totals)
+            if closeup is not None:
+                inside = look_inside(training, self.data.train, settings.clip_norm)
+                closeup.add(totals.epoch, totals.batches, inside)
             stop_if_asked()
 
+        diverged = None
         try:
             for record in fit(training, self.data, recipe, on_batch):
                 outbox.epoch(record.epoch, _metrics(record))
                 if record.improved and training.best_weights is not None:
                     save_checkpoint(folder / File.BEST, training.best_weights)
                 save_checkpoint(folder / File.LAST, training.state_dict())
+                if closeup is not None:
+                    closeup.write()
                 progress.epoch(record)
                 if (folder / STOP).exists():
                     outbox.tag(Tag.ENDING, "pruned")
                     outbox.tag(Tag.REASON, f"pruned after epoch {record.epoch}")
-                    break
-            else:
-                self.note_chance(outbox)
+                    return None
             stop_if_asked()
-        except Diverged as diverged:
-            outbox.tag(Tag.ENDING, "diverged")
-            outbox.tag(Tag.REASON, str(diverged))
-            return diverged
+        except Diverged as error:
+            diverged = error
         finally:
             progress.bar.close()
-        return None
-
-    def note_chance(self, outbox: Outbox) -> None:
-        """Says so if the net does no better than guessing after its last epoch, whatever it did before."""
-        last, data = self.training.history[-1], self.data
-        if not better_than_chance(last.val_accuracy, len(data.classes), len(data.val)):
-            outbox.tag(Tag.ENDING, "at chance")
-            outbox.tag(Tag.REASON, f"validation accuracy {last.val_accuracy:.1%} after epoch {last.epoch}")
-            print(f"note: after epoch {last.epoch} the net does no better than guessing", flush=True)
+        verdict = judge(training.history, len(self.data.classes), len(self.data.val), diverged)
+        outbox.tag(Tag.VERDICT, verdict.text)
+        if verdict.ending != LEARNED:
+            outbox.tag(Tag.ENDING, verdict.ending)
+            outbox.tag(Tag.REASON, verdict.sentence)
+        return verdict
 
     def evaluate_best(self, outbox: Outbox) -> Scores | None:
         """Scores the best weights on the test images, draws the pictures, saves the net for MLflow if asked to."""
@@ -252,7 +265,8 @@ class Run:
         def draw() -> None:
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 
-            draw_run(model, data, test, training.history, best, self.asked, folder / File.FIGURES)
+            steps = Closeup(folder, training.epochs_done).rows if self.settings.diagnostics.every == "batch" else []
+            draw_run(model, data, test, training.history, best, steps, self.asked, folder / File.FIGURES)
 
         try_draw(draw)
         if self.settings.tracking.model:
@@ -276,4 +290,5 @@ class Run:
 
 
 def _metrics(record: EpochRecord) -> dict[str, float]:
-    return {name: getattr(record, name.replace("/", "_")) for name in SERIES}
+    series = {name: getattr(record, name.replace("/", "_")) for name in SERIES}
+    return {**series, **{f"{INSIDE}{key}": value for key, value in record.inside.items()}}

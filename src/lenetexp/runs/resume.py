@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp.cli import require_empty
-from lenetexp.config.identity import INVOCATION_KEYS, LOCATION_KEYS, config_hash, defines_experiment, differences
+from lenetexp.config.identity import INVOCATION_KEYS, RECORDING_KEYS, config_hash, defines_experiment, differences
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError, one_line
 from lenetexp.runs import provenance
@@ -175,7 +175,7 @@ def _settings_of(
     previous: RecordedRun, settings: RunConfig, config: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, Any]]:
     """The run's own settings and config, recorded as this command says; raises `UserError` if they are not trusted."""
-    kept = {key: config[key] for key in (*INVOCATION_KEYS, *LOCATION_KEYS) if key in config}
+    kept = {key: config[key] for key in (*INVOCATION_KEYS, *RECORDING_KEYS) if key in config}
     own = {**_config_of(previous), **kept}
     with previous.files(File.DATASET) as folder:
         facts = provenance.read_dataset(folder) or {}

@@ -20,7 +20,7 @@ from lenetexp.tracking.store import Store, open_store
 
 SEED, TARGET = "seed", "dataset._target_"
 # What can become of a run. Whatever was trained to an end is a result; failed and killed runs are not.
-RESULTS = ("finished", "at chance", "diverged", "pruned")
+RESULTS = ("finished", "did not learn", "at chance", "collapsed", "diverged", "pruned")
 STATUSES = (*RESULTS, "failed", "killed", "not run")
 # What is known of each run: the columns of table.csv after the swept keys, and others.
 CSV = ("best_val_accuracy", "best_epoch", "test_accuracy", "seconds", "status", "reason", "run_id")

@@ -157,7 +157,7 @@ class JournalReader:
 
     @property
     def ending(self) -> str:
-        """ "diverged" or "pruned" for a run that ended so; else empty."""
+        """How its training ended, if it was not well: did not learn, collapsed, diverged or pruned; else empty."""
         return next((tag.value for tag in reversed(self.of(TagSet)) if tag.key == Tag.ENDING), "")
 
     @property

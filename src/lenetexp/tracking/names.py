@@ -13,7 +13,8 @@ class Tag:
     CONFIG_HASH = "lenetexp.config_hash"
     CONTINUES = "lenetexp.continues"  # the finished run whose epochs it begins with
     REASON = "lenetexp.reason"  # why it ended
-    ENDING = "lenetexp.ending"  # diverged, at chance or pruned
+    ENDING = "lenetexp.ending"  # did not learn, collapsed, diverged or pruned; in older records also at chance
+    VERDICT = "lenetexp.verdict"  # learned, or as the ending, with the epoch
     UNSENT = "lenetexp.unsent"  # why its record is incomplete
     SECONDS = "lenetexp.seconds"  # of work, if several commands ran it
     NO_MODEL = "lenetexp.model_not_logged"
@@ -35,6 +36,7 @@ class File:
     BEST = "checkpoints/best.pt"
     LAST = "checkpoints/last.pt"
     FIGURES = "figures"
+    CLOSEUP = "diagnostics.csv"
     MODEL = "model"
     SWEEP = "sweep.json"
     TABLES = ("table.txt", "table.csv")
@@ -42,6 +44,7 @@ class File:
 
 # Metrics with a step, which is the epoch: the fields of `EpochRecord`, with / for their first _.
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
+INSIDE = "inside/"  # before "layer/measure"
 BEST_EPOCH, BEST_ACCURACY, BEST_LOSS = "best/epoch", "best/val_accuracy", "best/val_loss"
 TEST_ACCURACY, TEST_LOSS = "test/accuracy", "test/loss"
 

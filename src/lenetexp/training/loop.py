@@ -12,6 +12,7 @@ from lenetexp.config.schema import Augment
 from lenetexp.datasets.load import Data, Split
 from lenetexp.training.batches import batches, seed_of
 from lenetexp.training.evaluate import Totals, evaluate
+from lenetexp.training.inside import look_inside
 from lenetexp.training.state import EpochRecord, Training
 
 
@@ -25,6 +26,7 @@ class Recipe:
     augment: Augment | None = None
     clip_norm: float | None = None  # largest norm of the whole gradient
     patience: int | None = None  # epochs without improvement before training stops
+    diagnostics: bool = False  # whether each epoch's record says what happens inside the net
 
 
 def fit(
@@ -37,9 +39,10 @@ def fit(
         started = time.perf_counter()
         train = train_epoch(training, data.train, recipe, epoch, on_batch)
         seconds = time.perf_counter() - started
+        inside = look_inside(training, data.train, recipe.clip_norm) if recipe.diagnostics else {}
         val = evaluate(training.model, data.val)
         training.schedule.after_epoch(val.loss)
-        yield training.record(epoch, train, val, images_per_second=len(data.train) / seconds)
+        yield training.record(epoch, train, val, len(data.train) / seconds, inside)
 
 
 def train_epoch(

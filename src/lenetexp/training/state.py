@@ -30,6 +30,7 @@ class EpochRecord:
     lr: float  # of the epoch's last step
     images_per_second: float  # of training alone
     improved: bool  # whether these are the best weights so far
+    inside: dict[str, float] = field(default_factory=dict)  # as `look_inside` returns it
 
 
 @dataclass
@@ -57,7 +58,9 @@ class Training:
     def epochs_without_improvement(self) -> int:
         return self.epochs_done - self.best.epoch if self.best else 0
 
-    def record(self, epoch: int, train: Totals, val: Scores, images_per_second: float) -> EpochRecord:
+    def record(
+        self, epoch: int, train: Totals, val: Scores, images_per_second: float, inside: dict[str, float]
+    ) -> EpochRecord:
         """Adds an epoch, and keeps its weights if they are the best; raises `Diverged` if a loss is not finite."""
         train_loss, train_accuracy = train.means()
         if not isfinite(train_loss + val.loss):
@@ -71,8 +74,9 @@ class Training:
                 for name, weight in self.model.state_dict().items()
             }
         record = EpochRecord(
-            epoch, train_loss, train_accuracy, val.loss, val.accuracy, self.schedule.lr, images_per_second, improved
-        )
+            epoch, train_loss, train_accuracy, val.loss, val.accuracy,
+            self.schedule.lr, images_per_second, improved, inside,
+        )  # fmt: skip
         self.history.append(record)
         return record
 

@@ -1,0 +1,48 @@
+"""The picture of what happens inside the net: where the signal, the gradient or the updates die."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lenetexp.reporting.style import WRONG, new_figure, styled
+
+# What is drawn, and from where to where: the same for all runs, so that pictures can be compared.
+MAPS = {
+    "activation_deviation": ("activation: deviation from image to image", 1e-3, 10),
+    "gradient_norm": ("gradient: norm", 1e-5, 10),
+    "update_ratio": ("update: share of the weights", 1e-6, 0.1),
+}
+
+
+@styled
+def inside(rows: Sequence[Mapping[str, float]], unit: str, title: str) -> Figure | None:
+    """Layers (the input's at the top) against epochs or batches in logarithmic colours, nothing at all in red.
+
+    None without measurements; `rows` are what `look_inside` returned for each `unit`, in turn.
+    """
+    layers = list(dict.fromkeys(key.rpartition("/")[0] for row in rows for key in row if "/" in key))
+    if not layers:
+        return None
+    height = 1.5 + 0.3 * len(layers)
+    figure = new_figure(11, height, title, fitted=False)
+    figure.subplots_adjust(left=0.065, right=0.965, wspace=0.1, top=1 - 0.72 / height, bottom=0.5 / height)
+    colours = colormaps["viridis"].with_extremes(bad=WRONG)
+    for axes, (measure, (name, low, high)) in zip(
+        figure.subplots(1, len(MAPS), sharey=True), MAPS.items(), strict=True
+    ):
+        values = np.array([[row.get(f"{layer}/{measure}", np.nan) for row in rows] for layer in layers])
+        ends = (0.5, len(rows) + 0.5, len(layers) - 0.5, -0.5)
+        # Behind a dead layer, rounding errors are left.
+        shown = np.ma.masked_less(values, low / 1000).clip(low)
+        image = axes.imshow(
+            shown, norm=LogNorm(low, high), cmap=colours, aspect="auto", extent=ends, interpolation="none"
+        )
+        axes.set(xlabel=unit, yticks=range(len(layers)), yticklabels=layers)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(name, fontsize=10)
+        figure.colorbar(image, ax=axes, pad=0.02, aspect=12, format="%g")
+    return figure

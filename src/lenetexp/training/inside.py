@@ -1,0 +1,134 @@
+"""What happens inside the net, layer by layer: one forward and backward pass and one step on a few fixed images.
+
+All of it is done on a copy, so that training is the same as without it, and depends on the state of the training alone,
+so that a resumed run has the same record.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lenetexp.datasets.load import Split
+from lenetexp.errors import one_line
+from lenetexp.optim import step_of
+from lenetexp.training.batches import as_floats
+from lenetexp.training.state import Training
+
+IMAGES = 20  # spread evenly over the training set, which may be in the order of its classes
+# An activation is flat where its slope is below this share of its steepest: for sigmoid beyond 0.013 and 0.987.
+FLAT = 0.05
+# What is measured of each layer, in this order.
+MEASURES = ("activation_mean", "activation_deviation", "saturated", "gradient_norm", "weight_norm", "update_ratio")
+
+
+@dataclass
+class Call:
+    """A module as it was called: its name, what it got and what it returned."""
+
+    name: str
+    module: nn.Module
+    given: Tensor
+    returned: Tensor
+
+
+def look_inside(training: Training, split: Split, clip_norm: float | None) -> dict[str, float]:
+    """What `_measure` returns; nothing, and a warning, for a custom net or optimizer that cannot be copied."""
+    try:
+        return _measure(training, split, clip_norm)
+    except Exception as error:  # a custom class may raise anything
+        name = type(training.model).__name__
+        warnings.warn(f"diagnostics: cannot look inside {name} ({one_line(error)}); diagnostics=off", stacklevel=2)
+        return {}
+
+
+def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[str, float]:
+    """`MEASURES` of every layer with weights, under "layer/measure"; what is not finite or does not apply is left out.
+
+    activation_mean is over all values of the layer's activation; activation_deviation is from image to image, the root
+    mean square over all values. saturated is the share of values at which the activation is flat; if it is flat at its
+    lower end only, as relu, the share of units (neurons or maps) that are flat for every image. gradient_norm and
+    weight_norm are Euclidean, over weight and bias; update_ratio is the norm of the change by the optimizer's next step
+    on these images, over weight_norm.
+    """
+    model, optimizer = copy.deepcopy((training.model, training.optimizer))
+    calls: list[Call] = []
+    leaves = [(name, module) for name, module in model.named_modules() if not [*module.children()]]
+    hooks = [module.register_forward_hook(_noting(name, calls)) for name, module in leaves]
+    rows = torch.linspace(0, len(split) - 1, min(IMAGES, len(split)), device=split.labels.device).long()
+    devices = [split.labels.device] if split.labels.is_cuda else []
+    with torch.random.fork_rng(devices=devices):  # a custom net may draw
+        torch.manual_seed(0)
+        loss = F.cross_entropy(model.train()(as_floats(split.images[rows])), split.labels[rows])
+    for hook in hooks:
+        hook.remove()
+    optimizer.zero_grad()
+    loss.backward()
+    found: dict[str, Tensor] = {}
+    layers = {call.name: call.module for call in calls if any(p.dim() > 1 for p in call.module.parameters())}
+    before = {name: _flat(layer.parameters()) for name, layer in layers.items()}
+    for call, following in zip(calls, [*calls[1:], None], strict=True):
+        if call.name in layers:
+            found |= {f"{call.name}/{key}": value for key, value in _activation(call, following).items()}
+    for name, layer in layers.items():
+        found[f"{name}/gradient_norm"] = _flat(p.grad for p in layer.parameters() if p.grad is not None).norm()
+        found[f"{name}/weight_norm"] = before[name].norm()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    for group in optimizer.param_groups:  # the scheduler has set the next rate, which is zero after the last step
+        group["lr"] = group["lr"] or training.schedule.lr
+    step_of(optimizer)()
+    for name, layer in layers.items():
+        change = _flat(layer.parameters()) - before[name]
+        found[f"{name}/update_ratio"] = change.norm() / before[name].norm()
+    values = torch.stack([value.detach().float() for value in found.values()]).tolist()  # one wait for the device
+    return {key: value for key, value in zip(found, values, strict=True) if isfinite(value)}
+
+
+def _noting(name: str, calls: list[Call]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """A hook that notes every call of one module."""
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
+        if isinstance(returned, Tensor) and given and isinstance(given[0], Tensor):
+            calls.append(Call(name, module, given[0].detach(), returned.detach()))
+
+    return note
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def _activation(call: Call, following: Call | None) -> dict[str, Tensor]:
+    """What a layer passes on: its output after its activation, if a module follows that is one."""
+    passed, saturated = call.returned, None
+    if following is not None and following.given.shape == passed.shape:
+        passed = following.given  # a function may have been in between
+        if _is_activation(following):
+            passed, saturated = following.returned, _saturated(following)
+    deviation = (passed - passed.mean(0)).square().mean().sqrt()  # `std` takes five times longer
+    known = {"activation_mean": passed.mean(), "activation_deviation": deviation}
+    return known if saturated is None else {**known, "saturated": saturated}
+
+
+def _is_activation(call: Call) -> bool:
+    """Whether a module works value by value and is no mere copy, normalization or dropout."""
+    known = type(call.module).__module__ == "torch.nn.modules.activation"
+    custom = not type(call.module).__module__.startswith("torch.") and not [*call.module.parameters()]
+    return (known or custom) and call.returned.shape == call.given.shape
+
+
+def _saturated(call: Call) -> Tensor:
+    """The share of values beyond an activation's flat ends; of units, if only its lower end is flat."""
+    grid = torch.linspace(-20, 20, 2001, device=call.given.device)
+    slopes = call.module(grid).diff().abs()
+    steep = torch.nonzero(slopes > FLAT * slopes.max()).flatten()
+    low, high = grid[steep[0]], grid[steep[-1] + 1]
+    if steep[-1] + 1 < len(slopes):
+        return ((call.given < low) | (call.given > high)).float().mean()
+    return (call.given.transpose(0, 1).flatten(1).amax(1) <= low).float().mean()

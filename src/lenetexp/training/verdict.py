@@ -1,0 +1,84 @@
+"""Whether a net learned, and if not, what the numbers from inside it say about why. docs/verdicts.md has the rules."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from lenetexp.training.evaluate import Diverged, better_than_chance
+from lenetexp.training.state import EpochRecord
+
+LEARNED, FAILED, COLLAPSED, DIVERGED = "learned", "did not learn", "collapsed", "diverged"
+# Where the rules begin to hold. In nets that learn on digits, the shares of saturated units are at most 0.03, updates
+# between 5e-4 and 5e-3, the deviation before the output layer and the ratio of gradients above 0.3: docs/verdicts.md.
+SATURATED = 0.9  # share of a layer
+TOO_LARGE, TOO_SMALL = 0.03, 1e-4  # size of a step, relative to the weights
+SAME_FOR_ALL = 0.02  # deviation from image to image
+VANISHED = 0.02  # gradient of the first layer, relative to that of the last
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a net's learning, and up to two sentences that say why and what to try."""
+
+    ending: str  # LEARNED, FAILED, COLLAPSED or DIVERGED
+    text: str  # the same, with the epoch
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        return "; ".join([self.text, *self.reasons])
+
+
+def judge(history: Sequence[EpochRecord], classes: int, images: int, diverged: Diverged | None = None) -> Verdict:
+    """The verdict on a finished training; `images` are those of the validation accuracy."""
+    if diverged is not None:
+        return Verdict(DIVERGED, DIVERGED, (f"{diverged}: optimizer.lr is too large, try a tenth",))
+    chance, last = 1 / classes, history[-1].val_accuracy
+    reached = [record for record in history if better_than_chance(record.val_accuracy, classes, images)]
+    best = max(record.val_accuracy for record in history)
+    kept = better_than_chance(last, classes, images) and last - chance >= (best - chance) / 2
+    if kept:
+        return Verdict(LEARNED, LEARNED)
+    if not reached:
+        return Verdict(FAILED, FAILED, tuple(_why(history))[:2])
+    # The last epoch that was good by the same measure.
+    good = [record.epoch for record in reached if record.val_accuracy - chance >= (best - chance) / 2]
+    return Verdict(COLLAPSED, f"{COLLAPSED} after epoch {good[-1]}", tuple(_why(history[good[-1] :]))[:2])
+
+
+def _why(history: Sequence[EpochRecord]) -> Iterator[str]:
+    """What the records of the epochs that failed show, the most telling first."""
+    inside = [record.inside for record in history if record.inside]
+    if not inside:
+        return
+    last = inside[-1]
+    layers = list(dict.fromkeys(key.rpartition("/")[0] for key in last))
+    flat = {layer: last.get(f"{layer}/saturated", 0.0) for layer in layers}
+    dead = next((layer for layer in layers if flat[layer] >= SATURATED), None)
+    # The schedule's last steps are tiny; what a layer behind a dead one does is no guide.
+    steps = {layer: median(one.get(f"{layer}/update_ratio", 0.0) for one in inside) for layer in layers}
+    largest = max(layers, key=lambda layer: steps[layer])
+    if dead is not None:
+        yield f"{flat[dead]:.0%} of {dead} is saturated (flat for every image), so that nothing passes it"
+    if steps[largest] > TOO_LARGE:
+        size = f"{steps[largest]:.0%} of its weights"
+        yield f"one step changes {largest} by {size}: optimizer.lr is too large, try a tenth"
+    elif steps[largest] < TOO_SMALL and dead is None:
+        size = f"{steps[largest]:.0e} of its weights"
+        yield f"one step changes no layer by more than {size}: optimizer.lr is too small, try ten times as much"
+    elif dead is not None:
+        yield "a smaller optimizer.lr or another model.activation may keep it alive"
+    yield from _vanished(last, layers) if dead is None else ()
+
+
+def _vanished(last: Mapping[str, float], layers: Sequence[str]) -> Iterator[str]:
+    """Whether the images' differences vanish on their way forward, or the gradient on its way back."""
+    if len(layers) < 2:
+        return
+    spread = last.get(f"{layers[-2]}/activation_deviation", 1.0)
+    gradients = [last.get(f"{layers[end]}/gradient_norm", 1.0) for end in (0, -1)]
+    wider = "start with wider weights (model.init=xavier), train longer or try another model.activation"
+    if spread < SAME_FOR_ALL:
+        yield f"what reaches {layers[-1]} differs by only {spread:.0e} from image to image: {wider}"
+    if gradients[0] < VANISHED * gradients[1]:
+        yield f"the gradient at {layers[0]} is only {gradients[0] / gradients[1]:.0e} of that at {layers[-1]}"
