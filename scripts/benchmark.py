@@ -21,79 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from plain import mnist, plain_epoch, plain_net
 from torch.utils.data import DataLoader, Subset
 
 PROJECT = Path(__file__).resolve().parents[1]
 RUN = str(PROJECT / "scripts" / "run.py")
 DIGITS = 1295  # images that a default run trains on
-PLAIN = "--plain"  # how this script calls itself to run the plain side as a whole command
-
-
-def plain_net() -> nn.Sequential:
-    """The tutorial's net, as the tutorial writes it."""
-    return nn.Sequential(
-        nn.Conv2d(1, 6, kernel_size=5, padding=2),
-        nn.Sigmoid(),
-        nn.AvgPool2d(kernel_size=2, stride=2),
-        nn.Conv2d(6, 16, kernel_size=5),
-        nn.Sigmoid(),
-        nn.AvgPool2d(kernel_size=2, stride=2),
-        nn.Conv2d(16, 120, kernel_size=5),
-        nn.Flatten(),
-        nn.Linear(120, 84),
-        nn.Linear(84, 10),
-    )
-
-
-def plain_epoch(loader: DataLoader[Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> float:
-    """The tutorial's training loop; returns the mean of the batches' losses in nats."""
-    loss_sum, accuracy_sum = 0.0, 0.0
-    for images, labels in loader:
-        images, labels = images.to(device), labels.to(device)
-        output = model(images)
-        loss = F.cross_entropy(output, labels)
-        accuracy = (output.argmax(dim=1) == labels).sum() / output.shape[0]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.item()
-        accuracy_sum += accuracy.item()
-    return loss_sum / len(loader)
-
-
-@torch.no_grad()
-def plain_validation(loader: DataLoader[Any], model: nn.Module, device: str) -> float:
-    """The tutorial's validation; returns the mean of the batches' accuracies."""
-    model.eval()
-    correct = [(model(images.to(device)).argmax(1).cpu() == labels).float().mean().item() for images, labels in loader]
-    model.train()
-    return statistics.mean(correct)
-
-
-def mnist(root: str, train: bool) -> Any:
-    """torchvision's MNIST with the tutorial's transform."""
-    from torchvision import datasets, transforms
-
-    return datasets.MNIST(root, train=train, transform=transforms.ToTensor())
-
-
-def plain_run(root: str, epochs: int) -> None:
-    """The tutorial's whole script at batch size 16: trains, validates, saves the best weights."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    train = DataLoader(mnist(root, train=True), batch_size=16, shuffle=True)
-    test = DataLoader(mnist(root, train=False), batch_size=16)
-    model = plain_net().to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    best = 0.0
-    for epoch in range(1, epochs + 1):
-        loss = plain_epoch(train, model, optimizer, device)
-        accuracy = plain_validation(test, model, device)
-        print(f"{epoch} {loss:.4f} {accuracy:.4f}")
-        if accuracy > best:
-            best = accuracy
-            torch.save(model.state_dict(), "best.pt")
+PLAIN = str(PROJECT / "scripts" / "plain.py")
 
 
 def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Iterator[float]]:
@@ -168,9 +102,44 @@ def compare_loops(root: str, batch_sizes: list[int], images: int, rounds: int) -
         )
 
 
+def diagnostics_cost(rounds: int) -> None:
+    """Prints the throughput of the default run with and without diagnostics, in turn, and their ratio."""
+    import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
+    from lenetexp.datasets.load import load
+    from lenetexp.training.loop import Recipe, fit
+    from lenetexp.training.setup import set_up
+
+    settings, _ = composed(f"epochs={rounds + 1}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    data = load(settings.dataset, device)
+
+    def side(looks: bool) -> Iterator[Any]:
+        recipe = Recipe(rounds + 1, settings.batch_size, 0, clip_norm=settings.clip_norm, diagnostics=looks)
+        return fit(set_up(settings, data, device), data, recipe)
+
+    sides = (side(False), side(True))
+    turns = [[timed(lambda one=one: next(one))[0] for one in sides] for _ in range(rounds + 1)]  # type: ignore[misc]
+    without, looking = (statistics.median(seconds) for seconds in zip(*turns[1:], strict=True))
+    print(f"\ndiagnostics=epoch, the default run on digits, {rounds} epochs each, in turn")
+    print(f"  an epoch without {without * 1000:.0f} ms, with {looking * 1000:.0f} ms, ratio {without / looking:.3f}")
+
+
+def composed(*words: str) -> tuple[Any, Any]:
+    """The settings of a run, and the config that they come from."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from lenetexp.config.schema import RunConfig, check
+
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        values = OmegaConf.to_container(compose("config", [*words]), resolve=True)
+    return check(RunConfig, values), values  # type: ignore[arg-type]
+
+
 def compare_commands(root: str, plain_runs: int, epochs: int, rounds: int, *ours: str) -> None:
     """Prints the wall time of so many plain commands in a row and of one of lenetexp's, and their ratio."""
-    plain = [sys.executable, __file__, PLAIN, "--root", root, "--epochs", str(epochs)]
+    plain = [sys.executable, PLAIN, root, str(epochs)]
     command = [sys.executable, RUN, "experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}", *ours]
     spent: tuple[list[float], list[float]] = ([], [])
     with tempfile.TemporaryDirectory() as folder:
@@ -226,15 +195,9 @@ def tracking_share(root: str, epochs: int) -> None:
 
     began, waited = time.perf_counter(), dict[str, float]()
     process.start([])
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
     import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
-    from lenetexp.config.schema import RunConfig, check
     from lenetexp.runs import experiment
     from lenetexp.tracking import outbox
-
-    warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
 
     def time_calls(owner: Any, name: str) -> None:
         function = getattr(owner, name)
@@ -250,13 +213,9 @@ def tracking_share(root: str, epochs: int) -> None:
         time_calls(experiment, name)
     for name in ("add", "close"):
         time_calls(outbox.Outbox, name)
-    chosen = ["experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}"]
-    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        os.chdir(folder)
-        values: Any = OmegaConf.to_container(compose("config", chosen), resolve=True)
-        with contextlib.redirect_stdout(io.StringIO()):
-            experiment.run(check(RunConfig, values), values, Path(folder) / "run")
-        os.chdir(PROJECT)
+    chosen = composed("experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}")
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        experiment.run(*chosen, Path(folder) / "run")
     wall, total = time.perf_counter() - began, sum(waited.values())
     print(*(f"  {name:<14} {seconds:6.2f} s\n" for name, seconds in waited.items()), sep="", end="")
     print(f"  in all {total:.2f} s of {wall:.1f} s: {total / wall:.1%}")
@@ -274,21 +233,18 @@ def main() -> None:
     parser.add_argument("--commands", type=int, default=2, help="whole commands of each side; 0 for none")
     parser.add_argument("--sweeps", type=int, default=1, help="sweeps of each side; 0 for none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch threads")
-    parser.add_argument(PLAIN, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     root = str(Path(options.root).resolve())
     torch.set_num_threads(options.threads)
     if not (Path(root) / "MNIST/raw/train-images-idx3-ubyte").exists():
         sys.exit(f"error: --root {options.root}: must hold MNIST/raw with MNIST's four files")
-    if options.plain:
-        plain_run(root, options.epochs)
-        return
     kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(f"torch {torch.__version__}, {kind}, {options.threads} threads, {os.cpu_count()} cores")
     if options.starts:
         startup(options.starts)
     if options.rounds:
         compare_loops(root, options.batch_sizes, options.images, options.rounds)
+        diagnostics_cost(3 * options.rounds)
     if options.commands:
         print(f"\nwhole command, the tutorial's recipe, {options.epochs} epochs, {options.commands} each, in turn")
         compare_commands(root, 1, options.epochs, options.commands)

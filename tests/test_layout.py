@@ -26,7 +26,7 @@ LAYERS = """
     hydra_plugins
 """
 HEAVY = {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
-PLAIN_LOOP = "scripts/benchmark.py"  # the tutorial's loop, which ours is measured against
+PLAIN_LOOP = "scripts/plain.py"  # the tutorial's loop, which ours is measured against
 FILES = {str(path.relative_to(PROJECT)): path for top in ("src", "scripts") for path in (PROJECT / top).rglob("*.py")}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 MODULES = {

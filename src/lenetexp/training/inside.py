@@ -20,7 +20,7 @@ from lenetexp.optim import step_of
 from lenetexp.training.batches import as_floats
 from lenetexp.training.state import Training
 
-IMAGES = 20  # spread evenly over the training set, which may be in the order of its classes
+IMAGES = 16  # spread evenly over the training set, which may be in the order of its classes
 # An activation is flat where its slope is below this share of its steepest: for sigmoid beyond 0.013 and 0.987.
 FLAT = 0.05
 # What is measured of each layer, in this order.
@@ -111,8 +111,9 @@ def _activation(call: Call, following: Call | None) -> dict[str, Tensor]:
         passed = following.given  # a function may have been in between
         if _is_activation(following):
             passed, saturated = following.returned, _saturated(following)
-    deviation = (passed - passed.mean(0)).square().mean().sqrt()  # `std` takes five times longer
-    known = {"activation_mean": passed.mean(), "activation_deviation": deviation}
+    means = passed.mean(0)
+    deviation = (passed - means).square().mean().sqrt()  # `std` takes five times longer
+    known = {"activation_mean": means.mean(), "activation_deviation": deviation}
     return known if saturated is None else {**known, "saturated": saturated}
 
 
