@@ -22,7 +22,7 @@ LAYERS = """
     reporting
     runs
     sweeps
-    predict
+    predict find_lr
     hydra_plugins
 """
 HEAVY = {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}

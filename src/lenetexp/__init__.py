@@ -14,4 +14,5 @@ reporting  terminal and figures
 runs       one run, from its config to its record
 sweeps     many runs, and what they show
 predict    what a trained net says of images
+find_lr    the learning rates at which a recipe learns
 """

@@ -237,6 +237,20 @@ class RunConfig(Settings):
         return ", ".join(parts)
 
 
+class FindLrConfig(RunConfig):
+    """The settings of scripts/find_lr.py."""
+
+    from_lr: f.AboveZero
+    to_lr: f.AboveZero
+    steps: f.Count
+
+    @property
+    def headline(self) -> str:
+        batches = f"{self.steps:,} steps of {self.batch_size} images"
+        rates = f"optimizer.lr from {self.from_lr:g} to {self.to_lr:g}"
+        return f"{self.model.name} ({', '.join(_words(self.model.call()))}), {self.optimizer.name}, {batches}, {rates}"
+
+
 def _words(arguments: Mapping[str, Any]) -> list[str]:
     """Arguments that do something, as one would say them: relu, nesterov, momentum=0.9."""
     unsaid = ("_target_", "eps", "fused")  # how the arithmetic is done

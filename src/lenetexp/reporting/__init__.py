@@ -4,6 +4,7 @@ terminal       aligned rows, tables, paths, the progress of a run and of a sweep
 run_summary    the start and the end of a run in words
 style          colours, sizes and helpers that all pictures share
 inside_figure  what happens inside the net, layer by layer
+range_figure   the picture of a learning-rate range test
 run_figures    the pictures of a run and of predictions
 sweep_figures  the pictures of a sweep
 """
