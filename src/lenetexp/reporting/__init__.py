@@ -4,5 +4,6 @@ terminal       aligned rows, tables, paths, the progress of a run and of a sweep
 run_summary    the start and the end of a run in words
 style          colours, sizes and helpers that all pictures share
 run_figures    the pictures of a run and of predictions
+animation      the first convolution while it learns
 sweep_figures  the pictures of a sweep
 """

@@ -250,9 +250,11 @@ class Run:
         )
 
         def draw() -> None:
+            from lenetexp.reporting.animation import draw_learning
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 
             draw_run(model, data, test, training.history, best, self.asked, folder / File.FIGURES)
+            draw_learning(model, data, training.frames, training.history, folder / File.FIGURES)
 
         try_draw(draw)
         if self.settings.tracking.model:
