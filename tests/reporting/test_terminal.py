@@ -3,9 +3,9 @@
 import os
 import pty
 import re
+import select
 import termios
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -91,29 +91,43 @@ def test_the_curves_of_running_jobs_fit_the_terminal_and_stand_below_each_other(
         assert curves([]) == []
 
 
+def drawn_by_a_sweep(folder: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> tuple[str, list[int]]:
+    """What a terminal gets while a job goes from epoch 1 to 2, and the epochs that the view has read."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 72))
+    drawn, epochs, both = b"", list[int](), threading.Event()
+
+    def on_epoch(_: Path, epoch: Epoch) -> None:
+        epochs.append(epoch.epoch)
+        both.set() if epochs == [1, 2] else None
+
+    with (
+        open(theirs, "w", encoding=encoding) as terminal,  # noqa: PTH123
+        closing(begin(folder / "0", {"optimizer.lr": "0.1"}, 0.1)) as events,
+    ):
+        monkeypatch.setattr("sys.stderr", terminal)
+        events.path.rename(folder / "kept")  # what is there before the command is not its own
+        with SweepProgress(folder, 2, 40, on_epoch):
+            (folder / "kept").rename(events.path)
+            events.add(Epoch(epoch=2, **{"val/accuracy": 0.6}))
+            assert both.wait(20)
+        while select.select([ours], [], [], 0)[0]:
+            drawn += os.read(ours, 100_000)
+    os.close(ours)
+    return drawn.decode(), epochs
+
+
 def test_a_sweep_shows_the_curve_of_each_running_job_in_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 72))
-    drawn: list[str] = []
-
-    def read() -> None:
-        while "epoch 2/20" not in "".join(drawn):
-            drawn.append(os.read(ours, 100_000).decode())
-
-    reader = threading.Thread(target=read, daemon=True)
-    with open(theirs, "w") as terminal, closing(begin(tmp_path / "0", {"optimizer.lr": "0.1"}, 0.1)) as events:  # noqa: PTH123
-        monkeypatch.setattr("sys.stderr", terminal)
-        events.path.rename(tmp_path / "kept")  # what is there before the command is not its own
-        with SweepProgress(tmp_path, 2, 40, lambda *_: None):
-            (tmp_path / "kept").rename(events.path)
-            reader.start()
-            time.sleep(0.5)
-            events.add(Epoch(epoch=2, **{"val/accuracy": 0.6}))
-            reader.join(20)
-    os.close(ours)
-    lines = re.split(r"[\r\n]+|\x1b\[\w", "".join(drawn))
+    drawn, _ = drawn_by_a_sweep(tmp_path, monkeypatch, "utf-8")
+    lines = re.split(r"[\r\n]+|\x1b\[\w", drawn)
     assert any(line.startswith("0 done, 0 failed, 1 running, 1 left, best 60.00%") for line in lines)
     assert any(line.startswith("  lr=0.1  ▁▅            60.00%  epoch 2/20") for line in lines)
     assert all(len(line) <= 72 for line in lines)
+    assert not lines[-1].strip() and lines[-2].strip() == "", "it disappears at the end"
+
+
+def test_a_terminal_that_has_no_such_letters_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, epochs = drawn_by_a_sweep(tmp_path, monkeypatch, "ascii")
+    assert "1 running" in drawn and "epoch 2/20" not in drawn and epochs == [1, 2]

@@ -188,6 +188,8 @@ class SweepProgress:
             self._show_curves()
 
     def _show_curves(self) -> None:
+        if self.bar.disable or self.bar.ascii:  # no terminal, or one that has no ▁
+            return
         running = [self.journals[folder] for folder in sorted(self.done.keys() - self.ended)][:MOST_CURVES]
         while len(self.curves) < len(running):
             self.curves.append(tqdm(total=0, bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True))

@@ -104,6 +104,8 @@ class Training:
         frames = unpacked(state["frames"]) if "frames" in state else self.frames  # earlier versions kept none
         if not {frame.shape for frame in frames.values()} <= {frame.shape for frame in self.frames.values()}:
             raise ValueError("its frames are of another layer")
+        if not frames.keys() <= {*range(len(history) + 1)}:
+            raise ValueError("its frames are of other epochs")
         if state["best_weights"] is not None:
             self.model.load_state_dict(state["best_weights"])  # to see that they fit
         # torch accepts any state of an optimizer or a scheduler and fails only later, in a step.
