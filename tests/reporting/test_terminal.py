@@ -1,9 +1,19 @@
 """What the terminal shows fits it, and what one copies from it stays whole."""
 
+import os
+import pty
+import re
+import select
+import termios
+import threading
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
 from helpers import InProcess
-from lenetexp.reporting.terminal import Progress, rows, table
+from lenetexp.reporting.terminal import Progress, SweepProgress, curves, rows, sparkline, table
+from lenetexp.tracking.journal import Epoch, Journal, Start
 from lenetexp.tracking.view import ALL, page
 from lenetexp.training.state import EpochRecord
 
@@ -44,3 +54,80 @@ def test_a_table_without_room_loses_its_spare_columns() -> None:
     assert table(columns, spare=("seconds", "epoch")).splitlines()[0].split() == [*columns]
     columns["status"] = ["x" * 52]
     assert table(columns, spare=("seconds", "epoch")).splitlines()[0].split() == ["lr", "epoch", "status"]
+
+
+def begin(folder: Path, swept: dict[str, str], *accuracies: float) -> Journal:
+    """The journal of a job of 20 epochs with these validation accuracies so far."""
+    folder.mkdir()
+    events = Journal(folder)
+    events.add(Start(tags={}, epochs=20, swept=swept))
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        events.add(Epoch(epoch=epoch, **{"val/accuracy": accuracy}))
+    return events
+
+
+def test_a_sparkline_goes_from_zero_to_one_whatever_the_accuracies() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([0, 0.124, 0.126, 0.26, 0.4, 0.51, 0.7, 0.8, 0.9, 1]) == "▁▁▂▃▄▅▆▇██"
+    assert sparkline([0.5] * 5) == "▅" * 5
+    collapsed = [0.1] * 6 + [0.9] * 29 + [0.1]
+    assert sparkline(collapsed) == "▁▁█████████▁", "the newest epoch is always there"
+
+
+def test_the_curves_of_running_jobs_fit_the_terminal_and_stand_below_each_other(tmp_path: Path) -> None:
+    long = {f"a_key_of_its_own_{i}": "a_value" for i in range(4)}
+    with (
+        closing(begin(tmp_path / "0", {"optimizer.lr": "0.1"}, 0.1, 0.5, 0.9731)) as one,
+        closing(begin(tmp_path / "1", {"optimizer.lr": "0.01"})) as new,
+        closing(begin(tmp_path / "2", long, *[1] * 20)) as wide,
+    ):
+        assert curves([one, new]) == [
+            "  lr=0.1   ▁▅█           97.31%  epoch 3/20",
+            "  lr=0.01                        epoch 0/20",
+        ]
+        lines = curves([one, wide])
+        assert len(lines[1]) <= 71 and lines[1].startswith("  a_key") and "_3=a_value  ████████████" in lines[1]
+        assert lines[0].index("97.31%") == lines[1].index("100.00%") + 1
+        assert curves([]) == []
+
+
+def drawn_by_a_sweep(folder: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> tuple[str, list[int]]:
+    """What a terminal gets while a job goes from epoch 1 to 2, and the epochs that the view has read."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 72))
+    drawn, epochs, both = b"", list[int](), threading.Event()
+
+    def on_epoch(_: Path, epoch: Epoch) -> None:
+        epochs.append(epoch.epoch)
+        both.set() if epochs == [1, 2] else None
+
+    with (
+        open(theirs, "w", encoding=encoding) as terminal,  # noqa: PTH123
+        closing(begin(folder / "0", {"optimizer.lr": "0.1"}, 0.1)) as events,
+    ):
+        monkeypatch.setattr("sys.stderr", terminal)
+        events.path.rename(folder / "kept")  # what is there before the command is not its own
+        with SweepProgress(folder, 2, 40, on_epoch):
+            (folder / "kept").rename(events.path)
+            events.add(Epoch(epoch=2, **{"val/accuracy": 0.6}))
+            assert both.wait(20)
+        while select.select([ours], [], [], 0)[0]:
+            drawn += os.read(ours, 100_000)
+    os.close(ours)
+    return drawn.decode(), epochs
+
+
+def test_a_sweep_shows_the_curve_of_each_running_job_in_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, _ = drawn_by_a_sweep(tmp_path, monkeypatch, "utf-8")
+    lines = re.split(r"[\r\n]+|\x1b\[\w", drawn)
+    assert any(line.startswith("0 done, 0 failed, 1 running, 1 left, best 60.00%") for line in lines)
+    assert any(line.startswith("  lr=0.1  ▁▅            60.00%  epoch 2/20") for line in lines)
+    assert all(len(line) <= 72 for line in lines)
+    assert not lines[-1].strip() and lines[-2].strip() == "", "it disappears at the end"
+
+
+def test_a_terminal_that_has_no_such_letters_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, epochs = drawn_by_a_sweep(tmp_path, monkeypatch, "ascii")
+    assert "1 running" in drawn and "epoch 2/20" not in drawn and epochs == [1, 2]

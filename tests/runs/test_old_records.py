@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from helpers import Store, run_script
 from lenetexp.tracking.names import HOST
@@ -62,3 +63,5 @@ def test_an_old_killed_run_is_resumed(old: Store) -> None:
     assert f"after epoch 4 of run {KILLED}" in out
     (run,) = [run for run in old.runs if run.info.run_id == KILLED]
     assert run.info.status == "FINISHED" and old.epochs(run) == list(range(1, 41))
+    with Image.open(Path(run.data.tags["lenetexp.folder"]) / "figures/learning.gif") as animation:
+        assert animation.n_frames == 19, "of every second epoch since it was resumed, and before the first"

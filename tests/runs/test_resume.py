@@ -56,15 +56,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> 
 
 
 def assert_same_record(one: Store, other: Store) -> None:
-    """One finished run in each store: the same weights and the same metrics, each step once."""
+    """One finished run in each store: the same weights, metrics, each step once, and animation."""
     (run,), (whole,) = one.runs, other.runs
     assert (run.info.status, whole.info.status) == ("FINISHED", "FINISHED")
     for key in (*SERIES, *ONCE):
         assert one.history(run, key) == other.history(whole, key), key
     assert one.epochs(run) == list(range(1, len(one.epochs(run)) + 1))
-    folders = [Path(each.data.tags["lenetexp.folder"]) / "checkpoints" for each in (run, whole)]
-    assert_same_weights(*(load_checkpoint(folder / "best.pt") for folder in folders))
-    assert_same_weights(*(load_checkpoint(folder / "last.pt")["model"] for folder in folders))
+    folders = [Path(each.data.tags["lenetexp.folder"]) for each in (run, whole)]
+    assert_same_weights(*(load_checkpoint(folder / "checkpoints/best.pt") for folder in folders))
+    assert_same_weights(*(load_checkpoint(folder / "checkpoints/last.pt")["model"] for folder in folders))
+    resumed, undisturbed = ((folder / "figures/learning.gif").read_bytes() for folder in folders)
+    assert resumed == undisturbed
 
 
 # ---- the state ----

@@ -33,7 +33,8 @@ from lenetexp.runs.experiment import recorded_config
 from lenetexp.training.evaluate import evaluate
 
 ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "reproduce"}
-FIGURES = {f"figures/{name}.png" for name in ("confusion_matrix", "filters", "learning_curves", "mistakes")}
+PICTURES = ("confusion_matrix.png", "filters.png", "learning.gif", "learning_curves.png", "mistakes.png")
+FIGURES = {f"figures/{name}" for name in PICTURES}
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
 ONCE = ("best/epoch", "best/val_accuracy", "best/val_loss", "test/loss", "test/accuracy")
 

@@ -23,6 +23,21 @@ def test_a_restored_state_continues_as_if_it_had_never_stopped(tmp_path: Path) -
     assert values[0] == values[1] and whole.history == records
     assert_same_weights(weights(whole), weights(second))
     assert_same_weights(whole.best_weights or {}, second.best_weights or {})
+    assert list(second.frames) == [0, 1, 2, 3, 4]
+    assert all(torch.equal(frame, second.frames[epoch]) for epoch, frame in whole.frames.items())
+
+
+def test_the_state_of_an_earlier_version_has_no_frames_and_those_of_another_net_are_refused() -> None:
+    before, after = make_training(), make_training()
+    train(before, make_data(), epochs=2)
+    state = {key: value for key, value in before.state_dict().items() if key != "frames"}
+    after.load_state_dict(state)
+    train(after, make_data(), epochs=3)
+    assert list(after.frames) == [0, 3]
+    with pytest.raises(ValueError, match="frames are of another layer"):
+        after.load_state_dict({**state, "frames": {"epochs": [0], "rows": torch.zeros(1, 6, 27)}})
+    with pytest.raises(ValueError, match="frames are of other epochs"):
+        after.load_state_dict({**state, "frames": {"epochs": [3], "rows": torch.zeros(1, 6, 26)}})
 
 
 def test_what_is_not_a_checkpoint_is_one_sentence(tmp_path: Path) -> None:

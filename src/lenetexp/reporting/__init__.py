@@ -6,5 +6,6 @@ style          colours, sizes and helpers that all pictures share
 inside_figure  what happens inside the net, layer by layer
 range_figure   the picture of a learning-rate range test
 run_figures    the pictures of a run and of predictions
+animation      the first convolution while it learns
 sweep_figures  the pictures of a sweep
 """

@@ -20,9 +20,10 @@ from lenetexp.reporting.inside_figure import inside
 from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, new_figure, save, styled, with_grid
 from lenetexp.training.batches import as_floats
 from lenetexp.training.evaluate import Scores, better_than_chance
+from lenetexp.training.frames import MOST_KERNELS, first_convolution
 from lenetexp.training.state import EpochRecord
 
-MOST_MISTAKES, MOST_KERNELS = 25, 8  # in a picture
+MOST_MISTAKES = 25  # in a picture
 CLASSES_WITH_COUNTS = 30  # with more classes, the counts in a confusion matrix cannot be read
 # Inches: the side of a small image, the row and the column that it is in, the space for a title.
 TILE, ROW, COLUMN, TITLE = 1.25, 1.75, 1.45, 0.45
@@ -53,8 +54,7 @@ def draw_run(
         "confusion_matrix": confusion_matrix(test.confusion().numpy(), data.classes, summary),
         "mistakes": mistakes(data, test),
     }
-    convolutions = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d))
-    name, first = next(convolutions, ("", None))
+    name, first = first_convolution(model) or ("", None)
     if first is not None and first.in_channels == data.image_shape[0]:
         shown = f"The filters of {name} and their responses to one {data.name} image"
         figures["filters"] = filters(first, data.test.images[0], shown)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # a sweep's parent process needs no torch
     from lenetexp.training.evaluate import Totals
     from lenetexp.training.state import EpochRecord
 
+SPARKS, MOST_CURVES = 12, 8  # epochs in a sparkline, running jobs with one
+
 
 def rows(pairs: Sequence[tuple[str, str]]) -> str:
     """Labels and their texts, aligned; a text without room beside its label stands below it."""
@@ -118,8 +120,33 @@ class Progress:
         )
 
 
+def sparkline(accuracies: Sequence[float]) -> str:
+    """▁▂▃▄▅▆▇█ for accuracies from 0 to 1; of more than `SPARKS`, the last in each of as many equal parts."""
+    parts = min(len(accuracies), SPARKS)
+    picked = (accuracies[(part + 1) * len(accuracies) // parts - 1] for part in range(parts))
+    # From 0 to 1, so that the lines of all jobs can be compared.
+    return "".join("▁▂▃▄▅▆▇█"[min(int(accuracy * 8), 7)] for accuracy in picked)
+
+
+def curves(journals: Sequence[JournalReader]) -> list[str]:
+    """A line for each run, aligned: what was swept, its validation accuracy over the epochs so far and now."""
+    lines = []
+    for events in journals:
+        accuracies = [epoch.metrics["val/accuracy"] for epoch in events.of(Epoch)]
+        now = f"{accuracies[-1]:.2%}" if accuracies else ""
+        epochs = f"epoch {len(accuracies)}/{events.starts[-1].epochs}"
+        lines.append((swept_name(events.starts[0].swept), f"{sparkline(accuracies):<{SPARKS}} {now:>7}  {epochs}"))
+    room = columns() - 5 - max((len(numbers) for _, numbers in lines), default=0)
+    names = [name if len(name) <= room else f"{name[: room // 2]}…{name[room // 2 + 1 - room :]}" for name, _ in lines]
+    width = max(map(len, names), default=0)
+    return [f"  {name:<{width}}  {numbers}" for name, (_, numbers) in zip(names, lines, strict=True)]
+
+
 class SweepProgress:
-    """A bar over the epochs of all jobs, and a line for every job that ends, from the journals in a sweep's folder."""
+    """A bar over the epochs of all jobs with the curves of those that run below it, and a line for every job that ends.
+
+    All from the journals in a sweep's folder.
+    """
 
     def __init__(self, folder: Path, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], object]) -> None:
         self.folder, self.jobs, self.epochs = folder, jobs, epochs
@@ -128,6 +155,7 @@ class SweepProgress:
         self.done: dict[Path, int] = {}  # epochs of each job that has begun; of one that has ended, all it asked for
         self.ended: set[Path] = set()
         self.best, self.failed = 0.0, 0
+        self.curves: list[tqdm] = []  # the lines below the bar
 
     def __enter__(self) -> "SweepProgress":
         self.before = {path: path.stat().st_size for path in self.folder.glob(f"*/{journal.NAME}")}
@@ -140,7 +168,8 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
-        self.bar.close()
+        for line in (*reversed(self.curves), self.bar):
+            line.close()
 
     def _watch(self) -> None:
         """Reads what the journals gain, and says which jobs have ended."""
@@ -156,6 +185,17 @@ class SweepProgress:
             self.bar.set_description_str(f"{said}, best {self.best:.2%}", refresh=False)
             self.bar.n = sum(self.done.values())
             self.bar.refresh()
+            self._show_curves()
+
+    def _show_curves(self) -> None:
+        if self.bar.disable or self.bar.ascii:  # no terminal, or one that has no ▁
+            return
+        running = [self.journals[folder] for folder in sorted(self.done.keys() - self.ended)][:MOST_CURVES]
+        while len(self.curves) < len(running):
+            self.curves.append(tqdm(total=0, bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True))
+        texts = curves(running)
+        for line, text in zip(self.curves, texts + [""] * len(self.curves), strict=False):
+            line.set_description_str(text)
 
     def _look_at(self, folder: Path) -> None:
         events = self.journals.get(folder) or self.journals.setdefault(folder, JournalReader(folder))

@@ -263,10 +263,12 @@ class Run:
         )
 
         def draw() -> None:
+            from lenetexp.reporting.animation import draw_learning
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 
             steps = Closeup(folder, training.epochs_done).rows if self.settings.diagnostics.every == "batch" else []
             draw_run(model, data, test, training.history, best, steps, self.asked, folder / File.FIGURES)
+            draw_learning(model, data, training.frames, training.history, folder / File.FIGURES)
 
         try_draw(draw)
         if self.settings.tracking.model:

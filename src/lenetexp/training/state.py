@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from lenetexp.errors import UserError, one_line
 from lenetexp.optim import Schedule
 from lenetexp.training.evaluate import Diverged, Scores, Totals
+from lenetexp.training.frames import Frames, packed, unpacked, with_frame
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Training:
     forward: Callable[[Tensor], Tensor]
     history: list[EpochRecord] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = None  # on the CPU, as any module with these names takes them
+    frames: Frames = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.frames = with_frame({}, 0, self.model)
 
     @property
     def epochs_done(self) -> int:
@@ -78,6 +83,7 @@ class Training:
             self.schedule.lr, images_per_second, improved, inside,
         )  # fmt: skip
         self.history.append(record)
+        self.frames = with_frame(self.frames, epoch, self.model)
         return record
 
     @property
@@ -91,6 +97,7 @@ class Training:
             **{name: part.state_dict() for name, part in self._parts.items()},
             "history": [asdict(record) for record in self.history],
             "best_weights": self.best_weights,
+            "frames": packed(self.frames),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,6 +105,11 @@ class Training:
         history = TypeAdapter(list[EpochRecord]).validate_python(state["history"])
         if [record.epoch for record in history] != list(range(1, len(history) + 1)):
             raise ValueError("its epochs are not numbered from 1 on")
+        frames = unpacked(state["frames"]) if "frames" in state else self.frames  # earlier versions kept none
+        if not {frame.shape for frame in frames.values()} <= {frame.shape for frame in self.frames.values()}:
+            raise ValueError("its frames are of another layer")
+        if not frames.keys() <= {*range(len(history) + 1)}:
+            raise ValueError("its frames are of other epochs")
         if state["best_weights"] is not None:
             self.model.load_state_dict(state["best_weights"])  # to see that they fit
         # torch accepts any state of an optimizer or a scheduler and fails only later, in a step.
@@ -110,7 +122,7 @@ class Training:
                 shapes = {tuple(tensor.shape) for tensor in kept.values() if isinstance(tensor, Tensor)}
                 if not shapes <= {(), tuple(parameter.shape)}:
                     raise ValueError(f"the optimizer's state has the shapes {shapes}")
-        self.history, self.best_weights = history, state["best_weights"]
+        self.history, self.best_weights, self.frames = history, state["best_weights"], frames
 
 
 def _require_alike(ours: Any, theirs: Any) -> None:
