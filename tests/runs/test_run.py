@@ -32,7 +32,7 @@ from lenetexp.runs import provenance
 from lenetexp.runs.experiment import recorded_config
 from lenetexp.training.evaluate import evaluate
 
-ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "reproduce"}
+ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "predictions.csv", "reproduce"}
 FIGURES = {f"figures/{name}.png" for name in ("confusion_matrix", "filters", "learning_curves", "mistakes")}
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
 ONCE = ("best/epoch", "best/val_accuracy", "best/val_loss", "test/loss", "test/accuracy")

@@ -47,25 +47,22 @@ def findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) ->
     if shared >= FEWEST_SEEDS:
         found = _by_seeds(names, table, shared)
     elif shared > 1:
-        never = f"{shared} cannot show a difference, however large: no exact two-sided test of fewer than"
-        found = Findings([("seeds", f"{never} {FEWEST_SEEDS} comes below 5 %")], "not told apart from the others yet")
+        few = f"{shared} cannot show a difference, however large: an exact two-sided test takes {FEWEST_SEEDS}"
+        found = Findings([("seeds", f"{few} to come below 5 %")], "not told apart from the others yet")
     else:
         found = _by_images(names, compared)
     return Findings([*found.lines, *_more_seeds(len(names), max(shared, 1), seeds, command)], found.place)
 
 
 def _by_seeds(names: Sequence[str], table: statistics.Numbers, shared: int) -> Findings:
-    tied, real = [], []
+    tied: list[str] = []
+    real: list[str] = []
     for name, other in zip(names[1:], statistics.behind(table), strict=True):
-        points = f"{100 * other.mean:.2f} points"
-        if other.is_real:
-            real.append(
-                f"{name} ({points}, 95 % interval {100 * other.low:.2f} to {100 * other.high:.2f}, {_p(other.p)})"
-            )
-        else:
-            tied.append(f"{name} ({points}, {_p(other.p)})")
+        # Without a comma, at which the text may be folded.
+        said = f"{name} by {100 * other.mean:.2f} ± {100 * other.half_width:.2f} points ({_p(other.p)})"
+        (real if other.is_real else tied).append(said)
     pairs = counted(comb(len(names), 2), "pair")
-    method = f"exact sign-flip tests, paired over {shared} seeds, corrected for {pairs}"
+    method = f"sign-flip tests, paired over {shared} seeds, corrected for {pairs}; ± is a 95 % interval"
     return _told(names[0], tied, real, "behind beyond seed noise", method)
 
 
@@ -80,7 +77,7 @@ def _by_images(names: Sequence[str], compared: DataFrame) -> Findings:
     tied: list[str] = []
     real: list[str] = []
     for name, accuracy, p in zip(names[1:], compared.accuracy.iloc[1:], corrected, strict=True):
-        said = f"{name} ({100 * (compared.accuracy.iloc[0] - accuracy):.2f} points, {_p(p)})"
+        said = f"{name} by {100 * (compared.accuracy.iloc[0] - accuracy):.2f} points ({_p(p)})"
         (real if p <= ALPHA else tied).append(said)
     of = f"{int(images.iloc[0]):,} " if images.nunique() == 1 else ""
     method = f"Fisher's exact test on {of}validation images, corrected for {counted(pairs, 'pair')}"
@@ -109,8 +106,8 @@ def _more_seeds(settings: int, have: int, used: Sequence[str], command: Sequence
         return []
     said = f"{settings} settings need {needed} to show a difference of three seed deviations, {needed - have} more"
     if not command:
-        few = min(needed, seeds_needed(4))
-        return [("seeds needed", f"{said}; sweep the best few of them with 'seed=range({few})'")]
+        which, seeds = ("them", needed) if settings <= NAMED else ("the best few", seeds_needed(NAMED))
+        return [("seeds needed", f"{said}; sweep {which} with 'seed=range({seeds})'")]
     return [("seeds needed", f"{said} (finished runs count):"), ("", with_seeds(command, used, needed))]
 
 

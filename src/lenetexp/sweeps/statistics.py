@@ -21,11 +21,10 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one setting is behind another, paired by seed; `low` to `high` is the 95 % t interval of the mean."""
+    """How far one setting is behind another, paired by seed; accuracies in [0, 1]."""
 
     mean: float
-    low: float
-    high: float
+    half_width: float  # of the 95 % interval of the mean, by Student's t
     p: float  # corrected for all pairs
     seeds: int  # that both have
 
@@ -82,8 +81,8 @@ def behind(accuracies: ArrayLike, best: int = 0) -> list[Difference]:
         if row != best:
             paired = table[best] - table[row]
             paired = paired[~np.isnan(paired)]
-            mean, half = float(paired.mean()) if len(paired) else nan, half_width(paired)
-            found.append(Difference(mean, mean - half, mean + half, float(p[best, row]), len(paired)))
+            mean = float(paired.mean()) if len(paired) else nan
+            found.append(Difference(mean, half_width(paired), float(p[best, row]), len(paired)))
     return found
 
 
