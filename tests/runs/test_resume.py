@@ -40,7 +40,15 @@ from lenetexp.training.setup import set_up
 from lenetexp.training.state import Training, load_checkpoint, save_checkpoint
 
 CHOICES = [option for option in OPTIONS if option.startswith(("optimizer=", "scheduler="))]
-SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr")
+SERIES = (
+    "train/loss",
+    "train/accuracy",
+    "val/loss",
+    "val/accuracy",
+    "lr",
+    "inside/c1/gradient_norm",
+    "inside/f6/update_ratio",
+)
 ONCE = ("best/epoch", "best/val_accuracy", "best/val_loss", "test/loss", "test/accuracy")
 LENGTH = "epochs=12"
 SHORT = ["experiment=smoke", "device=cpu", LENGTH]

@@ -31,11 +31,20 @@ from lenetexp.errors import UserError
 from lenetexp.runs import provenance
 from lenetexp.runs.experiment import recorded_config
 from lenetexp.training.evaluate import evaluate
+from lenetexp.training.inside import MEASURES
 
-ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "reproduce"}
-PICTURES = ("confusion_matrix.png", "filters.png", "learning.gif", "learning_curves.png", "mistakes.png")
+ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "predictions.csv", "reproduce"}
+PICTURES = (
+    "confusion_matrix.png", "filters.png", "inside.png", "learning.gif", "learning_curves.png", "mistakes.png"
+)  # fmt: skip
 FIGURES = {f"figures/{name}" for name in PICTURES}
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
+INSIDE = {
+    f"inside/{layer}/{measure}"
+    for layer in ("c1", "c3", "c5", "f6", "output")
+    for measure in MEASURES
+    if measure != "saturated" or layer in ("c1", "c3")  # an activation follows only these
+}
 ONCE = ("best/epoch", "best/val_accuracy", "best/val_loss", "test/loss", "test/accuracy")
 
 
@@ -98,8 +107,8 @@ def check_record(store: Store, epochs: int) -> None:
     assert store.artifacts(run, "checkpoints") == {"checkpoints/best.pt", "checkpoints/last.pt"}
     assert run.data.params == {key: str(value) for key, value in leaves(yaml.safe_load(text("config.yaml")))}
     assert {"optimizer.lr", "model.activation", "dataset.validation", "seed"} <= set(run.data.params)
-    assert set(run.data.metrics) == {*SERIES, *ONCE}
-    for name in SERIES:
+    assert set(run.data.metrics) == {*SERIES, *ONCE, *INSIDE}
+    for name in (*SERIES, *INSIDE):
         assert [step for step, _ in store.history(run, name)] == list(range(1, epochs + 1)), name
     accuracies = dict(store.history(run, "val/accuracy"))
     best = accuracies[int(run.data.metrics["best/epoch"])]

@@ -15,7 +15,8 @@ from lenetexp.config.identity import short_keys, swept_name
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted
-from lenetexp.sweeps.results import best_first, differing_keys, recipes_of, results_table, show_results
+from lenetexp.sweeps.compare import differing_keys
+from lenetexp.sweeps.results import best_first, recipes_of, results_table, show_results
 from lenetexp.sweeps.sweep import Sweep, recorded
 from lenetexp.tracking.query import find_sweep
 from lenetexp.tracking.store import open_store
@@ -93,8 +94,9 @@ def test_a_table_has_a_line_for_each_run_or_with_seeds_for_each_recipe(tmp_path:
     assert none == ["9", "0", "of", "1", "1", "failed"] and failed == ["lr=9", "seed=0:", "OSError:", "no", "room"]
     show_results(best_first(found, ["lr", "seed"]), ["lr", "seed"], tmp_path, None)
     lines = (tmp_path / "table.csv").read_text().splitlines()
-    assert lines[0] == "lr,seed,best_val_accuracy,best_epoch,test_accuracy,seconds,status,reason,run_id"
-    assert lines[3] == "9,0,,,,,failed,OSError: no room,"
+    head = "lr,seed,best_val_accuracy,best_epoch,epochs_to_90,test_accuracy,test_low,test_high,seconds"
+    assert lines[0] == f"{head},status,reason,run_id"
+    assert lines[3] == "9,0,,,,,,,,failed,OSError: no room,"
 
 
 @pytest.mark.parametrize("keys", [["seed"], ["lr"], ["lr", "seed"], []])
@@ -135,7 +137,7 @@ def test_names_are_short_if_nothing_is_lost() -> None:
 def plan() -> Any:
     """Of a sweep over seeds."""
     config = OmegaConf.create({"hydra": {"sweep": {"dir": ""}}})
-    return SimpleNamespace(names=["seed"], identity=lambda: "1234", sweeper=SimpleNamespace(config=config))
+    return SimpleNamespace(names=["seed"], kind="grid", identity=lambda: "1234", sweeper=SimpleNamespace(config=config))
 
 
 def settings_of(here: InProcess, *words: str) -> RunConfig:

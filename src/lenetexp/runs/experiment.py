@@ -245,13 +245,14 @@ class Run:
         return verdict
 
     def evaluate_best(self, outbox: Outbox) -> Scores | None:
-        """Scores the best weights on the test images, draws the pictures, saves the net for MLflow if asked to."""
+        """Scores the best weights on the test images, keeps its predictions, draws pictures, saves the net if asked."""
         data, training, folder = self.data, self.training, self.folder
         model, best = training.model, training.best
         if best is None or training.best_weights is None:
             return None
         model.load_state_dict(training.best_weights)
         test = evaluate(model, data.test)
+        test.save(folder / File.PREDICTIONS)
         outbox.result(
             {
                 BEST_EPOCH: best.epoch,

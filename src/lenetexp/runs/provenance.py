@@ -63,6 +63,11 @@ def command_to_resume(run_id: str | None) -> str:
     return _command([*words, f"resume={run_id or 'true'}"])
 
 
+def words_given() -> list[str]:
+    """The words of this command line, for `shlex.join`, without a password."""
+    return [without_password(word) for word in sys.argv]
+
+
 def _command(words: Sequence[str] | None = None) -> str:
     return without_password(shlex.join(["python", *(words or sys.argv)]))
 

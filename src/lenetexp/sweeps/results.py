@@ -1,4 +1,4 @@
-"""What a set of runs shows: a table, pictures, the best run. Read from MLflow, so at any time: scripts/compare.py."""
+"""What a set of runs shows: a table, pictures, the best run. Read from MLflow, so at any time."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,58 +8,36 @@ from typing import Any
 
 from pandas import DataFrame, Series, isna
 
-from lenetexp.config.identity import NOT_COMPARED, defines_experiment, short, short_keys, swept_name, trust_needed
-from lenetexp.config.schema import CompareConfig
+from lenetexp.config.identity import short, short_keys, swept_name, trust_needed
 from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting.run_summary import how_to_look
 from lenetexp.reporting.terminal import rows, shown, table, try_draw
+from lenetexp.sweeps.findings import findings
+from lenetexp.sweeps.statistics import epochs_to, half_width, wilson
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, TEST_ACCURACY, File, Tag
-from lenetexp.tracking.query import RecordedRun, children, find_runs, find_sweep, get_run
+from lenetexp.tracking.query import RecordedRun, children, get_run
 from lenetexp.tracking.recorder import Recorder
-from lenetexp.tracking.store import Store, open_store
+from lenetexp.tracking.store import Store
 
-SEED, TARGET = "seed", "dataset._target_"
+SEED = "seed"
 # What can become of a run. Whatever was trained to an end is a result; failed and killed runs are not.
 RESULTS = ("finished", "did not learn", "at chance", "collapsed", "diverged", "pruned")
 STATUSES = (*RESULTS, "failed", "killed", "not run")
 # What is known of each run: the columns of table.csv after the swept keys, and others.
-CSV = ("best_val_accuracy", "best_epoch", "test_accuracy", "seconds", "status", "reason", "run_id")
-COLUMNS = (*CSV, "best_val_loss", "curve", "trust", "before", "config_hash")
-# What is known of each recipe: the runs that differ only in their seed. Accuracy, loss and test are means; the half
-# width is that of a 95 % interval; a curve is pairs of epoch and validation accuracy.
-RECIPE = ("accuracy", "loss", "deviation", "half_width", "test", "runs", "ends", "diverged", "curves", "best")
-
-
-def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> None:
-    """Shows the results of a sweep, or of the runs that a filter selects; raises `UserError` if there are none."""
-    store = open_store(settings.tracking, create=False)
-    if settings.runs is None:
-        sweep = find_sweep(store, settings.which)
-        show_results(runs_of(store, sweep), read_index(sweep)["keys"], folder, None)
-        return
-    runs = find_runs(store, settings.runs)
-    if not runs:
-        raise UserError(f"runs={settings.runs}: selects no run of {settings.tracking.experiment}")
-    # A dataset of torchvision's is known by its name: they all have one class.
-    params = [run.params | ({TARGET: name} if (name := run.params.get("dataset.name")) else {}) for run in runs]
-    keys = differing_keys(params)
-    table = best_first([values | row_of(run) for values, run in zip(params, runs, strict=True)], keys)
-    table[keys] = table[keys].fillna("").replace({"None": "null", "True": "true", "False": "false"})  # as typed
-    classes = [key for key in keys if key.endswith("._target_")]
-    table[classes] = table[classes].replace(r".*\.", "", regex=True)  # without their modules
-    show_results(table, keys, folder, None)
-
-
-def differing_keys(params: Sequence[Mapping[str, str]]) -> list[str]:
-    """The params in which runs differ, without those that follow from another."""
-    table = DataFrame(params).drop(columns=[*NOT_COMPARED, *COLUMNS, *RECIPE], errors="ignore")
-    differing = [key for key in table if defines_experiment(key) and table[key].nunique(dropna=False) > 1]
-    # Adam has no momentum: the arguments that only one of several classes has follow from the class.
-    classes = tuple(key.removesuffix("_target_") for key in differing if key.endswith("._target_"))
-    own = [key for key in differing if table[key].notna().all() or not f"{key}.".startswith(classes)]
-    # Of several that always go together, as scheduler.epochs with epochs, the shortest.
-    shortest = table[sorted(own, key=len)].T.drop_duplicates().index
-    return [key for key in own if key in shortest]
+CSV = (
+    "best_val_accuracy", "best_epoch", "epochs_to_90", "test_accuracy", "test_low", "test_high", "seconds", "status",
+    "reason", "run_id",
+)  # fmt: skip
+COLUMNS = (*CSV, "best_val_loss", "curve", "trust", "before", "config_hash", "of_seed", "val_images", "test_images")
+# What is known of each recipe: the runs that differ only in their seed. Accuracy, loss and test are means,
+# to_90 is a median; the half width is that of a 95 % interval; a curve is pairs of epoch and validation accuracy.
+RECIPE = (
+    "accuracy", "loss", "deviation", "half_width", "test", "test_low", "test_high", "to_90", "runs", "ends", "diverged",
+    "curves", "best", "by_seed", "images",
+)  # fmt: skip
+# Columns of the text: those that older runs do not fill, and those that go first if there is no room.
+IF_KNOWN = ("to 90 %", "test interval")
+SPARE = ("test interval", "seconds", "epoch", "deviation", "to 90 %")
 
 
 def runs_of(store: Store, sweep: RecordedRun) -> DataFrame:
@@ -93,7 +71,9 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
     """A run of the store, or a sweep's job that never became one, as `COLUMNS`; `reason` is why its job failed."""
     if run is None:
         return {"status": "failed" if reason else "not run", "reason": reason, "before": False}
-    tags, metrics = run.tags, run.metrics
+    tags, metrics, images = run.tags, run.metrics, run.images
+    test_accuracy, test_images = metrics.get(TEST_ACCURACY, nan), images.get("test", nan)
+    test_low, test_high = wilson(test_accuracy, test_images)
     finished = run.status == "FINISHED"
     status = run.ending or "finished" if finished else run.status.lower()
     # A finished run's reason is of an earlier command that did not get so far.
@@ -102,7 +82,9 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "best_val_accuracy": metrics.get(BEST_ACCURACY, nan),
         "best_val_loss": metrics.get(BEST_LOSS, nan),
         "best_epoch": metrics.get(BEST_EPOCH, nan),
-        "test_accuracy": metrics.get(TEST_ACCURACY, nan),
+        "test_accuracy": test_accuracy,
+        "test_low": test_low,
+        "test_high": test_high,
         "seconds": run.seconds,
         "status": status,
         "reason": known or ("" if finished else reason),
@@ -110,12 +92,18 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "curve": [(metric.step, metric.value) for metric in run.history("val/accuracy")],
         "trust": trust_needed([run.params.get(f"{key}._target_", "") for key in ("model", "dataset")]),
         "before": sweep is not None and tags.get(Tag.PARENT) != sweep,  # run by an earlier command
+        "of_seed": run.params.get(SEED, ""),
+        "val_images": images.get("val", nan),
+        "test_images": test_images,
     }
 
 
 def best_first(found: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> DataFrame:
     """Runs as a table of the swept keys and `COLUMNS`, in the order by which predict.py's run=best is chosen."""
     runs = DataFrame(found, columns=[*keys, *COLUMNS])
+    # One mark for all: a run that learns little would be quick to reach 90 % of its own best.
+    mark = 0.9 * runs.best_val_accuracy.max()
+    runs["epochs_to_90"] = [epochs_to(curve, mark) if isinstance(curve, list) else nan for curve in runs.curve]
     return runs.sort_values(["best_val_accuracy", "best_val_loss"], ascending=[False, True], ignore_index=True)
 
 
@@ -127,19 +115,25 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
         counting = results_of(group)
         if SEED in keys:
             counting = counting.drop_duplicates(SEED)  # the best comes first
-        accuracies = counting.best_val_accuracy
+        accuracies, test = counting.best_val_accuracy, counting.test_accuracy.mean()
+        test_low, test_high = wilson(test, counting.test_images.min())  # several nets, but no more images than one has
         ends = group.status[group.status != "finished"].value_counts(sort=False)
         recipe = {
             "accuracy": accuracies.mean(),
             "loss": counting.best_val_loss.mean(),  # decides between equal accuracies
             "deviation": accuracies.std(),  # n - 1
             "half_width": half_width(accuracies),
-            "test": counting.test_accuracy.mean(),
+            "test": test,
+            "test_low": test_low,
+            "test_high": test_high,
+            "to_90": counting.epochs_to_90.median(),
             "runs": f"{len(accuracies)} of {len(group)}",
             "ends": ", ".join(f"{count} {status}" for status, count in ends.items()),
             "diverged": "diverged" in ends,
             "curves": [*filter(None, group.curve.dropna())],
             "best": group.index[0],  # among the runs
+            "by_seed": dict(zip(counting[SEED if SEED in keys else "of_seed"], accuracies, strict=True)),
+            "images": counting.val_images.min(),
         }
         recipes.append({**group[others].iloc[0], **recipe})
     found = DataFrame(recipes, columns=[*others, *RECIPE])
@@ -151,19 +145,22 @@ def results_of(runs: DataFrame) -> DataFrame:
     return runs[runs.status.isin(RESULTS)].dropna(subset="best_val_accuracy")
 
 
-def half_width(accuracies: Series) -> float:
-    """Half of the 95 % interval of the mean, by Student's t; NaN for fewer than two values."""
-    if len(accuracies) < 2:
-        return nan
-    from scipy.stats import t  # half a second that single runs need not wait for
+def show_results(
+    runs: DataFrame,
+    keys: Sequence[str],
+    folder: Path,
+    recorder: Recorder | None,
+    command: Sequence[str] = (),
+    more: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Prints the table, what it shows and what to do next; saves table and pictures in `folder` and the sweep's run.
 
-    return float(t.ppf(0.975, len(accuracies) - 1) * accuracies.sem())
-
-
-def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: Recorder | None) -> None:
-    """Prints the table and what to do next; saves table and pictures in `folder` and in the sweep's run."""
+    `command` holds the words of the sweep's command line, `more` is told beside what the table shows.
+    """
     recipes = recipes_of(runs, keys)
-    text = results_table(runs, recipes, keys)
+    found = findings(recipes, [key for key in keys if key != SEED], command)
+    told = [*found.lines, *more]
+    text = "\n\n".join([results_table(runs, recipes, keys), *([rows(told)] if told else [])])
     print(f"\n{text}\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     table_txt, table_csv = (folder / name for name in File.TABLES)
@@ -178,10 +175,7 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
 
     has_pictures = best is not None and try_draw(lambda: draw_sweep(recipes, keys, folder / File.FIGURES))
     if best is not None:
-        test = "" if isna(best.test_accuracy) else f", test {best.test_accuracy:.2%}"
-        reached = f"validation {best.best_val_accuracy:.2%}{test}"
-        named = swept_name(best[[*keys]].to_dict()).replace(" ", ", ")  # so that it may be folded
-        pairs.append(("best run", ": ".join(filter(None, [named, reached]))))
+        pairs.append(_best(best, recipes.iloc[0] if has_means(runs, recipes, keys) else None, keys, found.place))
         pairs.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
     if has_pictures:
         pairs.append(("pictures", shown(folder / File.FIGURES)))
@@ -201,9 +195,25 @@ def show_results(runs: DataFrame, keys: Sequence[str], folder: Path, recorder: R
         recorder.artifacts(folder / File.FIGURES, File.FIGURES)
 
 
+def has_means(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> bool:
+    """Whether some runs differ only in their seed."""
+    return SEED in keys and len(recipes) < len(runs)
+
+
+def _best(best: Series, recipe: Series | None, keys: Sequence[str], place: str) -> tuple[str, str]:
+    """The best run; where there are means the best recipe, because its best run is also the one with the best luck."""
+    named = swept_name(best[[key for key in keys if key != SEED or recipe is None]].to_dict())
+    label, mean, accuracy, test = "best run", "", best.best_val_accuracy, best.test_accuracy
+    if recipe is not None:
+        label, mean, accuracy, test = "best settings", "mean ", recipe.accuracy, recipe.test
+    reached = f"{mean}validation {accuracy:.2%}" + ("" if isna(test) else f", test {test:.2%}")
+    said = ": ".join(filter(None, [named.replace(" ", ", "), reached]))  # may be folded at its commas
+    return label, "; ".join(filter(None, [said, place]))
+
+
 def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> str:
     """One line a run, or a recipe if some differ only in their seed; below, why runs failed and what no mean counts."""
-    means = SEED in keys and len(recipes) < len(runs)
+    means = has_means(runs, recipes, keys)
     shown, notes = recipes if means else runs, []
     columns = [key for key in keys if key != SEED or not means]
     settings = {name: shown[key].map(short) for name, key in zip(short_keys(columns), columns, strict=True)}
@@ -213,27 +223,36 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
             "validation": _texts(runs.best_val_accuracy, "{:.2%}"),
             "epoch": _texts(runs.best_epoch, "{:.0f}"),
             "test": _texts(runs.test_accuracy, "{:.2%}"),
+            "test interval": _intervals(runs.test_low, runs.test_high),
+            "to 90 %": _texts(runs.epochs_to_90, "{:.0f}"),
             "seconds": _texts(runs.seconds, "{:.1f}"),
             "status": [f"{run.status} (before)" if run.before else run.status for run in runs.itertuples()],
         }
     else:
         explained = runs[~runs.status.isin(RESULTS)]
-        low = _texts((recipes.accuracy - recipes.half_width).clip(lower=0), "{:.2%}")
-        high = _texts((recipes.accuracy + recipes.half_width).clip(upper=1), "{:.2%}")
+        low = (recipes.accuracy - recipes.half_width).clip(lower=0)
+        high = (recipes.accuracy + recipes.half_width).clip(upper=1)
         known = {
             "runs": recipes.runs,
             "validation": _texts(recipes.accuracy, "{:.2%}"),
             "deviation": _texts(recipes.deviation, "{:.2%}"),
-            "95 % interval": [" to ".join(filter(None, limits)) for limits in zip(low, high, strict=True)],
+            "95 % interval": _intervals(low, high),
             "test": _texts(recipes.test, "{:.2%}"),
+            "test interval": _intervals(recipes.test_low, recipes.test_high),
+            "to 90 %": _texts(recipes.to_90, "{:g}"),
             "ended otherwise": recipes.ends,
         }
         if repeats := int(results_of(runs).duplicated([*keys]).sum()):
             notes = [f"{repeats} left out of the means: of runs that differ in nothing, seed included, the best counts"]
     for _, run in explained.iterrows():
         notes.append(f"{swept_name(run[[*keys]].to_dict()) or run.run_id}: {run.reason or run.status}")
-    return "\n".join([table({**settings, **known}, spare=("seconds", "epoch", "deviation")), *map(wrapped, notes)])
+    columns_shown = {**settings, **{name: texts for name, texts in known.items() if name not in IF_KNOWN or any(texts)}}
+    return "\n".join([table(columns_shown, SPARE), *map(wrapped, notes)])
 
 
 def _texts(numbers: Series, form: str) -> list[str]:
     return ["" if isna(number) else form.format(number) for number in numbers]
+
+
+def _intervals(low: Series, high: Series) -> list[str]:
+    return [" to ".join(filter(None, ends)) for ends in zip(_texts(low, "{:.2%}"), _texts(high, "{:.2%}"), strict=True)]

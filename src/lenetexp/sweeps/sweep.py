@@ -20,7 +20,7 @@ from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.reporting.terminal import SweepProgress, shown
 from lenetexp.runs.interrupt import Interrupted, noted
-from lenetexp.runs.provenance import command_to_resume
+from lenetexp.runs.provenance import command_to_resume, words_given
 from lenetexp.sweeps.plan import Job, Plan, stream
 from lenetexp.sweeps.results import RESULTS, read_index, runs_of, show_results
 from lenetexp.tracking.journal import lock_folder
@@ -38,6 +38,7 @@ class Sweep:
     recorder: Recorder
     folder: Path
     keys: Sequence[str]
+    command: Sequence[str] = ()  # the words of a command line that may be given again with more values
     # What sweep.json keeps of each job, by its config's hash: swept, run_id, reason, place.
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: dict[str, RecordedRun] = field(default_factory=dict)  # by config hash
@@ -93,7 +94,7 @@ class Sweep:
 
     def save_index(self) -> None:
         """Writes down what the sweep consists of, so that its results can be shown at any time; names it by that."""
-        content = {"keys": list(self.keys), "jobs": self.jobs}
+        content = {"keys": list(self.keys), "jobs": self.jobs, "command": list(self.command)}
         runs = "1 run" if len(self.jobs) == 1 else f"{len(self.jobs)} runs"
         name = f"{' × '.join(short_keys(self.keys))}, {runs}"
         self.recorder.store.client.update_run(self.recorder.run_id, name=name)
@@ -122,7 +123,7 @@ class Sweep:
             Recorder(store, child.run_id).mark_killed(reason)
         self.save_index()
         runs = runs_of(store, get_run(store, run_id))
-        show_results(runs, self.keys, self.folder, self.recorder)
+        show_results(runs, self.keys, self.folder, self.recorder, self.command)
         return int((runs.config_hash.isin(self.asked) & ~runs.status.isin(RESULTS)).sum())
 
 
@@ -143,8 +144,9 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
     with noted() as stop_if_asked, _opened(store, folder.resolve(), plan, settings.resume) as sweep:
         with open_dict(plan.sweeper.config):  # a resumed sweep keeps its folder
             plan.sweeper.config.hydra.sweep.dir = str(sweep.folder)
-        # matplotlib is imported while the jobs run.
-        threading.Thread(target=import_module, args=("lenetexp.reporting.sweep_figures",), daemon=True).start()
+        # matplotlib and scipy are imported while the jobs run.
+        for module in ("lenetexp.reporting.sweep_figures", "scipy.stats"):
+            threading.Thread(target=import_module, args=(module,), daemon=True).start()
         status, failed = "FAILED", 0
         try:
             yield sweep
@@ -183,7 +185,8 @@ def _opened(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sw
             for key, value in tags_of_sweep(recorder.run_id, plan.names).items():
                 with suppress(UserError):  # the sweep does not depend on it
                     store.client.set_experiment_tag(store.experiment_id, key, value)
-        yield Sweep(recorder, folder, plan.names, **left)
+        command = words_given() if plan.kind == "grid" else []  # a search would propose other settings
+        yield Sweep(recorder, folder, plan.names, command, **left)
     finally:
         lock.release()
 

@@ -40,6 +40,7 @@ class File:
     MODEL = "model"
     SWEEP = "sweep.json"
     TABLES = ("table.txt", "table.csv")
+    PREDICTIONS = "predictions.csv"
 
 
 # Metrics with a step, which is the epoch: the fields of `EpochRecord`, with / for their first _.

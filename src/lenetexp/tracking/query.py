@@ -1,5 +1,6 @@
 """Reading runs from the store. Whatever the store raises is a `UserError`."""
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ class RecordedRun:
     dataset: str = ""  # its name
     deleted: bool = False
     store: Store | None = None
+    digest: str = ""  # of the dataset's images and labels
+    profile: str = ""  # how many images each split has, as JSON
 
     @property
     def config_hash(self) -> str:
@@ -58,6 +61,14 @@ class RecordedRun:
     def is_result(self) -> bool:
         """Whether it trained to its end, or until it diverged; a pruned run did not."""
         return bool(self.config_hash) and self.status == "FINISHED" and self.ending != "pruned"
+
+    @property
+    def images(self) -> dict[str, int]:
+        """How many images its splits train, val and test have; empty if that is unknown."""
+        with suppress(ValueError):
+            found = json.loads(self.profile)
+            return found if isinstance(found, dict) else {}
+        return {}
 
     @property
     def seconds(self) -> float:
@@ -129,10 +140,11 @@ class RecordedRun:
 
 def _of_store(store: Store, run: "Run") -> RecordedRun:
     info, data = run.info, run.data
-    dataset = next((entry.dataset.name for entry in run.inputs.dataset_inputs), "") if run.inputs else ""
+    dataset = next((entry.dataset for entry in run.inputs.dataset_inputs), None) if run.inputs else None
+    known = (dataset.name, dataset.digest, dataset.profile or "") if dataset else ("", "", "")
     return RecordedRun(
         info.run_id, info.run_name, info.status, dict(data.metrics), dict(data.params), dict(data.tags),
-        info.start_time, info.end_time, dataset, info.lifecycle_stage == "deleted", store,
+        info.start_time, info.end_time, known[0], info.lifecycle_stage == "deleted", store, *known[1:],
     )  # fmt: skip
 
 

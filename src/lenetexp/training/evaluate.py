@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, sqrt
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,12 @@ class Scores:
     @property
     def accuracy(self) -> float:
         return self.correct / len(self.labels)
+
+    def save(self, path: Path) -> None:
+        """Writes one line an image: its number and its classes', all from 0, and the predicted one's probability."""
+        lines = zip(self.labels.tolist(), self.predicted.tolist(), self.confidence.tolist(), strict=True)
+        rows = [f"{image},{label},{guess},{share:.6f}\n" for image, (label, guess, share) in enumerate(lines)]
+        path.write_text("".join(["image,label,predicted,confidence\n", *rows]))
 
     def confusion(self) -> Tensor:
         """classes×classes counts: row the true class, column the predicted one."""

@@ -1,0 +1,150 @@
+"""Whether a difference is more than chance: exact tests and intervals, of numbers alone. See docs/statistics.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import ceil, comb, isnan, log2, nan, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# scipy.stats takes half a second to import, which single runs need not wait for: the functions below do it.
+
+ALPHA = 0.05  # a difference is called one if chance alone shows any such in a table this often at most
+FEWEST_SEEDS = 6  # 2 of 2^5 signs are more than 5 %
+# Half of all signs of 16 seeds, the other half being their mirror image; of more seeds, so many random ones.
+MOST_SIGNS = 2**15
+AT_ONCE = 2_000_000  # numbers in a block of signs × pairs
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one setting is behind another, paired by seed; accuracies in [0, 1]."""
+
+    mean: float
+    half_width: float  # of the 95 % interval of the mean, by Student's t
+    p: float  # corrected for all pairs
+    seeds: int  # that both have
+
+    @property
+    def is_real(self) -> bool:
+        return self.p <= ALPHA
+
+
+def sign_flips(differences: ArrayLike, seed: int = 0) -> Numbers:
+    """The two-sided p of each of P columns of paired differences, corrected for all columns; NaN is a missing pair.
+
+    `differences` is seeds×P. Without an effect each seed's differences are as likely as their negatives, all together.
+    So every pattern of signs is as likely as the one observed (Fisher 1935, section 21): p is the share of the 2^n
+    patterns that are at least as extreme; with more than 16 seeds, of 32,768 random ones. The statistic is the
+    self-normalised sum |Σd| / √Σd², which rises with Student's t (Efron 1969). Corrected by the step-down maximum
+    (Westfall and Young 1993, algorithm 4.1; Romano and Wolf 2005): chance finds any difference in at most 5 % of all
+    tables, however many columns there are and however they depend on each other. One column needs no correction.
+    """
+    found = np.nan_to_num(np.asarray(differences, dtype=float))
+    norms = np.sqrt((found**2).sum(axis=0))
+    scaled = np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
+    observed = np.abs(scaled.sum(axis=0))
+    order = np.argsort(observed)  # the least extreme first: each is compared with those up to itself
+    signs, as_extreme = _signs(len(found), seed), np.zeros(len(order))
+    for block in np.array_split(signs, ceil(len(signs) * len(order) / AT_ONCE)):
+        extremes = np.maximum.accumulate(np.abs(block @ scaled[:, order]), axis=1)
+        as_extreme += (extremes >= observed[order] - 1e-9).sum(axis=0)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(as_extreme[::-1] / len(signs))[::-1]
+    return corrected
+
+
+def _signs(seeds: int, seed: int) -> Numbers:
+    """Patterns×seeds of 1 and -1, the observed one, all 1, among them; of each and its mirror image one."""
+    if 2 ** (seeds - 1) <= MOST_SIGNS:
+        return np.array([(1, *others) for others in product((1, -1), repeat=seeds - 1)], dtype=float)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (MOST_SIGNS, seeds))
+    signs[0] = 1  # with it the p of a random sample is never too small (Phipson and Smyth 2010)
+    return signs
+
+
+def behind(accuracies: ArrayLike, best: int = 0) -> list[Difference]:
+    """How far each of the other settings is behind the one in row `best`, the others in their order.
+
+    `accuracies` is settings×seeds; NaN where a run is missing. Because the best one was chosen by what is tested here,
+    p is corrected for all pairs of settings, not only for those with the best.
+    """
+    table = np.asarray(accuracies, dtype=float)
+    one, other = np.triu_indices(len(table), 1)
+    p = np.ones((len(table), len(table)))
+    p[one, other] = p[other, one] = sign_flips((table[one] - table[other]).T)
+    found = []
+    for row in range(len(table)):
+        if row != best:
+            paired = table[best] - table[row]
+            paired = paired[~np.isnan(paired)]
+            mean = float(paired.mean()) if len(paired) else nan
+            found.append(Difference(mean, half_width(paired), float(p[best, row]), len(paired)))
+    return found
+
+
+def seeds_needed(settings: int) -> int:
+    """Seeds that separate two of so many settings whose means are three seed deviations apart, in nine of ten sweeps.
+
+    With so many the smallest p that all 2^n signs allow, 2/2^n, is at most 5 % for every single pair even by
+    Bonferroni's correction. That the power is over 90 % was simulated: docs/statistics.md.
+    """
+    return max(FEWEST_SEEDS, ceil(log2(2 * comb(settings, 2) / ALPHA)))
+
+
+def half_width(values: ArrayLike) -> float:
+    """Half of the 95 % interval of the mean, by Student's t; NaN for fewer than two values."""
+    known = np.asarray(values, dtype=float)
+    if len(known) < 2:
+        return nan
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(known) - 1, 0.975) * known.std(ddof=1) / sqrt(len(known)))
+
+
+def wilson(accuracy: float, images: float) -> tuple[float, float]:
+    """The 95 % interval of an accuracy in [0, 1] from so many images (Wilson 1927); NaN if one of them is."""
+    if isnan(accuracy) or isnan(images):
+        return nan, nan
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(accuracy * images), int(images)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def two_shares(correct: int, images: int, other_correct: int, other_images: int) -> float:
+    """The two-sided p of two accuracies, by Fisher's exact test.
+
+    It takes the images for different ones. Of two nets that are scored on the same images, which mostly fail on the
+    same ones, it finds a difference less often than McNemar's test would.
+    """
+    from scipy.stats import fisher_exact
+
+    table = [[correct, images - correct], [other_correct, other_images - other_correct]]
+    return float(fisher_exact(table).pvalue)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The two-sided exact p of two nets, from the images that only one of them classifies correctly (McNemar 1947)."""
+    if not only_first + only_second:
+        return 1.0
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def holm(p_values: Sequence[float], among: int = 0) -> list[float]:
+    """Each p corrected for all of them, and for others that are not given, `among` in all (Holm 1979)."""
+    total, corrected, most = max(among, len(p_values)), [1.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        most = max(most, min(1.0, (total - rank) * p_values[i]))
+        corrected[i] = most
+    return corrected
+
+
+def epochs_to(curve: Sequence[tuple[int, float]], accuracy: float) -> float:
+    """The first epoch of a curve of epochs and accuracies that reaches `accuracy`; NaN if none does."""
+    return next((float(epoch) for epoch, reached in curve if reached >= accuracy), nan)
