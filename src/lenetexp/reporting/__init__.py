@@ -5,4 +5,6 @@ run_summary    the start and the end of a run in words
 style          colours, sizes and helpers that all pictures share
 run_figures    the pictures of a run and of predictions
 sweep_figures  the pictures of a sweep
+report         a page to share, from plain values; report.html.j2, .css and .js are what it is made of
+report_parts   the charts and tables of that page, from tables of runs
 """

@@ -5,4 +5,6 @@ grid     every combination of the given values: hydra/sweeper=grid
 search   trials that Optuna proposes: hydra/sweeper=optuna
 sweep    a sweep's own run in MLflow: what is finished, what is left to do
 results  what a set of runs shows: table, pictures, the best run; scripts/compare.py
+repeat   what repeats a run: its recipe, data, code, machine and commands, from its artifacts
+report   a page to share, of a sweep or of one run; scripts/report.py
 """
