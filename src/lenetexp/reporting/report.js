@@ -238,6 +238,9 @@ function sortable(table) {
 }
 
 const charts = JSON.parse(document.getElementById("charts").textContent);
+for (const line of charts.flatMap((one) => one.series.flatMap((series) => series.lines))) {
+  line.points = line.points.map(([x, y, half, cross]) => ({ x, y, half, cross }));
+}
 document.querySelectorAll("[data-chart]").forEach((figure, i) => chart(figure, charts[i]));
 document.querySelectorAll("table").forEach((table) => table.tHead && sortable(table));
 })();

@@ -2,9 +2,11 @@
 
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
+from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,9 +19,8 @@ MOST_POINTS = 40_000  # of a chart
 Pairs = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Point:
-    """A place in a chart, in the units of its axes."""
+class Point(NamedTuple):
+    """A place in a chart, in the units of its axes. A tuple, because the page may hold tens of thousands."""
 
     x: float
     y: float | None  # none: it diverged before it had a value
@@ -134,11 +135,12 @@ def render(report: Report) -> str:
 
 
 def _thinned(chart: Chart) -> Chart:
-    """The chart with so few of its points that the page stays small; the last of each line is kept."""
-    every = -(-sum(len(line.points) for series in chart.series for line in series.lines) // MOST_POINTS)
-    if every <= 1:
-        return chart
-    series = [
-        Series(one.name, [Line(line.name, line.points[::-every][::-1]) for line in one.lines]) for one in chart.series
-    ]
-    return Chart(**{**vars(chart), "series": series})
+    """The chart with so few points, of so few digits, that the page stays small; the last of each line is kept."""
+    count = sum(len(line.points) for series in chart.series for line in series.lines)
+    every = max(1, ceil(count / MOST_POINTS))
+
+    def thin(line: Line) -> Line:
+        kept = line.points[::-every][::-1]
+        return Line(line.name, [p if p.y is None else p._replace(y=float(f"{p.y:.6g}")) for p in kept])
+
+    return replace(chart, series=[Series(one.name, [*map(thin, one.lines)]) for one in chart.series])

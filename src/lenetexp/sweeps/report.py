@@ -162,7 +162,7 @@ def _question(runs: DataFrame, keys: Sequence[str], files: Files) -> str:
         varied.append(
             f"{key} ({listed}{f' from {short(values[0])} to {short(values[-1])}' if many and numeric else ''})"
         )
-    net = str(files.config.get("model", {}).get("_target_", "")).rpartition(".")[2] or "the net"
+    net = dict(files.recipe).get("model._target_", "").rpartition(".")[2] or "the net"
     data = "" if any(key.startswith("dataset") for key in keys) else files.dataset.get("name", "")
     what = " and ".join(filter(None, [", ".join(varied[:-1]), *varied[-1:]]))
     rest = f"{counted(len(runs), 'run')}; everything else is as in the recipe below."
