@@ -67,7 +67,7 @@ def _against(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
 
 def curves_of(runs: DataFrame, keys: Sequence[str], others: Sequence[str]) -> Chart:
     """Validation accuracy by epoch of every run; one series for the runs that share the values of `others`."""
-    drawn = runs[[bool(isinstance(curve, list) and curve) for curve in runs.curve]]
+    drawn = runs[runs.curve.map(lambda curve: isinstance(curve, list) and len(curve) > 0).astype(bool)]
     groups, names = named(drawn, others), named(drawn, keys)
     series = []
     for group in groups.unique():  # the best first, as the runs are

@@ -71,8 +71,9 @@ class Files:
 
     @property
     def origin(self) -> list[tuple[str, str]]:
-        """The data, the code and the machine."""
+        """The data, the code, the machine, and MLflow's experiment."""
         tags, facts = self.run.tags, self.dataset
+        experiment = next((text for key, text in leaves(self.config) if key == "tracking.experiment"), "")
         counts = facts["images"] if isinstance(facts.get("images"), dict) else {}
         images = ", ".join(f"{count} {split}" for split, count in counts.items())
         parts = (facts.get("name"), facts.get("digest") and f"digest {facts['digest']}", images and f"{images} images")
@@ -80,7 +81,8 @@ class Files:
         changed = " with uncommitted changes" if self.read(f"{File.REPRODUCE}/uncommitted.diff").strip() else ""
         commit = f"{tags[Tag.COMMIT]}{changed}" if Tag.COMMIT in tags else ""
         machine = ", ".join(tags[key] for key in (Tag.HOST, Tag.DEVICE) if key in tags)
-        return [pair for pair in (("data", data), ("commit", commit), ("machine", machine)) if pair[1]]
+        found = (("experiment", str(experiment)), ("data", data), ("commit", commit), ("machine", machine))
+        return [pair for pair in found if pair[1]]
 
     def commands(self, of_sweep: str) -> list[tuple[str, str]]:
         """What repeats it and what uses it; a sweep's command is called `of_sweep`."""
