@@ -120,7 +120,7 @@ class Report:
 
 def render(report: Report) -> str:
     """The page. Every text in it is escaped; its policy lets nothing run but its own script, and nothing load."""
-    script, style = ((HERE / f"report.{kind}").read_text() for kind in ("js", "css"))
+    script, style = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     pages = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

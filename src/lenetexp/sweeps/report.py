@@ -47,7 +47,7 @@ def report(settings: ReportConfig, config: dict[str, Any], folder: Path) -> None
             raise UserError(f"run={run.run_id}: is a sweep; its report: sweep={run.run_id}")
         page = of_run(run)
     path = folder / NAME
-    path.write_text(render(page))
+    path.write_text(render(page), encoding="utf-8")
     print(rows([("report", shown(path))]))
 
 
@@ -56,7 +56,7 @@ def add_report(recorder: Recorder, runs: DataFrame, keys: Sequence[str], folder:
     try:
         sweep = get_run(recorder.store, recorder.run_id)
         path = folder / NAME
-        path.write_text(render(of_sweep(sweep, runs, keys)))
+        path.write_text(render(of_sweep(sweep, runs, keys)), encoding="utf-8")
         recorder.artifacts(path)
     except Exception as error:  # whatever it is, it must not end the sweep
         said = f"{type(error).__name__}: {one_line(error)[:200]}"
