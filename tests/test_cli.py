@@ -191,6 +191,7 @@ def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str
         ("predict", "--help", ["  run=latest   ", "  count=10  ", "scripts/predict.py run=best"]),
         ("predict", "--cfg job count=3", ["run: latest", "count: 3"]),
         ("compare", "--help", ["  sweep=latest    ", "scripts/compare.py sweep=latest"]),
+        ("report", "--help", ["  sweep=latest    ", "  run=null    ", "scripts/report.py run=best"]),
         ("sync", "--help", ["  folder=outputs    ", "scripts/sync.py"]),
     ],
 )  # fmt: skip

@@ -295,6 +295,13 @@ class CompareConfig(OtherCommand):
     runs: f.Runs
 
 
+class ReportConfig(OtherCommand):
+    """The settings of scripts/report.py."""
+
+    which: f.SweepId
+    run: f.RunId | None
+
+
 S = TypeVar("S", bound=Settings)
 
 

@@ -8,4 +8,6 @@ range_figure   the picture of a learning-rate range test
 run_figures    the pictures of a run and of predictions
 animation      the first convolution while it learns
 sweep_figures  the pictures of a sweep
+report         a page to share, from plain values; report.html.j2, .css and .js are what it is made of
+report_parts   the charts and tables of that page, from tables of runs
 """

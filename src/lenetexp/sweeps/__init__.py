@@ -8,4 +8,6 @@ results     what a set of runs shows: table, pictures, the best run
 compare     a sweep's results again, or any runs beside each other: scripts/compare.py
 findings    what the numbers support, in words: which settings differ, which are tied, how many seeds it takes
 statistics  exact tests and intervals, of numbers alone
+repeat      what repeats a run: its recipe, data, code, machine and commands, from its artifacts
+report      a page to share, of a sweep or of one run: scripts/report.py
 """

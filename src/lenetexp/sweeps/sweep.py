@@ -22,6 +22,7 @@ from lenetexp.reporting.terminal import SweepProgress, shown
 from lenetexp.runs.interrupt import Interrupted, noted
 from lenetexp.runs.provenance import command_to_resume, words_given
 from lenetexp.sweeps.plan import Job, Plan, stream
+from lenetexp.sweeps.report import add_report
 from lenetexp.sweeps.results import RESULTS, read_index, runs_of, show_results
 from lenetexp.tracking.journal import lock_folder
 from lenetexp.tracking.names import File, Tag
@@ -124,6 +125,7 @@ class Sweep:
         self.save_index()
         runs = runs_of(store, get_run(store, run_id))
         show_results(runs, self.keys, self.folder, self.recorder, self.command)
+        add_report(self.recorder, runs, self.keys, self.folder, self.command)
         return int((runs.config_hash.isin(self.asked) & ~runs.status.isin(RESULTS)).sum())
 
 

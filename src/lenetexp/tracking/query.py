@@ -212,10 +212,7 @@ def find_run(store: Store, which: str) -> RecordedRun:
         return get_run(store, which)
     newest = next(iter(search(store, WITH_WEIGHTS, at_most=1)), None)
     if newest is None:
-        raise UserError(
-            f"run={which}: no finished run in {store.shown}, so there is nothing to predict with; "
-            "train one: python scripts/run.py"
-        )
+        raise UserError(f"run={which}: no finished run in {store.shown}; train one: python scripts/run.py")
     if which == "best":
         chosen, said = _best_on(store, newest.dataset)
     elif Tag.PARENT in newest.tags:

@@ -1,0 +1,137 @@
+"""The charts and tables of a report, from what is known of runs and recipes (`sweeps.results`)."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from math import isfinite
+
+import pandas as pd
+from pandas import DataFrame, Series
+
+from lenetexp.config.identity import short, short_keys
+from lenetexp.reporting.report import Cell, Chart, Line, Point, Table
+from lenetexp.reporting.report import Series as Drawn
+
+MOST_SERIES = 8  # that report.css has colours for
+MOST_TICKS = 8
+ACCURACY = "validation accuracy"
+FORMS = {"best_val_accuracy": "{:.2%}", "best_epoch": "{:.0f}", "test_accuracy": "{:.2%}", "seconds": "{:.1f}"}
+Curve = Sequence[tuple[int, float]]  # a value an epoch
+
+
+def ordered(values: Series, accuracies: Series) -> tuple[list[str], bool]:
+    """Values that occur, each once, and whether they are numbers; numbers ascend, of words the best comes first."""
+    best = accuracies.groupby(values, sort=False).max()
+    numbers = pd.to_numeric(Series(best.index), errors="coerce")
+    if numbers.map(isfinite).all():
+        return [*best.index[numbers.argsort()]], True
+    return [*best.sort_values(ascending=False, kind="stable").index], False
+
+
+def named(table: DataFrame, keys: Sequence[str]) -> Series:
+    """The values of `keys` of each line, as one text."""
+    texts = [", ".join(short(value) for value in values) for values in table[[*keys]].to_numpy()]
+    return Series(texts, table.index, dtype=object)
+
+
+def accuracy_by_key(recipes: DataFrame, keys: Sequence[str]) -> list[Chart]:
+    """Accuracy with its interval against each key; a series for each combination of the other keys' values.
+
+    Numbers of a grid are joined by lines, those that a search drew are not.
+    """
+    return [_against(recipes, key, [other for other in keys if other != key]) for key in keys if len(recipes)]
+
+
+def _against(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
+    values, numeric = ordered(recipes[key], recipes.accuracy)
+    names = named(recipes, others)
+    count = names.nunique()
+    grid = len(recipes) > 0.75 * len(values) * count
+    if count > MOST_SERIES or (not grid and 4 * count > len(recipes)):  # too many or too small
+        names, grid = Series("", recipes.index), not others
+    numbers = [float(value) for value in values] if numeric else []
+    places = dict(zip(values, numbers or range(len(values)), strict=True))
+    series = []
+    for name in ordered(names, recipes.accuracy)[0]:
+        own = recipes[names == name]
+        known = zip(own[key].map(places), own.accuracy, own.half_width, own.diverged, strict=True)
+        points = [Point(float(x), _or_none(y), _or_none(half) or 0.0, bool(cross)) for x, y, half, cross in known]
+        series.append(Drawn(name, [Line(name, sorted(points, key=lambda point: point.x))]))
+    return Chart(
+        key, key, ACCURACY, series, ", ".join(short_keys(others)),
+        words=None if numeric else [short(value) for value in values],
+        ticks=numbers if grid and 0 < len(numbers) <= MOST_TICKS else None,
+        log=numeric and numbers[0] > 0 and numbers[-1] >= 8 * numbers[0],
+        percent=True, dots=True, joined=numeric and grid,
+    )  # fmt: skip
+
+
+def curves_of(runs: DataFrame, keys: Sequence[str], others: Sequence[str]) -> Chart:
+    """Validation accuracy by epoch of every run; one series for the runs that share the values of `others`."""
+    drawn = runs[runs.curve.map(lambda curve: isinstance(curve, list) and len(curve) > 0).astype(bool)]
+    groups, names = named(drawn, others), named(drawn, keys)
+    series = []
+    for group in groups.unique():  # the best first, as the runs are
+        own = drawn.index[groups == group]
+        series.append(Drawn(group or "all runs", [_line(names[i], drawn.curve[i]) for i in own]))
+    heading = ", ".join(short_keys(others))
+    return Chart("Every run, by epoch", "epoch", ACCURACY, series, heading, percent=True)
+
+
+def curves_of_run(histories: Mapping[str, Curve]) -> list[Chart]:
+    """Accuracy and loss of one run by epoch, from its metrics' histories."""
+    charts = []
+    for what, unit, percent in (("accuracy", "", True), ("loss", " (nats an example)", False)):
+        found = {word: histories.get(f"{key}/{what}") for word, key in (("validation", "val"), ("training", "train"))}
+        series = [Drawn(word, [_line(word, curve)]) for word, curve in found.items() if curve]
+        charts.append(Chart(what.capitalize(), "epoch", f"{what}{unit}", series, percent=percent))
+    return [chart for chart in charts if chart.series]
+
+
+def table_of_runs(runs: DataFrame, keys: Sequence[str], endings: Sequence[Cell]) -> Table:
+    """A line a run, of which `endings` say how it ended."""
+    columns = [*short_keys(keys), "validation", "epoch", "test", "seconds", "ended", "why", "run"]
+    lines = []
+    for values, known, cell in zip(runs[[*keys]].to_numpy(), runs.to_dict("records"), endings, strict=True):
+        said = Cell(f"{cell.text} (before)", kind=cell.kind) if known["before"] else cell
+        numbers = [_cell(known[name], form) for name, form in FORMS.items()]
+        texts = [
+            Cell("" if isinstance(text, float) else str(text or "")) for text in (known["reason"], known["run_id"])
+        ]
+        lines.append([*map(_setting, values), *numbers, said, *texts])
+    return _without_empty(Table("Every run, the best first", columns, lines))
+
+
+def table_of_means(recipes: DataFrame, keys: Sequence[str]) -> Table:
+    """A line for each combination of values of `keys`."""
+    columns = [*short_keys(keys), "runs", "validation", "± (95 %)", "deviation", "test", "ended otherwise"]
+    lines = []
+    for values, known in zip(recipes[[*keys]].to_numpy(), recipes.to_dict("records"), strict=True):
+        numbers = [_cell(known[name], "{:.2%}") for name in ("accuracy", "half_width", "deviation", "test")]
+        lines.append([*map(_setting, values), Cell(known["runs"]), *numbers, Cell(known["ends"])])
+    note = "Means over the seeds; ± is half of the 95 % interval of the mean, by Student's t."
+    return _without_empty(Table("Every setting, the best mean first", columns, lines, note))
+
+
+def _without_empty(table: Table) -> Table:
+    """The table without columns that say nothing."""
+    told = [i for i, column in enumerate(zip(*table.rows, strict=True)) if any(cell.text for cell in column)]
+    lines = [[row[i] for i in told] for row in table.rows]
+    return Table(table.title, [table.columns[i] for i in told], lines, table.note)
+
+
+def _setting(value: str) -> Cell:
+    with suppress(ValueError):
+        return Cell(short(value), _or_none(float(value)))
+    return Cell(short(value))
+
+
+def _cell(number: float, form: str) -> Cell:
+    return Cell("") if _or_none(number) is None else Cell(form.format(number), float(number))
+
+
+def _line(name: str, curve: Curve) -> Line:
+    return Line(name, [Point(step, value) for step, value in curve if isfinite(value)])
+
+
+def _or_none(number: float) -> float | None:
+    return float(number) if isfinite(number) else None
