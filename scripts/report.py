@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from lenetexp import cli
-from lenetexp.config.schema import ReportConfig
+from lenetexp.config.commands import ReportConfig
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")

@@ -8,7 +8,8 @@ from PIL import Image
 
 from helpers import InProcess, composed, in_process, make_pictures, run_script
 from lenetexp import predict
-from lenetexp.config.schema import PredictConfig, check
+from lenetexp.config.commands import PredictConfig
+from lenetexp.config.schema import check
 from lenetexp.datasets.local import digits
 
 

@@ -5,7 +5,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from lenetexp.config.schema import FindLrConfig
+from lenetexp.config.commands import FindLrConfig
 from lenetexp.datasets.load import load
 from lenetexp.errors import UserError, wrapped
 from lenetexp.reporting.terminal import progress_bar, shown, try_draw

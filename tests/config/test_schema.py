@@ -7,7 +7,8 @@ import pytest
 
 from helpers import composed
 from lenetexp.config import fields
-from lenetexp.config.schema import PredictConfig, RunConfig, check
+from lenetexp.config.commands import PredictConfig
+from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.models.lenet import ACTIVATIONS
 

@@ -30,7 +30,8 @@ from helpers import (
     start_run,
     wait_for_epochs,
 )  # fmt: skip
-from lenetexp.config.schema import RunConfig, SyncConfig, check
+from lenetexp.config.commands import SyncConfig
+from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal

@@ -23,8 +23,9 @@ from helpers import (
     run_script,
 )
 from lenetexp import predict
+from lenetexp.config.commands import PredictConfig
 from lenetexp.config.identity import leaves
-from lenetexp.config.schema import Dataset, PredictConfig, check
+from lenetexp.config.schema import Dataset, check
 from lenetexp.datasets.load import load
 from lenetexp.datasets.local import digits
 from lenetexp.errors import UserError

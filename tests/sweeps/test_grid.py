@@ -12,7 +12,8 @@ import pytest
 from mlflow.entities import Run
 
 from helpers import PROJECT, Done, Started, Store, all_gone, composed, family, journals, run_script, wait_for_runs
-from lenetexp.config.schema import CompareConfig, check
+from lenetexp.config.commands import CompareConfig
+from lenetexp.config.schema import check
 from lenetexp.sweeps.compare import compare
 
 # A custom net that does what its setting says, after some training.

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from helpers import InProcess, Store, composed, run_script
-from lenetexp.config.schema import ReportConfig, check
+from lenetexp.config.commands import ReportConfig
+from lenetexp.config.schema import check
 from lenetexp.errors import UserError
 from lenetexp.sweeps.repeat import alone_command
 from lenetexp.sweeps.report import VERDICT, add_report, ending, report

@@ -10,7 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from helpers import InProcess, Server, Started, Store, run_script, wait_for_epochs
-from lenetexp.config.schema import SyncConfig, check
+from lenetexp.config.commands import SyncConfig
+from lenetexp.config.schema import check
 from lenetexp.errors import UserError
 from lenetexp.tracking import outbox as module
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Start

@@ -1,7 +1,8 @@
 """From the composed Hydra config to checked, typed settings.
 
 fields    the types of single values, each with the words for what it allows
-schema    the settings of every command as pydantic models; `check`
+schema    the settings of a run as pydantic models; `check`
+commands  the settings of the commands beside run.py
 messages  one sentence for every mistake that pydantic, Hydra or OmegaConf reports
 help      what --help and tab completion tell of the settings
 identity  which keys define an experiment; its hash, its name, and how two of them differ

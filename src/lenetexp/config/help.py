@@ -11,8 +11,9 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 from omegaconf import Container, DictConfig, OmegaConf
 from pydantic import ValidationError
 
+from lenetexp.config.commands import PredictConfig
 from lenetexp.config.identity import leaves
-from lenetexp.config.schema import PredictConfig, RunConfig
+from lenetexp.config.schema import RunConfig
 from lenetexp.errors import wrapped
 
 COMMENT = re.compile(r"^(\w+):.* # (.+)$", re.MULTILINE)

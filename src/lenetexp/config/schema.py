@@ -1,4 +1,4 @@
-"""The settings of every command, checked. Imports neither torch nor MLflow: a sweep checks all its configs first."""
+"""The settings of a run, checked. Imports neither torch nor MLflow: a sweep checks all its configs first."""
 
 import json
 from collections.abc import Mapping
@@ -226,32 +226,18 @@ class RunConfig(Settings):
         """The net and how it is trained, as far as the settings alone tell."""
         dataset, augment = self.dataset, self.dataset.augment
         parts = [
-            f"{self.model.name} ({', '.join(_words(self.model.call()))}) on {dataset.call().get('name', dataset.name)}",
+            f"{self.model.name} ({', '.join(words(self.model.call()))}) on {dataset.call().get('name', dataset.name)}",
             f"{counted(self.epochs, 'epoch')} at batch size {self.batch_size}",
-            " ".join([self.optimizer.name, *_words(self.optimizer.call())]),
+            " ".join([self.optimizer.name, *words(self.optimizer.call())]),
             self.scheduler.name,
             f"seed {self.seed}",
-            *_words({"clip_norm": self.clip_norm, "patience": self.patience}),
-            *([] if augment is None else [" ".join(["augment", *_words(augment.model_dump())])]),
+            *words({"clip_norm": self.clip_norm, "patience": self.patience}),
+            *([] if augment is None else [" ".join(["augment", *words(augment.model_dump())])]),
         ]
         return ", ".join(parts)
 
 
-class FindLrConfig(RunConfig):
-    """The settings of scripts/find_lr.py."""
-
-    from_lr: f.AboveZero
-    to_lr: f.AboveZero
-    steps: f.Count
-
-    @property
-    def headline(self) -> str:
-        batches = f"{self.steps:,} steps of {self.batch_size} images"
-        rates = f"optimizer.lr from {self.from_lr:g} to {self.to_lr:g}"
-        return f"{self.model.name} ({', '.join(_words(self.model.call()))}), {self.optimizer.name}, {batches}, {rates}"
-
-
-def _words(arguments: Mapping[str, Any]) -> list[str]:
+def words(arguments: Mapping[str, Any]) -> list[str]:
     """Arguments that do something, as one would say them: relu, nesterov, momentum=0.9."""
     unsaid = ("_target_", "eps", "fused")  # how the arithmetic is done
     said = {key: value for key, value in arguments.items() if value and key not in unsaid}
@@ -259,47 +245,6 @@ def _words(arguments: Mapping[str, Any]) -> list[str]:
         value if key == "activation" else key if value is True else f"{key}={value:g}" if isinstance(value, float)
         else f"{key}={value}" for key, value in said.items()
     ]  # fmt: skip
-
-
-class OtherCommand(Settings):
-    """A command beside run.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    tracking: Tracking
-
-
-class PredictConfig(OtherCommand):
-    """The settings of scripts/predict.py."""
-
-    run: f.RunId
-    count: f.Count
-    images: f.Paths
-    invert: Literal["auto", True, False]
-    probabilities: bool
-    root: f.Text | None
-    trust: list[f.Text]
-    device: Device
-
-
-class SyncConfig(OtherCommand):
-    """The settings of scripts/sync.py."""
-
-    folder: f.Text
-
-
-class CompareConfig(OtherCommand):
-    """The settings of scripts/compare.py."""
-
-    which: f.SweepId
-    runs: f.Runs
-
-
-class ReportConfig(OtherCommand):
-    """The settings of scripts/report.py."""
-
-    which: f.SweepId
-    run: f.RunId | None
 
 
 S = TypeVar("S", bound=Settings)

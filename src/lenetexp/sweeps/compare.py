@@ -6,8 +6,8 @@ from typing import Any
 
 from pandas import DataFrame
 
+from lenetexp.config.commands import CompareConfig
 from lenetexp.config.identity import NOT_COMPARED, defines_experiment, swept_name
-from lenetexp.config.schema import CompareConfig
 from lenetexp.errors import UserError
 from lenetexp.sweeps.findings import of_two
 from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, read_index, row_of, runs_of, show_results

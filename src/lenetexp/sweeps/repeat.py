@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from lenetexp.config.identity import LOCATION_KEYS, leaves
+from lenetexp.config.identity import RECORDING_KEYS, leaves
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.reporting.report import LARGEST, Picture
@@ -65,7 +65,7 @@ class Files:
 
     @property
     def recipe(self) -> list[tuple[str, str]]:
-        flat = leaves({key: value for key, value in self.config.items() if key not in LOCATION_KEYS})
+        flat = leaves({key: value for key, value in self.config.items() if key not in RECORDING_KEYS})
         words = {None: "null", True: "true", False: "false"}
         return [(key, words[value] if value is None or isinstance(value, bool) else str(value)) for key, value in flat]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pandas import DataFrame
 
+from lenetexp.config.commands import ReportConfig
 from lenetexp.config.identity import short, swept_name
-from lenetexp.config.schema import ReportConfig
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.reporting.report import Cell, Report, render
 from lenetexp.reporting.report_parts import (

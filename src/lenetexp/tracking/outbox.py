@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from lenetexp.config.schema import SyncConfig
+from lenetexp.config.commands import SyncConfig
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import AnyEvent, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, in_use

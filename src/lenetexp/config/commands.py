@@ -1,0 +1,63 @@
+"""The settings of the commands beside run.py, checked."""
+
+from typing import Literal
+
+from pydantic import ConfigDict
+
+from lenetexp.config import fields as f
+from lenetexp.config.schema import Device, RunConfig, Settings, Tracking, words
+
+
+class FindLrConfig(RunConfig):
+    """The settings of scripts/find_lr.py."""
+
+    from_lr: f.AboveZero
+    to_lr: f.AboveZero
+    steps: f.Count
+
+    @property
+    def headline(self) -> str:
+        batches = f"{self.steps:,} steps of {self.batch_size} images"
+        rates = f"optimizer.lr from {self.from_lr:g} to {self.to_lr:g}"
+        return f"{self.model.name} ({', '.join(words(self.model.call()))}), {self.optimizer.name}, {batches}, {rates}"
+
+
+class OtherCommand(Settings):
+    """A command beside run.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    tracking: Tracking
+
+
+class PredictConfig(OtherCommand):
+    """The settings of scripts/predict.py."""
+
+    run: f.RunId
+    count: f.Count
+    images: f.Paths
+    invert: Literal["auto", True, False]
+    probabilities: bool
+    root: f.Text | None
+    trust: list[f.Text]
+    device: Device
+
+
+class SyncConfig(OtherCommand):
+    """The settings of scripts/sync.py."""
+
+    folder: f.Text
+
+
+class CompareConfig(OtherCommand):
+    """The settings of scripts/compare.py."""
+
+    which: f.SweepId
+    runs: f.Runs
+
+
+class ReportConfig(OtherCommand):
+    """The settings of scripts/report.py."""
+
+    which: f.SweepId
+    run: f.RunId | None
