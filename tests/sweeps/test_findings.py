@@ -6,15 +6,13 @@ import subprocess
 import sys
 from math import nan
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from pandas import DataFrame
 
 from helpers import InProcess, Store, composed, run_script
-from lenetexp.config.commands import CompareConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import CompareConfig, check
 from lenetexp.sweeps.compare import compare
 from lenetexp.sweeps.findings import findings, with_seeds
 from lenetexp.sweeps.results import best_first, recipes_of, show_results
@@ -44,7 +42,7 @@ def test_settings_that_differ_and_settings_that_are_tied() -> None:
     said, place = of({"x": x, "y": [value - 0.0001 * (-1) ** i for i, value in enumerate(x)], "z": near(0.9)})
     assert place == "tied with 1 other"
     assert re.search(r"best: a=[xy]\ntied with the best: a=[xy] by 0.00 ± 0.01 points \(p = 1.000\)\n", said)
-    assert re.search(r"behind beyond seed noise: a=z by 6.\d\d ± 0.\d\d points \(p = 0.008\)\n", said)
+    assert re.search(r"behind beyond seed noise: a=z by 7.\d\d ± 0.\d\d points \(p = 0.0[01]\d\)\n", said)
     assert said.endswith("sign-flip tests, paired over 8 seeds, corrected for 3 pairs; ± is a 95 % interval")
 
 
@@ -85,7 +83,7 @@ def test_one_setting_is_compared_with_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("used", "seeds"),
-    [([], "range(4)"), (["0"], "range(4)"), (["3", "2"], "range(2,6)"), (["7", "1"], "1,2,3,7"), (["5"], "range(5,9)")],
+    [([], "range(4)"), (["0"], "range(4)"), (["3", "2"], "range(2,6)"), (["7", "1"], "1,2,3,7")],
 )  # fmt: skip
 def test_seeds_are_added_to_those_that_were_used(used: list[str], seeds: str) -> None:
     words = ["run.py", "-m", "sweep=lr", "seed=9", "resume=false", "seed_like=1"]
@@ -110,19 +108,15 @@ def test_the_best_settings_are_told_by_their_means_and_not_by_a_lucky_seed(
     assert "99.00%" not in out
     one = DataFrame(found)[["a", "best_val_accuracy"]].iloc[[0, 3]].assign(**known, val_images=100)
     show_results(best_first(one.to_dict("records"), ["a"]), ["a"], tmp_path, None)
-    assert "best run  a=y: validation 99.00%; tied with 1 other\n" in capsys.readouterr().out.replace("  best", "best")
+    assert " best run a=y: validation 99.00%; alone at the top " in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A sweep of two seeds, in its folder, and what it printed."""
-    cwd = tmp_path_factory.mktemp("seeds")
-    words = ["-m", "experiment=smoke", "model.activation=relu,sigmoid", "seed=0,1", "epochs=1"]
-    return cwd, run_script("run", *words, cwd=cwd, timeout=300)
-
-
-def test_the_command_that_a_summary_gives_adds_the_seeds_that_it_needs(swept: Any) -> None:
-    cwd, done = swept
+def test_the_command_that_a_summary_gives_adds_the_seeds_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    cwd, words = tmp_path, ["-m", "experiment=smoke", "model.activation=relu,sigmoid", "seed=0,1", "epochs=1"]
+    done = run_script("run", *words, cwd=cwd, timeout=300)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "2 cannot show a difference" in said and "2 settings need 6" in said and "4 more" in said
