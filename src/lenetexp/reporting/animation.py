@@ -26,7 +26,7 @@ Pixels = NDArray[np.uint8]
 
 
 def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequence[EpochRecord], folder: Path) -> None:
-    """Writes learning.gif, under 2 MB; none if the net has no convolution on them."""
+    """Writes learning.gif, under 2 MB; nothing if the net has no convolution on the images."""
     name, layer = first_convolution(model) or ("", None)
     if not frames or layer is None or layer.in_channels != data.image_shape[0]:
         return
