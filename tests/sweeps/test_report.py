@@ -98,7 +98,7 @@ def test_what_a_user_typed_is_text(swept: Store) -> None:
         text = text_of(page)
         assert f"renamed {HOSTILE}" in text and f"experiment {EXPERIMENT}" in text
     asked = re.search(r"change with model.note \((.*?)\) and seed", text_of(reported(swept)))
-    assert asked and sorted(asked[1].split(", ")) == [HOSTILE, "fails", "plain"]
+    assert asked and sorted(asked[1].split(", ")) == [f"'{HOSTILE}'", "fails", "plain"]
 
 
 def test_the_report_of_a_run(swept: Store) -> None:
