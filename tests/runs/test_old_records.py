@@ -47,7 +47,7 @@ def test_an_old_sweep_is_compared(old: Store) -> None:
 
 
 def test_an_old_sweep_and_an_old_run_are_reported(old: Store) -> None:
-    for words, expected in (("sweep=latest", "Accuracy by setting"), (f"run={FINISHED}", "<h1>seed=1</h1>")):
+    for words, expected in (("sweep=latest", "Accuracy by setting"), (f"run={FINISHED}", "Learning curves")):
         path = shown(old, "report", words).split()[-1]
         assert expected in (old.cwd / path).read_text()
 
