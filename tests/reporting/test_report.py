@@ -96,7 +96,7 @@ class Page(HTMLParser):
 
 def test_a_page_holds_every_part() -> None:
     page = Page(render(report()))
-    assert page.all("h1") == "title relu\n" or page.all("h1").startswith("title relu")
+    assert page.all("h1").startswith("title relu")
     headings = ["Results", "Accuracy by setting", "Learning curves", "Inside the net", "Mistakes", "To repeat it"]
     assert [text for text in page.texts["h2"] if text.strip()] == headings
     body = page.all("p", "dd", "li", "td", "th", "button", "span", "code", "figcaption", "caption")

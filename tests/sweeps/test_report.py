@@ -114,6 +114,19 @@ def test_the_report_of_a_run(swept: Store) -> None:
     assert page.count('<figure class="chart"') == 2 and "Mistakes" in text
 
 
+def test_the_best_and_the_worst_run_are_beside_each_other_inside(swept: Store) -> None:
+    """If they have the picture."""
+    assert "Inside the net" not in reported(swept)
+    added = [path.with_name("inside.png") for path in swept.cwd.glob("outputs/sweeps/*/*/figures/mistakes.png")]
+    for path in added:
+        path.write_bytes(path.with_name("mistakes.png").read_bytes())
+    page = reported(swept)
+    for path in added:
+        path.unlink()
+    captions = re.findall(r"<figcaption>(The \w+ run): ", page)
+    assert captions == ["The best run", "The worst run", "The best run"] and page.count("data:image/png") == 3
+
+
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [
