@@ -51,12 +51,14 @@ def report(settings: ReportConfig, config: dict[str, Any], folder: Path) -> None
     print(rows([("report", shown(path))]))
 
 
-def add_report(recorder: Recorder, runs: DataFrame, keys: Sequence[str], folder: Path) -> None:
+def add_report(
+    recorder: Recorder, runs: DataFrame, keys: Sequence[str], folder: Path, findings: Sequence[str] = ()
+) -> None:
     """Writes a sweep's report into its folder and its run; a note if that fails, as the results are there without."""
     try:
         sweep = get_run(recorder.store, recorder.run_id)
         path = folder / NAME
-        path.write_text(render(of_sweep(sweep, runs, keys)), encoding="utf-8")
+        path.write_text(render(of_sweep(sweep, runs, keys, findings)), encoding="utf-8")
         recorder.artifacts(path)
     except Exception as error:  # whatever it is, it must not end the sweep
         said = f"{type(error).__name__}: {one_line(error)[:200]}"
