@@ -96,7 +96,7 @@ class Page(HTMLParser):
 
 def test_a_page_holds_every_part() -> None:
     page = Page(render(report()))
-    assert page.all("h1") == "title relu\n" or page.all("h1").startswith("title relu")
+    assert page.all("h1").startswith("title relu")
     headings = ["Results", "Accuracy by setting", "Learning curves", "Inside the net", "Mistakes", "To repeat it"]
     assert [text for text in page.texts["h2"] if text.strip()] == headings
     body = page.all("p", "dd", "li", "td", "th", "button", "span", "code", "figcaption", "caption")
@@ -115,11 +115,12 @@ def test_what_a_report_lacks_is_left_out() -> None:
 
 def test_hostile_names_are_text() -> None:
     """Wherever a user's own words may be, in the page and in the data of its charts."""
-    plain, hostile = Page(render(report())), Page(render(report(HOSTILE)))
+    word = "relu".ljust(len(HOSTILE), "x")
+    plain, hostile = Page(render(report(word))), Page(render(report(HOSTILE)))
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert [[*attributes] for _, attributes in hostile.tags] == [[*attributes] for _, attributes in plain.tags]
     for tag in ("title", "h1", "p", "dd", "li", "td", "th", "code", "figcaption"):
-        assert hostile.all(tag).count(HOSTILE) == plain.all(tag).count("relu") > 0, tag
+        assert hostile.all(tag).count(HOSTILE) == plain.all(tag).count(word) > 0, tag
     script, data = (
         [text for (tag, attributes), text in scripts_of(page)] for page in (render(report()), render(report(HOSTILE)))
     )

@@ -47,6 +47,12 @@ def test_an_old_sweep_is_compared(old: Store) -> None:
         assert line in " ".join(out.split())
 
 
+def test_an_old_sweep_and_an_old_run_are_reported(old: Store) -> None:
+    for words, expected in (("sweep=latest", "Accuracy by setting"), (f"run={FINISHED}", "Learning curves")):
+        path = shown(old, "report", words).split()[-1]
+        assert expected in (old.cwd / path).read_text()
+
+
 def test_an_old_run_predicts(old: Store) -> None:
     out = shown(old, "predict", f"run={FINISHED}", "count=3")
     assert out.count("predicted:") == 3 and "another digest" not in out

@@ -99,7 +99,7 @@ def test_what_a_user_typed_is_text(swept: Store) -> None:
         text = text_of(page)
         assert f"renamed {HOSTILE}" in text and f"experiment {EXPERIMENT}" in text
     asked = re.search(r"change with model.note \((.*?)\) and seed", text_of(reported(swept)))
-    assert asked and sorted(asked[1].split(", ")) == [HOSTILE, "fails", "plain"]
+    assert asked and sorted(asked[1].split(", ")) == [f"'{HOSTILE}'", "fails", "plain"]
 
 
 def test_the_report_of_a_run(swept: Store) -> None:
@@ -113,6 +113,19 @@ def test_the_report_of_a_run(swept: Store) -> None:
     assert "One run of Net (" in text and " on digits, 2 epochs at batch size 32, Adam lr=0.002" in text
     assert "Every run" not in text and "Accuracy by setting" not in text
     assert page.count('<figure class="chart"') == 2 and "Mistakes" in text
+
+
+def test_the_best_and_the_worst_run_are_beside_each_other_inside(swept: Store) -> None:
+    """If they have the picture."""
+    assert "Inside the net" not in reported(swept)
+    added = [path.with_name("inside.png") for path in swept.cwd.glob("outputs/sweeps/*/*/figures/mistakes.png")]
+    for path in added:
+        path.write_bytes(path.with_name("mistakes.png").read_bytes())
+    page = reported(swept)
+    for path in added:
+        path.unlink()
+    captions = re.findall(r"<figcaption>(The \w+ run): ", page)
+    assert captions == ["The best run", "The worst run", "The best run"] and page.count("data:image/png") == 3
 
 
 @pytest.mark.parametrize(
