@@ -12,7 +12,8 @@ import pytest
 from pandas import DataFrame
 
 from helpers import InProcess, Store, composed, run_script
-from lenetexp.config.schema import CompareConfig, check
+from lenetexp.config.commands import CompareConfig
+from lenetexp.config.schema import check
 from lenetexp.sweeps.compare import compare
 from lenetexp.sweeps.findings import findings, with_seeds
 from lenetexp.sweeps.results import best_first, recipes_of, show_results

@@ -12,8 +12,9 @@ from lenetexp.config.commands import ReportConfig
 from lenetexp.config.schema import check
 from lenetexp.errors import UserError
 from lenetexp.sweeps.repeat import alone_command
-from lenetexp.sweeps.report import VERDICT, add_report, ending, report
+from lenetexp.sweeps.report import add_report, ending, report
 from lenetexp.sweeps.results import best_first
+from lenetexp.tracking.names import Tag
 from lenetexp.tracking.query import RecordedRun
 from lenetexp.tracking.recorder import create_run
 from lenetexp.tracking.store import open_store
@@ -75,9 +76,9 @@ def test_it_says_what_was_asked_what_came_out_and_how_to_repeat_it(swept: Store)
     text = text_of(page)
     assert "How does the validation accuracy of Net on digits change with model.note (" in text
     assert "and seed (1, 2)? 6 runs; everything else is as in the recipe below." in text
-    for part in ("best setting", "4 finished", "2 failed", ": a <b>reason</b>", "Every setting", "Every run"):
+    for part in ("best setting", "4 learned", "2 failed", ": a <b>reason</b>", "Every setting", "Every run"):
         assert part in text, part
-    assert page.count("data:image/png;base64,") == 1, "the mistakes of the best run"
+    assert page.count("data:image/png;base64,") == 3, "inside the best and the worst run, the mistakes of the best"
     best = get_run_of(swept).data
     assert f"only {best.tags['mlflow.runName']} python scripts/run.py experiment=smoke" in text
     assert re.search(r"digits, digest \w{36}, 1295 train, 143 val, 359 test images", text)
@@ -108,7 +109,7 @@ def test_the_report_of_a_run(swept: Store) -> None:
     text = text_of(page)
     assert (
         f"record run {run.info.run_id} in sqlite:///" in text
-        and f"ended {run.data.tags.get(VERDICT, 'finished')}" in text
+        and f"ended {run.data.tags.get(Tag.VERDICT, 'finished')}" in text
     )
     assert "One run of Net (" in text and " on digits, 2 epochs at batch size 32, Adam lr=0.002" in text
     assert "Every run" not in text and "Accuracy by setting" not in text
@@ -116,16 +117,17 @@ def test_the_report_of_a_run(swept: Store) -> None:
 
 
 def test_the_best_and_the_worst_run_are_beside_each_other_inside(swept: Store) -> None:
-    """If they have the picture."""
-    assert "Inside the net" not in reported(swept)
-    added = [path.with_name("inside.png") for path in swept.cwd.glob("outputs/sweeps/*/*/figures/mistakes.png")]
-    for path in added:
-        path.write_bytes(path.with_name("mistakes.png").read_bytes())
+    """If they have the picture: runs with diagnostics=off have none."""
     page = reported(swept)
-    for path in added:
-        path.unlink()
     captions = re.findall(r"<figcaption>(The \w+ run): ", page)
-    assert captions == ["The best run", "The worst run", "The best run"] and page.count("data:image/png") == 3
+    assert captions == ["The best run", "The worst run", "The best run"], "the last has its mistakes"
+    pictures = [*swept.cwd.glob("outputs/sweeps/*/*/figures/inside.png")]
+    for path in pictures:
+        path.rename(path.with_suffix(".away"))
+    page = reported(swept)
+    for path in pictures:
+        path.with_suffix(".away").rename(path)
+    assert pictures and "Inside the net" not in page and page.count("data:image/png") == 1
 
 
 @pytest.mark.parametrize(
@@ -155,11 +157,11 @@ def test_a_sweep_ends_well_without_its_report(
     settings = check(ReportConfig, composed(f"tracking.uri={here.uri}", name="report"))
     recorder = create_run(open_store(settings.tracking), "s", {})
     (tmp_path / "report.html").mkdir()
-    add_report(recorder, best_first([], ["lr"]), ["lr"], tmp_path)
+    add_report(recorder, best_first([], ["lr"]), ["lr"], tmp_path, [])
     out = capsys.readouterr().out
     assert re.match(rf"note: no report \(IsADirectoryError: .*\); later: .*report.py sweep={recorder.run_id}", out)
     (tmp_path / "report.html").rmdir()
-    add_report(recorder, best_first([], ["lr"]), ["lr"], tmp_path)  # of a sweep without a run
+    add_report(recorder, best_first([], ["lr"]), ["lr"], tmp_path, [])  # of a sweep without a run
     assert "<h1>s</h1>" in (tmp_path / "report.html").read_text() and here.artifacts(here.runs[0]) == {"report.html"}
 
 
@@ -190,7 +192,7 @@ def test_a_record_that_is_damaged_is_reported_as_far_as_it_goes(here: InProcess,
 def test_a_run_that_is_a_result_is_called_by_its_verdict(
     status: str, verdict: str | None, text: str, kind: str
 ) -> None:
-    run = RecordedRun("1", "r", "FINISHED", {}, {}, {VERDICT: verdict} if verdict else {}, 0)
+    run = RecordedRun("1", "r", "FINISHED", {}, {}, {Tag.VERDICT: verdict} if verdict else {}, 0)
     assert (ending(status, run).text, ending(status, run).kind) == (text, kind)
     assert ending(status, None).text == status
 

@@ -241,7 +241,7 @@ class Run:
         outbox.tag(Tag.VERDICT, verdict.text)
         if verdict.ending != LEARNED:
             outbox.tag(Tag.ENDING, verdict.ending)
-            outbox.tag(Tag.REASON, verdict.sentence)
+            outbox.tag(Tag.REASON, verdict.explanation)
         return verdict
 
     def evaluate_best(self, outbox: Outbox) -> Scores | None:

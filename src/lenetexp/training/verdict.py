@@ -28,6 +28,11 @@ class Verdict:
     def sentence(self) -> str:
         return "; ".join([self.text, *self.reasons])
 
+    @property
+    def explanation(self) -> str:
+        """What the sentence adds to the ending."""
+        return "; ".join(self.reasons) if self.text == self.ending and self.reasons else self.sentence
+
 
 def judge(history: Sequence[EpochRecord], classes: int, images: int, diverged: Diverged | None = None) -> Verdict:
     """The verdict on a finished training; `images` are those of the validation accuracy."""
