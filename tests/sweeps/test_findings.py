@@ -15,7 +15,7 @@ from helpers import InProcess, Store, composed, run_script
 from lenetexp.config.commands import CompareConfig
 from lenetexp.config.schema import check
 from lenetexp.sweeps.compare import compare
-from lenetexp.sweeps.findings import findings, with_seeds
+from lenetexp.sweeps.findings import Findings, findings, with_seeds
 from lenetexp.sweeps.results import best_first, recipes_of, show_results
 
 COMMAND = ["scripts/run.py", "-m", "model.a=x,y", "seed=0,1"]
@@ -163,3 +163,8 @@ def test_two_runs_are_compared_on_each_test_image(
     assert "McNemar" not in compared(), "other test images"
     path.unlink()
     assert "McNemar" not in compared(), "an older run"
+
+
+def test_in_a_report_a_command_follows_its_sentence() -> None:
+    lines = [("best", "lr=0.1"), ("seeds needed", "3 more:"), ("", "python scripts/run.py -m seed=1")]
+    assert Findings(lines).sentences == ["best: lr=0.1", "seeds needed: 3 more: python scripts/run.py -m seed=1"]

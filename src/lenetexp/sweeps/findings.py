@@ -30,6 +30,17 @@ class Findings:
     lines: list[tuple[str, str]] = field(default_factory=list)
     place: str = ""
 
+    @property
+    def sentences(self) -> list[str]:
+        """The lines as they read one below the other; what has no label belongs to the line before."""
+        found: list[str] = []
+        for label, said in self.lines:
+            if label or not found:
+                found.append(f"{label}: {said}")
+            else:
+                found[-1] += f" {said}"
+        return found
+
 
 def findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) -> Findings:
     """Compares the best recipe with every other.

@@ -24,7 +24,7 @@ from lenetexp.reporting.report_parts import (
 from lenetexp.reporting.terminal import rows, shown
 from lenetexp.sweeps.findings import findings
 from lenetexp.sweeps.repeat import Files
-from lenetexp.sweeps.results import RESULTS, SEED, read_index, recipes_of, results_of, row_of, runs_of
+from lenetexp.sweeps.results import RESULTS, SEED, has_means, read_index, recipes_of, results_of, row_of, runs_of
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, SERIES, TEST_ACCURACY, Tag
 from lenetexp.tracking.query import RecordedRun, children, find_run, find_sweep, get_run
 from lenetexp.tracking.recorder import Recorder
@@ -63,7 +63,8 @@ def add_report(recorder: Recorder, runs: DataFrame, keys: Sequence[str], folder:
         said = f"{type(error).__name__}: {one_line(error)[:200]}"
         print(f"note: no report ({said}); later: python scripts/report.py sweep={recorder.run_id}", flush=True)
         return
-    print(rows([("report".ljust(len("best run")), shown(path))]), flush=True)  # below the rows of the results
+    widest = "best settings" if has_means(runs, recipes_of(runs, keys), keys) else "best run"
+    print(rows([("report".ljust(len(widest)), shown(path))]), flush=True)  # below the rows of the results
 
 
 def of_sweep(sweep: RecordedRun, runs: DataFrame, keys: Sequence[str], command: Sequence[str] = ()) -> Report:
@@ -101,9 +102,7 @@ def of_sweep(sweep: RecordedRun, runs: DataFrame, keys: Sequence[str], command: 
         asked=_question(runs, keys, of_best),
         facts=facts,
         endings=[Cell(f"{count} {text}", kind=kind) for (text, kind), count in counts.most_common()],
-        findings=[
-            f"{name}: {said}" for name, said in findings(recipes, [key for key in keys if key != SEED], command).lines
-        ],
+        findings=findings(recipes, [key for key in keys if key != SEED], command).sentences,
         tables=tables,
         by_key=accuracy_by_key(recipes, others),
         curves=[curves_of(runs, keys, others)],
