@@ -1,6 +1,7 @@
 """A recipe to the learning rates at which it learns: a table of numbers, a picture, a suggestion."""
 
 import csv
+import shlex
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,13 @@ def find_lr(settings: FindLrConfig, config: dict[str, Any], folder: Path) -> Non
     else:
         low, best, high = found
         print(wrapped(f"The loss falls from lr={low:.2g} on, fastest at {best:.2g}, up to {high:.2g}."))
-        print(f"  try      python scripts/run.py optimizer.lr={best:.2g}")
-        print(f"  a sweep  python scripts/run.py -m optimizer.lr={low:.2g},{(low * high) ** 0.5:.2g},{high:.2g}")
+        own = tuple(f"{key}=" for key in ("from_lr", "to_lr", "steps", "optimizer.lr"))
+        recipe_given = shlex.join(word for word in settings.given if not word.startswith(own))
+        sweep = f"optimizer.lr={low:.2g},{(low * high) ** 0.5:.2g},{high:.2g}"
+        print(
+            "  try      " + " ".join(filter(None, ["python scripts/run.py", recipe_given, f"optimizer.lr={best:.2g}"]))
+        )
+        print("  a sweep  " + " ".join(filter(None, ["python scripts/run.py -m", recipe_given, sweep])))
     print(f"  numbers  {shown(folder / 'lr_range.csv')}")
     if drawn:
         print(f"  picture  {shown(folder / 'lr_range.png')}")

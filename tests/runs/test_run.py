@@ -44,7 +44,7 @@ INSIDE = {
     f"inside/{layer}/{measure}"
     for layer in ("c1", "c3", "c5", "f6", "output")
     for measure in MEASURES
-    if measure != "saturated" or layer in ("c1", "c3")  # an activation follows only these
+    if measure != "saturated" and (measure != "dead" or layer in ("c1", "c3"))  # of relu; it follows only these
 }
 ONCE = ("best/epoch", "best/val_accuracy", "best/val_loss", "test/loss", "test/accuracy")
 

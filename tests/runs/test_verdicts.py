@@ -10,7 +10,7 @@ PLAIN = ("epochs=3", "clip_norm=null", "scheduler=constant", "model.init=torch",
 @pytest.mark.parametrize(
     ("asked", "ending", "reasons"),
     [
-        (("epochs=3", "optimizer.lr=1"), "did not learn", ["100% of c", "is saturated (flat for every image)"]),
+        (("epochs=3", "optimizer.lr=1"), "did not learn", ["100% of c", "is dead (flat for every image)"]),
         (("epochs=2", "optimizer.lr=0.00001"), "did not learn", ["optimizer.lr is too small"]),
         (
             (*PLAIN, "model.activation=sigmoid", "optimizer.lr=0.001"),

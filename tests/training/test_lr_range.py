@@ -45,7 +45,7 @@ def test_without_a_fall_nothing_is_suggested(losses: list[float]) -> None:
 def test_the_command_suggests_rates_that_learn(tmp_path: Path) -> None:
     done = run_script("find_lr", "steps=300", "device=cpu", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    rate = re.search(r"python scripts/run.py optimizer.lr=(\S+)", done.stdout)
+    rate = re.search(r"try      python scripts/run.py device=cpu optimizer.lr=(\S+)", done.stdout)
     assert rate and 3e-3 <= float(rate[1]) <= 0.1, "docs/defaults.md: these learn"
     (folder,) = (tmp_path / "outputs/lr_ranges").iterdir()
     assert {path.name for path in folder.iterdir()} == {"lr_range.csv", "lr_range.png"}

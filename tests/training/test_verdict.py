@@ -52,11 +52,9 @@ HEALTHY = {
     ("measured", "reasons"),
     [
         ({}, []),
-        ({"c3/saturated": 0.95}, ["95% of c3 is saturated", "a smaller optimizer.lr or another"]),
-        (
-            {"c3/saturated": 1.0, "output/update_ratio": 0.08},
-            ["100% of c3 is saturated", "output by 8% of its weights"],
-        ),
+        ({"c3/dead": 0.95}, ["95% of c3 is dead", "a smaller optimizer.lr or another"]),
+        ({"c3/saturated": 0.95}, ["95% of what c3 passes on is saturated", "a smaller optimizer.lr or another"]),
+        ({"c3/dead": 1.0, "output/update_ratio": 0.08}, ["100% of c3 is dead", "output by 8% of its weights"]),
         ({f"{layer}/update_ratio": 3e-6 for layer in ("c1", "c3", "output")}, ["no layer by more than 3e-06"]),
         ({"c3/activation_deviation": 1e-3}, ["what reaches output differs by only 1e-03"]),
         ({"c1/gradient_norm": 1e-6}, ["the gradient at c1 is only 3e-06 of that at output"]),
@@ -77,3 +75,9 @@ def test_only_the_epochs_after_a_collapse_count_for_its_reason() -> None:
         EpochRecord(epoch, 1.0, 0.1, 1.0, 0.1, 0.1, 1000.0, False, HEALTHY) for epoch in (2, 3)
     ]
     assert judge(history, 10, 143).reasons == ()
+
+
+def test_one_epoch_says_nothing_of_a_rate_that_its_schedule_ends_at() -> None:
+    """After the only epoch of a cosine the next step is next to nothing, whatever the rate was."""
+    small = HEALTHY | {f"{layer}/update_ratio": 3e-6 for layer in ("c1", "c3", "output")}
+    assert judge(records(0.1, inside=small), 10, 143).reasons == ()

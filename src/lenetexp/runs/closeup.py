@@ -17,8 +17,8 @@ class Closeup:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 for row in csv.DictReader(file):
-                    # A killed command may have left a torn line, or an epoch that is trained again.
-                    if None not in row.values() and int(row["epoch"]) <= done:
+                    # A killed command may have left an epoch that is trained again.
+                    if float(row["epoch"]) <= done:
                         self.rows.append({key: float(value) for key, value in row.items() if value})
 
     def add(self, epoch: int, batch: int, inside: dict[str, float]) -> None:

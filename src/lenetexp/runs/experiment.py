@@ -224,9 +224,9 @@ class Run:
                 outbox.epoch(record.epoch, _metrics(record))
                 if record.improved and training.best_weights is not None:
                     save_checkpoint(folder / File.BEST, training.best_weights)
-                save_checkpoint(folder / File.LAST, training.state_dict())
-                if closeup is not None:
+                if closeup is not None:  # before the checkpoint: an epoch that is trained again replaces its rows
                     closeup.write()
+                save_checkpoint(folder / File.LAST, training.state_dict())
                 progress.epoch(record)
                 if (folder / STOP).exists():
                     outbox.tag(Tag.ENDING, "pruned")

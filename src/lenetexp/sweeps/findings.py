@@ -68,13 +68,18 @@ def findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) ->
 def _by_seeds(names: Sequence[str], table: statistics.Numbers, shared: int) -> Findings:
     tied: list[str] = []
     real: list[str] = []
+    few: list[str] = []
     for name, other in zip(names[1:], statistics.behind(table), strict=True):
         # Without a comma, at which the text may be folded.
         said = f"{name} by {100 * other.mean:.2f} ± {100 * other.half_width:.2f} points ({_p(other.p)})"
-        (real if other.is_real else tied).append(said)
+        if other.seeds < FEWEST_SEEDS:
+            few.append(name)
+        else:
+            (real if other.is_real else tied).append(said)
     pairs = counted(comb(len(names), 2), "pair")
     method = f"sign-flip tests, paired over {shared} seeds, corrected for {pairs}; ± is a 95 % interval"
-    return _told(names[0], tied, real, "behind beyond seed noise", method)
+    found = _told(names[0], tied, real, "behind beyond seed noise", method)
+    return Findings([*found.lines, *([("too few seeds", _listed(few))] if few else [])], found.place)
 
 
 def _by_images(names: Sequence[str], compared: DataFrame) -> Findings:

@@ -63,6 +63,8 @@ def serve() -> None:
     """Answers calls, one after the other, until the process that sends them closes its end or dies."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the other process sends all it has before it ends
         signal.signal(getattr(signal, name, signal.SIGINT), signal.SIG_IGN)
+    import lenetexp.tracking.store  # noqa: F401  # sets what MLflow reads when it is imported
+
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # only answers may go where they are read
     calls: queue.Queue[Any] = queue.Queue()

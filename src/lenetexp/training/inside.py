@@ -5,8 +5,10 @@ so that a resumed run has the same record.
 """
 
 import copy
+import re
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 
@@ -23,8 +25,12 @@ from lenetexp.training.state import Training
 IMAGES = 16  # spread evenly over the training set, which may be in the order of its classes
 # An activation is flat where its slope is below this share of its steepest: for sigmoid beyond 0.013 and 0.987.
 FLAT = 0.05
-# What is measured of each layer, in this order.
-MEASURES = ("activation_mean", "activation_deviation", "saturated", "gradient_norm", "weight_norm", "update_ratio")
+# An end that keeps a larger share of the slope, as that of leaky_relu, is not flat.
+LEAKS = 1e-3
+# What is measured of each layer; saturated or dead only of one that an activation follows.
+MEASURES = (
+    "activation_mean", "activation_deviation", "saturated", "dead", "gradient_norm", "weight_norm", "update_ratio"
+)  # fmt: skip
 
 
 @dataclass
@@ -51,15 +57,21 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
     """`MEASURES` of every layer with weights, under "layer/measure"; what is not finite or does not apply is left out.
 
     activation_mean is over all values of the layer's activation; activation_deviation is from image to image, the root
-    mean square over all values. saturated is the share of values at which the activation is flat; if it is flat at its
-    lower end only, as relu, the share of units (neurons or maps) that are flat for every image. gradient_norm and
-    weight_norm are Euclidean, over weight and bias; update_ratio is the norm of the change by the optimizer's next step
-    on these images, over weight_norm.
+    mean square over all values. saturated is the share of values at which an activation with two flat ends is flat;
+    dead, of one that is flat at its lower end only, the share of units (neurons or maps) that are flat for every image.
+    gradient_norm and weight_norm are Euclidean, over weight and bias; update_ratio is the norm of the change by the
+    optimizer's next step on these images, over weight_norm.
     """
     model, optimizer = copy.deepcopy((training.model, training.optimizer))
     calls: list[Call] = []
-    leaves = [(name, module) for name, module in model.named_modules() if not [*module.children()]]
-    hooks = [module.register_forward_hook(_noting(name, calls)) for name, module in leaves]
+    hooks = []
+    for name, module in model.named_modules():
+        if getattr(module, "inplace", False):  # it would overwrite what is looked at
+            module.inplace = False
+        if not [*module.children()]:
+            # MLflow takes no empty part of a name, and few characters.
+            shown = re.sub(r"[^\w.\- ]", "_", name) or type(module).__name__
+            hooks.append(module.register_forward_hook(_noting(shown, calls)))
     rows = torch.linspace(0, len(split) - 1, min(IMAGES, len(split)), device=split.labels.device).long()
     devices = [split.labels.device] if split.labels.is_cuda else []
     with torch.random.fork_rng(devices=devices):  # a custom net may draw
@@ -76,8 +88,9 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
         if call.name in layers:
             found |= {f"{call.name}/{key}": value for key, value in _activation(call, following).items()}
     for name, layer in layers.items():
-        found[f"{name}/gradient_norm"] = _flat(p.grad for p in layer.parameters() if p.grad is not None).norm()
         found[f"{name}/weight_norm"] = before[name].norm()
+        if gradients := [p.grad for p in layer.parameters() if p.grad is not None]:  # it may be frozen
+            found[f"{name}/gradient_norm"] = _flat(gradients).norm()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     for group in optimizer.param_groups:  # the scheduler has set the next rate, which is zero after the last step
@@ -106,15 +119,16 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 def _activation(call: Call, following: Call | None) -> dict[str, Tensor]:
     """What a layer passes on: its output after its activation, if a module follows that is one."""
-    passed, saturated = call.returned, None
+    passed, flat = call.returned, dict[str, Tensor]()
     if following is not None and following.given.shape == passed.shape:
         passed = following.given  # a function may have been in between
         if _is_activation(following):
-            passed, saturated = following.returned, _saturated(following)
+            passed = following.returned
+            with suppress(Exception):  # it may want more than a row of numbers, as PReLU does
+                flat = _flat_share(following)
     means = passed.mean(0)
     deviation = (passed - means).square().mean().sqrt()  # `std` takes five times longer
-    known = {"activation_mean": means.mean(), "activation_deviation": deviation}
-    return known if saturated is None else {**known, "saturated": saturated}
+    return {"activation_mean": means.mean(), "activation_deviation": deviation, **flat}
 
 
 def _is_activation(call: Call) -> bool:
@@ -124,12 +138,16 @@ def _is_activation(call: Call) -> bool:
     return (known or custom) and call.returned.shape == call.given.shape
 
 
-def _saturated(call: Call) -> Tensor:
+def _flat_share(call: Call) -> dict[str, Tensor]:
     """The share of values beyond an activation's flat ends; of units, if only its lower end is flat."""
     grid = torch.linspace(-20, 20, 2001, device=call.given.device)
     slopes = call.module(grid).diff().abs()
-    steep = torch.nonzero(slopes > FLAT * slopes.max()).flatten()
+    steepest = slopes.max()
+    steep = torch.nonzero(slopes > FLAT * steepest).flatten()
     low, high = grid[steep[0]], grid[steep[-1] + 1]
-    if steep[-1] + 1 < len(slopes):
-        return ((call.given < low) | (call.given > high)).float().mean()
-    return (call.given.transpose(0, 1).flatten(1).amax(1) <= low).float().mean()
+    low_end, high_end = (end <= LEAKS * steepest for end in (slopes[0], slopes[-1]))
+    if low_end and high_end:
+        return {"saturated": ((call.given < low) | (call.given > high)).float().mean()}
+    if low_end:
+        return {"dead": (call.given.transpose(0, 1).flatten(1).amax(1) <= low).float().mean()}
+    return {}

@@ -84,7 +84,8 @@ def suggested(steps: Sequence[Step]) -> tuple[float, float, float] | None:
     fall = start - losses[bottom]
     if fall < 0.05 * start:
         return None
-    low = next(steps[i].lr for i in range(bottom + 1) if start - losses[i] >= BEGUN * fall)
+    # Of a small batch, the first losses jump: the last step that had not fallen yet counts.
+    low = steps[max((i for i in range(bottom) if start - losses[i] < BEGUN * fall), default=0) + 1].lr
     high = max(steps[bottom].lr / MARGIN, low)
     width = max(len(steps) // 20, 1)
     slope = {

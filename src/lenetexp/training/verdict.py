@@ -58,22 +58,26 @@ def _why(history: Sequence[EpochRecord]) -> Iterator[str]:
         return
     last = inside[-1]
     layers = list(dict.fromkeys(key.rpartition("/")[0] for key in last))
-    flat = {layer: last.get(f"{layer}/saturated", 0.0) for layer in layers}
-    dead = next((layer for layer in layers if flat[layer] >= SATURATED), None)
+    dead = next((layer for layer in layers if last.get(f"{layer}/dead", 0.0) >= SATURATED), None)
+    flat = next((layer for layer in layers if last.get(f"{layer}/saturated", 0.0) >= SATURATED), None)
     # The schedule's last steps are tiny; what a layer behind a dead one does is no guide.
     steps = {layer: median(one.get(f"{layer}/update_ratio", 0.0) for one in inside) for layer in layers}
     largest = max(layers, key=lambda layer: steps[layer])
     if dead is not None:
-        yield f"{flat[dead]:.0%} of {dead} is saturated (flat for every image), so that nothing passes it"
+        yield f"{last[f'{dead}/dead']:.0%} of {dead} is dead (flat for every image), so that nothing passes it"
+    elif flat is not None:
+        share = f"{last[f'{flat}/saturated']:.0%}"
+        yield f"{share} of what {flat} passes on is saturated, where its activation has almost no slope"
     if steps[largest] > TOO_LARGE:
         size = f"{steps[largest]:.0%} of its weights"
         yield f"one step changes {largest} by {size}: optimizer.lr is too large, try a tenth"
-    elif steps[largest] < TOO_SMALL and dead is None:
+    elif len(inside) > 1 and max(one.get(f"{largest}/update_ratio", 0.0) for one in inside) < TOO_SMALL and not dead:
         size = f"{steps[largest]:.0e} of its weights"
         yield f"one step changes no layer by more than {size}: optimizer.lr is too small, try ten times as much"
-    elif dead is not None:
+    elif dead is not None or flat is not None:
         yield "a smaller optimizer.lr or another model.activation may keep it alive"
-    yield from _vanished(last, layers) if dead is None else ()
+    if dead is None and flat is None:
+        yield from _vanished(last, layers)
 
 
 def _vanished(last: Mapping[str, float], layers: Sequence[str]) -> Iterator[str]:
