@@ -31,13 +31,19 @@ def inside(rows: Sequence[Mapping[str, float]], unit: str, title: str) -> Figure
     figure = new_figure(11, height, title, fitted=False)
     figure.subplots_adjust(left=0.065, right=0.965, wspace=0.1, top=1 - 0.72 / height, bottom=0.5 / height)
     colours = colormaps["viridis"].with_extremes(bad=WRONG)
+    values = {
+        measure: np.array([[row.get(f"{layer}/{measure}", np.nan) for row in rows] for layer in layers])
+        for measure in MAPS
+    }
+    # Behind a dead layer, rounding errors are left.
+    nothing = {measure: values[measure] < low / 1000 for measure, (_, low, _) in MAPS.items()}
+    # Updates also end with their schedule, which is no death.
+    nothing["update_ratio"] = nothing["gradient_norm"]
+    ends = (0.5, len(rows) + 0.5, len(layers) - 0.5, -0.5)
     for axes, (measure, (name, low, high)) in zip(
         figure.subplots(1, len(MAPS), sharey=True), MAPS.items(), strict=True
     ):
-        values = np.array([[row.get(f"{layer}/{measure}", np.nan) for row in rows] for layer in layers])
-        ends = (0.5, len(rows) + 0.5, len(layers) - 0.5, -0.5)
-        # Behind a dead layer, rounding errors are left.
-        shown = np.ma.masked_less(values, low / 1000).clip(low)
+        shown = np.ma.array(values[measure], mask=nothing[measure]).clip(low)
         image = axes.imshow(
             shown, norm=LogNorm(low, high), cmap=colours, aspect="auto", extent=ends, interpolation="none"
         )
