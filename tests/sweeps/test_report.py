@@ -42,7 +42,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Store:
     cwd = tmp_path_factory.mktemp("report")
     (cwd / "mine.py").write_text(MINE)
     done = run_script("run", *SWEEP, cwd=cwd, timeout=300)
-    assert "2 of 6 runs failed" in done.stderr and "  report    outputs/sweeps/" in done.stdout, done.stdout
+    assert "2 of 6 runs failed" in done.stderr
+    assert re.search(r"^  report +outputs/sweeps/", done.stdout, re.MULTILINE), done.stdout
     return Store(cwd, experiment=EXPERIMENT)
 
 
