@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        buffer = BytesIO()
+        torch.save(content, buffer)  # straight to a full disk, torch would hide the reason
         with aside.open("wb") as file:
-            torch.save(content, file)
+            file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -156,8 +159,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
-    except (OSError, RuntimeError) as error:  # torch's writer turns the first into the second
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)[:120]
+    except OSError as error:
+        reason = error.strerror
         raise UserError(f"{path} cannot be written ({reason}); the checkpoint before it is intact") from error
     finally:
         with suppress(OSError):
