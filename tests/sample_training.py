@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Data
+from lenetexp.losses import CrossEntropy
 from lenetexp.models.lenet import LeNet
 from lenetexp.optim import Schedule
 from lenetexp.training.loop import Recipe, fit
@@ -18,7 +19,9 @@ def make_training(model: nn.Module | None = None, lr: float = 0.05, momentum: fl
     model = model or LeNet(activation="relu")
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     schedule = Schedule(torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5), "epoch")
-    return Training(model, optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False), forward=model)
+    return Training(
+        model, CrossEntropy(), optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False), forward=model
+    )
 
 
 def train(training: Training, data: Data, **options: Any) -> list[EpochRecord]:

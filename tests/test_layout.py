@@ -16,7 +16,7 @@ LAYERS = """
     errors
     config
     cli
-    datasets models optim
+    datasets models losses optim
     training
     tracking
     reporting
@@ -100,13 +100,14 @@ def test_a_library_is_imported_by_one_package_only(library: str, package: str) -
 
 
 def test_there_is_one_training_loop() -> None:
-    """Beside the plain one that it is measured against, and the one step of the diagnostics."""
+    """Beside the plain one that it is measured against, the one step of the diagnostics, and the second derivatives."""
     loops = {
         name
         for name, tree in TREES.items()
         if any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(tree))
     }
-    assert loops == {"src/lenetexp/training/loop.py", "src/lenetexp/training/inside.py", PLAIN_LOOP}
+    ours = {f"src/lenetexp/training/{name}.py" for name in ("loop", "inside", "curvature")}
+    assert loops == ours | {PLAIN_LOOP}
 
 
 def test_nothing_heavy_is_imported_where_help_would_wait_for_it() -> None:

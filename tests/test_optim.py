@@ -74,9 +74,18 @@ def scaled_by_squares(lr: float, keep: float, add: float) -> Iterator[float]:
         yield w
 
 
+def levenberg_marquardt() -> Iterator[float]:
+    """Before any curvature is measured, none: a step of lr / mu times the gradient."""
+    w = W
+    for g in GRADIENTS:
+        w -= 5e-4 / 0.02 * g
+        yield w
+
+
 RULES: dict[str, Callable[[], Iterator[float]]] = {
     "optimizer=sgd": lambda: sgd(lr=0.05),
     "optimizer=adam": adam,
+    "optimizer=levenberg_marquardt": levenberg_marquardt,
     "optimizer=adamw": lambda: adam(decay=0.01),
     "optimizer=rmsprop": lambda: scaled_by_squares(0.001, keep=0.99, add=0.01),
     "optimizer=adagrad": lambda: scaled_by_squares(0.01, keep=1, add=1),
@@ -118,6 +127,8 @@ def test_an_optimizer_does_not_import_the_compiler() -> None:
         ("optimizer._target_=torch.optim.Nope", "optimizer: Nope.*torch.optim.Nope"),
         ("scheduler=plateau scheduler.factor=1.5", "scheduler: ReduceLROnPlateau.*Factor should be"),
         ("scheduler=onecycle optimizer=adagrad", "scheduler: OneCycleLR.*cycle_momentum=True.*must support momentum"),
+        ("scheduler=piecewise scheduler.starts=[2,3]", r"scheduler.starts=\[2, 3\]: must be epochs that rise from 1"),
+        ("scheduler=piecewise scheduler.factors=[1]", r"scheduler.factors=\[1\]: must be as many .* 5"),
         ("scheduler=plateau scheduler.interval=batch", "scheduler.interval=batch: must be epoch"),
         ("scheduler=warmup_cosine scheduler.interval=epoch", "scheduler.interval=epoch: must be batch"),
         ("scheduler=onecycle scheduler.interval=epoch", "scheduler.interval=epoch: must be batch"),
@@ -185,6 +196,12 @@ def test_step_is_the_tutorials_schedule() -> None:
     """1e-3 for its ten epochs; the drop would come with the eleventh."""
     seen = rates("experiment=tutorial", "optimizer.lr=1e-3", epochs=21)
     assert seen == pytest.approx([1e-3] * 10 + [1e-4] * 10 + [1e-5])
+
+
+def test_piecewise_is_lenet_5s_schedule() -> None:
+    """5e-4 for two epochs, 2e-4 and 1e-4 for three each, 5e-5 for four, then 1e-5 (LeCun et al. 1998, section III B)."""
+    seen = rates("scheduler=piecewise", "optimizer.lr=5e-4", epochs=20)
+    assert seen == pytest.approx([5e-4] * 2 + [2e-4] * 3 + [1e-4] * 3 + [5e-5] * 4 + [1e-5] * 8)
 
 
 def test_multistep_drops_after_the_epochs_listed() -> None:

@@ -7,6 +7,7 @@ config     a composed config, checked, typed and explained
 cli        what all commands share
 datasets   images and labels
 models     LeNet
+losses     what training minimises
 optim      optimizers and learning-rate schedules
 training   the loop
 tracking   the record in MLflow

@@ -1,14 +1,15 @@
-"""Optimizers and schedulers as a config names them, when a scheduler is stepped, and schedules that torch lacks."""
+"""Optimizers and schedulers as a config names them, when a scheduler is stepped, and what torch lacks of both."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from bisect import bisect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import cos, nan, pi
 from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -111,3 +112,55 @@ def warmup_cosine(
         return final + (1 - final) * (1 + cos(pi * done)) / 2
 
     return LambdaLR(optimizer, factor)
+
+
+def piecewise(optimizer: Optimizer, starts: Sequence[int], factors: Sequence[float]) -> LambdaLR:
+    """From epoch `starts[i]` on (the first is 1), `factors[i]` of the optimizer's learning rate; `UserError` if not."""
+    if list(starts) != sorted({*starts}) or not starts or starts[0] != 1:
+        raise UserError(f"scheduler.starts={list(starts)}: must be epochs that rise from 1, as [1,3,6]")
+    if len(factors) != len(starts):
+        raise UserError(f"scheduler.factors={list(factors)}: must be as many as scheduler.starts, {len(starts)}")
+    return LambdaLR(optimizer, lambda epoch: factors[bisect(starts, epoch + 1) - 1])
+
+
+class DiagonalLevenbergMarquardt(Optimizer):
+    """The stochastic diagonal Levenberg-Marquardt step that LeNet-5 was trained with, one image at a time.
+
+    Every weight has its own rate, `lr` / (h + `mu`), with h the mean second derivative of the loss by this weight over
+    `samples` training images. The loop measures h before each epoch (`training.curvature`); the rates are fixed during
+    the epoch. LeCun, Bottou, Orr and Müller: Efficient BackProp (1998), section 9.1; LeCun et al. (1998), appendix C.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, mu: float = 0.02, samples: int = 500) -> None:
+        super().__init__(params, {"lr": lr, "mu": mu, "samples": samples})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["scale"] = torch.full_like(parameter, 1 / mu)
+
+    def set_curvature(self, parameter: nn.Parameter, curvature: Tensor) -> None:
+        """Sets the rates of a parameter's weights, `curvature` being h, not negative, in the parameter's shape."""
+        mu = next(group["mu"] for group in self.param_groups if any(parameter is own for own in group["params"]))
+        self.state[parameter]["scale"] = 1 / (curvature + mu)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step against the gradients; a weight without one stays."""
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            scales = [self.state[parameter]["scale"] for parameter in moved]
+            torch._foreach_addcmul_(moved, [parameter.grad for parameter in moved], scales, -group["lr"])
+
+
+def running_mean(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """The update of an exponential mean of weights, for torch's `AveragedModel`.
+
+    In the first steps the decay is lower, so that the first weights are soon forgotten: (1 + n) / (10 + n) after n
+    steps, as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    @torch.no_grad()
+    def update(means: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+        done = int(steps)
+        torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + done) / (10 + done)))
+
+    return update

@@ -24,6 +24,7 @@ Whole = Annotated[int, Field(ge=0, lt=2**63)]  # torch and NumPy hold no larger 
 AboveZero = Annotated[Finite, Field(gt=0), described("a number above 0")]
 NotNegative = Annotated[Finite, Field(ge=0), described("a number, 0 or above")]
 BelowOne = Annotated[Finite, Field(ge=0, lt=1), described("a number from 0 to below 1")]
+Decay = Annotated[Finite, Field(gt=0, lt=1), described("a number above 0 and below 1")]
 Share = Annotated[Finite, Field(ge=0, le=1), described("a number from 0 to 1")]
 Degrees = Annotated[Finite, Field(ge=0, le=180), described("a number of degrees from 0 to 180")]
 Count = Annotated[Whole, Field(ge=1), described("a whole number, 1 or more")]

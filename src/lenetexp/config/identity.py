@@ -19,7 +19,12 @@ NOT_COMPARED = ("dataset.root", "device.threads")
 SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
 
 # Settings that did not exist before, as everything behaved then: without them, older runs keep their hashes.
-ADDED = {"model.init": "torch"}
+ADDED = {
+    "model.init": "torch",
+    "loss._target_": "lenetexp.losses.CrossEntropy",
+    "loss.label_smoothing": 0.0,
+    "ema": None,
+}
 
 # Packages whose classes a stored config may name without being told to.
 TRUSTED = ("lenetexp", "torch", "torchvision")

@@ -71,14 +71,24 @@ class LeNetModel(Target):
     init: Literal["torch", "xavier"] = "torch"
 
 
+class KnownLoss(Target):
+    """Arguments of lenetexp's own losses."""
+
+    label_smoothing: f.BelowOne = ABSENT
+    j: f.AboveZero = ABSENT
+
+
+CROSS_ENTROPY = KnownLoss.model_validate({"_target_": "lenetexp.losses.CrossEntropy", "label_smoothing": 0.0})
+
+
 class Optimizer(Target):
     """What every optimizer has."""
 
     lr: f.AboveZero = ABSENT
 
 
-class TorchOptimizer(Optimizer):
-    """Arguments of torch's optimizers. torch itself accepts some values that make no sense."""
+class KnownOptimizer(Optimizer):
+    """Arguments of torch's optimizers and lenetexp's own. torch itself accepts some values that make no sense."""
 
     momentum: f.BelowOne = ABSENT
     weight_decay: f.NotNegative = ABSENT
@@ -87,6 +97,8 @@ class TorchOptimizer(Optimizer):
     lr_decay: f.NotNegative = ABSENT
     nesterov: bool = ABSENT
     fused: bool = ABSENT
+    mu: f.AboveZero = ABSENT
+    samples: f.Count = ABSENT
 
 
 class Scheduler(Target):
@@ -118,6 +130,8 @@ class KnownScheduler(Scheduler):
     patience: f.FromZero = ABSENT
     threshold: f.NotNegative = ABSENT
     min_lr: f.NotNegative = ABSENT
+    starts: list[f.Count] = ABSENT
+    factors: list[f.NotNegative] = ABSENT
 
 
 class Augment(Settings):
@@ -203,6 +217,7 @@ class RunConfig(Settings):
     epochs: f.Count
     batch_size: f.Count
     clip_norm: f.AboveZero | None
+    ema: f.Decay | None = None  # older runs have none, nor a loss
     patience: f.Count | None
     data_dir: f.Text
     resume: f.Resume
@@ -210,7 +225,8 @@ class RunConfig(Settings):
     job: SweepJob | None = None
     given: list[str] = []  # the overrides as they were typed; set by the command line
     model: Annotated[Target, _arguments(LeNetModel, "lenetexp.models.LeNet")]
-    optimizer: Annotated[Optimizer, _arguments(TorchOptimizer, "torch.optim.")]
+    loss: Annotated[Target, _arguments(KnownLoss, "lenetexp.losses.")] = CROSS_ENTROPY
+    optimizer: Annotated[Optimizer, _arguments(KnownOptimizer, "torch.optim.", "lenetexp.")]
     scheduler: Annotated[Scheduler, _arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
     dataset: Annotated[Dataset, _arguments(KnownDataset, "lenetexp.")]
     device: Device
@@ -230,8 +246,13 @@ class RunConfig(Settings):
             f"{counted(self.epochs, 'epoch')} at batch size {self.batch_size}",
             " ".join([self.optimizer.name, *words(self.optimizer.call())]),
             self.scheduler.name,
+            *(
+                []
+                if self.loss.call() == CROSS_ENTROPY.call()
+                else [" ".join([self.loss.name, *words(self.loss.call())])]
+            ),
             f"seed {self.seed}",
-            *words({"clip_norm": self.clip_norm, "patience": self.patience}),
+            *words({"clip_norm": self.clip_norm, "ema": self.ema, "patience": self.patience}),
             *([] if augment is None else [" ".join(["augment", *words(augment.model_dump())])]),
         ]
         return ", ".join(parts)

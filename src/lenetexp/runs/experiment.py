@@ -251,7 +251,7 @@ class Run:
         if best is None or training.best_weights is None:
             return None
         model.load_state_dict(training.best_weights)
-        test = evaluate(model, data.test)
+        test = evaluate(model, data.test, training.loss)
         test.save(folder / File.PREDICTIONS)
         outbox.result(
             {

@@ -12,14 +12,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from lenetexp.config.identity import TRUSTED
 from lenetexp.datasets import digits, image_folder, torchvision_dataset
 from lenetexp.errors import UserError, one_line
-from lenetexp.optim import warmup_cosine
+from lenetexp.optim import piecewise, warmup_cosine
 
 DEEPEST = 20  # levels of settings; no real config has more
 # What each part of a config may name: a class of such a kind, or one of these functions.
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "model": (nn.Module,),
+    "loss": (nn.Module,),
     "optimizer": (Optimizer,),
-    "scheduler": (LRScheduler, warmup_cosine),
+    "scheduler": (LRScheduler, piecewise, warmup_cosine),
     "dataset": (digits, image_folder, torchvision_dataset),
 }
 

@@ -6,10 +6,10 @@ from math import isfinite, sqrt
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Split
+from lenetexp.losses import CrossEntropy
 from lenetexp.training.batches import as_floats
 
 BATCH = 1000  # images at once: fast on a CPU, and 3 MB of floats
@@ -54,11 +54,12 @@ class Scores:
 
     logits: Tensor  # N×classes
     labels: Tensor  # N
+    criterion: nn.Module
 
     @cached_property
     def loss(self) -> float:
-        """Mean cross-entropy in nats an example."""
-        return F.cross_entropy(self.logits.double(), self.labels, reduction="sum").item() / len(self.labels)
+        """Mean of the criterion over the examples: cross-entropy in nats, unless the run has another loss."""
+        return float(self.criterion.eval()(self.logits.double(), self.labels))
 
     @cached_property
     def predicted(self) -> Tensor:
@@ -97,8 +98,8 @@ def better_than_chance(accuracy: float, classes: int, images: int) -> bool:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, split: Split) -> Scores:
+def evaluate(model: nn.Module, split: Split, criterion: nn.Module | None = None) -> Scores:
     """Scores every example of `split` once; leaves the model in evaluation mode."""
     model.eval()
     logits = [model(as_floats(images)).float() for images in split.images.split(BATCH)]
-    return Scores(torch.cat(logits).cpu(), split.labels.cpu())
+    return Scores(torch.cat(logits).cpu(), split.labels.cpu(), criterion or CrossEntropy())

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from math import isfinite
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Split
@@ -76,7 +75,7 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
     devices = [split.labels.device] if split.labels.is_cuda else []
     with torch.random.fork_rng(devices=devices):  # a custom net may draw
         torch.manual_seed(0)
-        loss = F.cross_entropy(model.train()(as_floats(split.images[rows])), split.labels[rows])
+        loss = training.loss.train()(model.train()(as_floats(split.images[rows])), split.labels[rows])
     for hook in hooks:
         hook.remove()
     optimizer.zero_grad()

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from lenetexp.config.schema import Augment
 from lenetexp.datasets.load import Data, Split
 from lenetexp.training.batches import batches, seed_of
+from lenetexp.training.curvature import measure_curvature
 from lenetexp.training.evaluate import Totals, evaluate
 from lenetexp.training.inside import look_inside
 from lenetexp.training.state import EpochRecord, Training
@@ -40,7 +40,7 @@ def fit(
         train = train_epoch(training, data.train, recipe, epoch, on_batch)
         seconds = time.perf_counter() - started
         inside = look_inside(training, data.train, recipe.clip_norm) if recipe.diagnostics else {}
-        val = evaluate(training.model, data.val)
+        val = evaluate(training.trained, data.val, training.loss)
         training.schedule.after_epoch(val.loss)
         yield training.record(epoch, train, val, len(data.train) / seconds, inside)
 
@@ -50,12 +50,14 @@ def train_epoch(
 ) -> Totals:
     """One pass over `split`; returns its summed loss and correct predictions, while the weights changed."""
     model, optimizer, scaler = training.model, training.optimizer, training.scaler
+    measure_curvature(training, split, recipe.seed, epoch)  # for an optimizer that wants to know it
     totals = Totals(epoch, split.labels.device)
     torch.manual_seed(seed_of("layers", recipe.seed, epoch))  # for dropout and the like in a custom net
     model.train()
+    training.loss.train()
     for images, labels in batches(split, recipe.batch_size, recipe.seed, epoch, recipe.augment):
         logits = training.forward(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = training.loss(logits, labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # the scaler does nothing unless the precision is fp16
         if recipe.clip_norm is not None:
@@ -63,7 +65,7 @@ def train_epoch(
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         scaler.step(optimizer)
         scaler.update()
-        training.schedule.after_batch()
+        training.after_step()
         totals.add(loss, logits, labels)
         on_batch(totals)
     return totals

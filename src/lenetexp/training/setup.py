@@ -7,11 +7,12 @@ from math import ceil
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from lenetexp.config.schema import Device, RunConfig, Target
 from lenetexp.datasets.load import Data
 from lenetexp.errors import UserError, counted, one_line
-from lenetexp.optim import build_optimizer, build_schedule
+from lenetexp.optim import build_optimizer, build_schedule, running_mean
 from lenetexp.training.batches import seed_of
 from lenetexp.training.state import Training
 
@@ -55,14 +56,17 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
     # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
     model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(settings.optimizer, model.parameters(), settings.device.compile)
+    average = None if settings.ema is None else AveragedModel(model, multi_avg_fn=running_mean(settings.ema))
     steps_per_epoch = ceil(len(data.train) / settings.batch_size)
     return Training(
         model=model,
+        loss=settings.loss.make("loss", nn.Module),
         optimizer=optimizer,
         schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, settings.epochs),
         # Gradients in fp16 would vanish without a scale; other precisions need none.
         scaler=torch.amp.GradScaler(device.type, enabled=settings.device.precision == "fp16"),
         forward=_forward(model, settings, device),
+        average=average,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from lenetexp.errors import UserError, one_line
 from lenetexp.optim import Schedule
@@ -40,17 +41,30 @@ class Training:
     """All that changes while a net learns; `state_dict` is the whole state of a run."""
 
     model: nn.Module
+    loss: nn.Module  # N×classes outputs and N labels to a mean over the examples
     optimizer: Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
     # The model as training calls it: itself, compiled, or under autocast.
     forward: Callable[[Tensor], Tensor]
+    average: AveragedModel | None = None  # the running mean of the weights
     history: list[EpochRecord] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = None  # on the CPU, as any module with these names takes them
     frames: Frames = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.frames = with_frame({}, 0, self.model)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The net that is validated, kept and tested: the model, or the running mean of its weights."""
+        return self.model if self.average is None else self.average.module
+
+    def after_step(self) -> None:
+        """To be called after every step of the optimizer."""
+        self.schedule.after_batch()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
 
     @property
     def epochs_done(self) -> int:
@@ -77,7 +91,7 @@ class Training:
         if improved:
             self.best_weights = {
                 name: weight.to("cpu", copy=True, memory_format=torch.contiguous_format)
-                for name, weight in self.model.state_dict().items()
+                for name, weight in self.trained.state_dict().items()
             }
         record = EpochRecord(
             epoch, train_loss, train_accuracy, val.loss, val.accuracy,
@@ -90,7 +104,8 @@ class Training:
     @property
     def _parts(self) -> dict[str, Any]:
         scheduler = self.schedule.scheduler
-        return {"model": self.model, "optimizer": self.optimizer, "scheduler": scheduler, "scaler": self.scaler}
+        parts = {"model": self.model, "optimizer": self.optimizer, "scheduler": scheduler, "scaler": self.scaler}
+        return parts if self.average is None else {**parts, "average": self.average}
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it can be read back without trust."""

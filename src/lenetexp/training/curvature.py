@@ -1,0 +1,113 @@
+"""The second derivative of the loss by each weight, for the diagonal Levenberg-Marquardt step: backpropagated, too.
+
+LeCun et al. (1998), appendix C: of the Hessian only the diagonal is kept, layer by layer, and of each layer's only the
+squares of first derivatives (Gauss-Newton), so that nothing is negative. A layer whose units sum w·x gives its weights
+h_w = Σ x² h_y and its inputs h_x = Σ w² h_y: the layer's own backward pass, on squared weights and squared inputs.
+A function of single values gives h_x = f'(x)² h_y.
+"""
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lenetexp.datasets.load import Split
+from lenetexp.errors import UserError, one_line
+from lenetexp.models.layers import EuclideanRBF
+from lenetexp.optim import DiagonalLevenbergMarquardt
+from lenetexp.training.batches import as_floats, generator
+from lenetexp.training.state import Training
+
+# Layers that hand values on as they are, or choose among them: their own backward pass is right for squares, too.
+UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.MaxPool2d)
+NO_SUM = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+
+
+def measure_curvature(training: Training, split: Split, seed: int, epoch: int) -> None:
+    """Tells the optimizer, if it wants to know, the curvature at the weights as they are; `UserError` if it cannot."""
+    optimizer = training.optimizer
+    if not isinstance(optimizer, DiagonalLevenbergMarquardt):
+        return
+    count = min(optimizer.defaults["samples"], len(split))
+    rows = torch.randperm(len(split), generator=generator("curvature", seed, epoch))[:count]
+    some = split[rows.to(split.labels.device)]
+    try:
+        found = curvature(training.model, training.loss, as_floats(some.images), some.labels)
+    except UserError:
+        raise
+    except Exception as error:  # a custom net may do anything
+        raise UserError(
+            f"optimizer: {type(optimizer).__name__} cannot work with this net ({one_line(error)})"
+        ) from error
+    for parameter, values in found.items():
+        optimizer.set_curvature(parameter, values)
+
+
+def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor) -> dict[nn.Parameter, Tensor]:
+    """Every parameter's mean second derivative over N×C×H×W images, N labels; `UserError` for layers without a rule."""
+    given: dict[nn.Module, list[Tensor]] = defaultdict(list)
+    found = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        given[module].append(inputs[0])
+
+    def backward(module: nn.Module, h_inputs: Any, h_outputs: Any) -> Any:
+        h_input, h_weights = _through(plain[module], given[module].pop().detach(), h_inputs[0], h_outputs[0])
+        for parameter, values in zip(module.parameters(), h_weights, strict=True):
+            found[parameter] += values
+        return (None if h_inputs[0] is None else h_input,)
+
+    layers = [module for module in model.modules() if not [*module.children()] and module is not model]
+    head = next((module for module in layers if isinstance(module, EuclideanRBF)), None)
+    plain = {module: copy.deepcopy(module) for module in layers}  # without hooks
+    hooks = [module.register_forward_hook(note) for module in layers]
+    hooks += [module.register_full_backward_hook(backward) for module in layers if module is not head]
+    was_training = model.training
+    try:
+        with torch.enable_grad():
+            outputs = model.eval()(images.clone().requires_grad_())  # else hooks of the first layer warn
+            # The RBF units have no weights to learn: they are part of the loss.
+            top = outputs if head is None else given[head][0]
+            torch.autograd.backward(top, _of_loss(loss, head, top.detach(), labels))
+    finally:
+        model.train(was_training)
+        model.zero_grad()
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _of_loss(loss: nn.Module, head: nn.Module | None, top: Tensor, labels: Tensor) -> Tensor:
+    """The diagonal of the mean loss's own Hessian by N×units values; not below 0."""
+    with torch.enable_grad():
+        top = top.requires_grad_()
+        mean = loss(top if head is None else head(top), labels)
+        (slopes,) = torch.autograd.grad(mean, top, create_graph=True)
+        # No example's loss depends on another's values: a unit's column is found for all at once.
+        columns = [
+            torch.autograd.grad(slope.sum(), top, retain_graph=True)[0][:, i] for i, slope in enumerate(slopes.T)
+        ]
+    return torch.stack(columns, 1).clamp(min=0)
+
+
+def _through(module: nn.Module, x: Tensor, as_gradient: Tensor | None, h: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+    """h by a layer's inputs `x` and by each of its parameters, from that by its outputs."""
+    if isinstance(module, NO_SUM):
+        raise UserError(f"optimizer: DiagonalLevenbergMarquardt has no rule for a layer of {type(module).__name__}")
+    if isinstance(module, UNCHANGED) or (as_gradient is None and not [*module.parameters()]):
+        return as_gradient, []
+    if isinstance(module, nn.AvgPool2d):
+        side = module.kernel_size if isinstance(module.kernel_size, int) else module.kernel_size[0]
+        return as_gradient / side**2, []
+    parameters = dict(module.named_parameters())
+    with torch.enable_grad():
+        if not parameters:
+            (slope,) = torch.autograd.grad(module(x.requires_grad_()).sum(), x)
+            return slope.square() * h, []
+        squares = {key: parameter.detach().square().requires_grad_() for key, parameter in parameters.items()}
+        x = x.square().requires_grad_()
+        h_x, *h_weights = torch.autograd.grad(functional_call(module, squares, (x,)), [x, *squares.values()], h)
+    return h_x, h_weights

@@ -1,0 +1,80 @@
+"""The curvature of the diagonal Levenberg-Marquardt step against formulas written out, and against torch's Hessian."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers import make_data
+from lenetexp.errors import UserError
+from lenetexp.losses import CrossEntropy, SquaredError
+from lenetexp.models.lenet import LeNet
+from lenetexp.optim import DiagonalLevenbergMarquardt
+from lenetexp.training.curvature import curvature, measure_curvature
+from sample_training import make_training
+
+
+def test_of_one_layer_it_is_the_diagonal_of_the_hessian() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4)
+    images, labels = torch.randn(5, 1, 2, 3), torch.randint(4, (5,))
+
+    def loss(weight: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(images.flatten(1), weight, layer.bias), labels)
+
+    hessian = torch.autograd.functional.hessian(loss, layer.weight.detach()).view(24, 24)  # type: ignore[no-untyped-call]
+    found = curvature(nn.Sequential(nn.Flatten(), layer), CrossEntropy(), images, labels)
+    torch.testing.assert_close(found[layer.weight].flatten(), hessian.diagonal())
+
+
+def test_through_layers_it_is_the_papers_recursion() -> None:
+    """Shared weights sum over the places they are used at; tanh passes on its slope's square; a mean of four, 1/16."""
+    torch.manual_seed(0)
+    conv, full = nn.Conv2d(1, 2, 2), nn.Linear(2, 3)
+    image = torch.randn(1, 1, 3, 3)
+    model = nn.Sequential(conv, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), full)
+    found = curvature(model, SquaredError(), image, torch.tensor([1]))
+    with torch.no_grad():
+        squashed = conv(image).tanh()  # 1×2×2×2
+        of_output = torch.ones(3)  # the second derivative of half a square
+        of_pooled = full.weight.square().T @ of_output
+        of_sum = of_pooled[:, None, None] / 16 * (1 - squashed[0] ** 2) ** 2  # 2×2×2
+        kernel = torch.zeros(2, 2, 2)
+        for row in range(2):
+            for column in range(2):
+                patch = image[0, 0, row : row + 2, column : column + 2]
+                kernel += of_sum[:, row, column, None, None] * patch.square()
+        torch.testing.assert_close(found[conv.weight][:, 0], kernel)
+        torch.testing.assert_close(found[conv.bias], of_sum.sum((1, 2)))  # type: ignore[index]
+        torch.testing.assert_close(found[full.weight], squashed.mean((2, 3)).square().expand(3, 2))
+
+
+def test_measuring_leaves_the_net_as_it_was() -> None:
+    model, data = LeNet(activation="scaled_tanh"), make_data(64)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    found = curvature(model, CrossEntropy(), data.train.images.float() / 255, data.train.labels)
+    assert all(bool((values >= 0).all()) and bool(values.any()) for values in found.values())
+    assert model.training and not model.c1._forward_hooks and not model.c1._backward_hooks
+    assert all(parameter.grad is None for parameter in model.parameters())
+    torch.testing.assert_close(before, dict(model.state_dict()), rtol=0, atol=0)
+
+
+def test_each_weight_has_its_own_rate() -> None:
+    """lr / (h + mu)."""
+    training = make_training(LeNet(activation="tanh"))
+    training.optimizer = optimizer = DiagonalLevenbergMarquardt(training.model.parameters(), lr=0.1, mu=0.5)
+    split = make_data(32).train
+    measure_curvature(training, split, seed=0, epoch=1)
+    found = curvature(training.model, training.loss, split.images.float() / 255, split.labels)
+    before = [parameter.detach().clone() for parameter in training.model.parameters()]
+    for parameter in training.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for was, parameter in zip(before, training.model.parameters(), strict=True):
+        torch.testing.assert_close(was - parameter.detach(), 0.1 / (found[parameter] + 0.5), rtol=1e-3, atol=1e-6)
+
+
+def test_a_layer_without_a_rule_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
+    with pytest.raises(UserError, match="no rule for a layer of BatchNorm2d"):
+        curvature(model, CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
