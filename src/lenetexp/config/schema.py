@@ -1,7 +1,7 @@
 """The settings of a run, checked. Imports neither torch nor MLflow: a sweep checks all its configs first."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import unquote
 
@@ -69,6 +69,31 @@ class LeNetModel(Target):
     pooling: Literal["avg", "max"] = "avg"
     head_activation: bool = False
     init: Literal["torch", "xavier"] = "torch"
+
+
+class PaperModel(Target):
+    """The settings of the nets as LeCun's papers have them, up to LeNet-4."""
+
+    activation: f.Activation = "scaled_tanh"
+    output: Literal["tanh", "softmax"] = "tanh"
+    init: Literal["lecun", "torch", "xavier"] = "lecun"
+
+
+class LeNet5Model(Target):
+    """The settings of LeNet-5 as in the paper."""
+
+    activation: f.Activation = "scaled_tanh"
+    output: Literal["rbf", "softmax"] = "rbf"
+    init: Literal["lecun", "torch", "xavier"] = "lecun"
+
+
+MODELS: dict[str, type[Target]] = {
+    "lenetexp.models.LeNet": LeNetModel,
+    "lenetexp.models.LeNet1989": PaperModel,
+    "lenetexp.models.LeNet1": PaperModel,
+    "lenetexp.models.LeNet4": PaperModel,
+    "lenetexp.models.LeNet5": LeNet5Model,
+}
 
 
 class KnownLoss(Target):
@@ -199,14 +224,20 @@ class SweepJob(Settings):
         return json.loads(unquote(self.swept))
 
 
-def _arguments(known: type[Target], *packages: str) -> BeforeValidator:
-    """Has `known` check the arguments of classes in `packages`; a custom class may use their names for other things."""
+def _checked(kind_of: Callable[[str], type[Target] | None]) -> BeforeValidator:
+    """Has the settings of a `_target_` check its arguments; a custom class may use their names for other things."""
 
     def check_known(values: Any) -> Any:
         target = values.get("_target_") if isinstance(values, Mapping) else None
-        return known.model_validate(values) if isinstance(target, str) and target.startswith(packages) else values
+        kind = kind_of(target) if isinstance(target, str) else None
+        return kind.model_validate(values) if kind else values
 
     return BeforeValidator(check_known)
+
+
+def _arguments(known: type[Target], *packages: str) -> BeforeValidator:
+    """Has `known` check the arguments of classes in `packages`."""
+    return _checked(lambda target: known if target.startswith(packages) else None)
 
 
 class RunConfig(Settings):
@@ -224,7 +255,7 @@ class RunConfig(Settings):
     trust: list[f.Text]
     job: SweepJob | None = None
     given: list[str] = []  # the overrides as they were typed; set by the command line
-    model: Annotated[Target, _arguments(LeNetModel, "lenetexp.models.LeNet")]
+    model: Annotated[Target, _checked(MODELS.get)]
     loss: Annotated[Target, _arguments(KnownLoss, "lenetexp.losses.")] = CROSS_ENTROPY
     optimizer: Annotated[Optimizer, _arguments(KnownOptimizer, "torch.optim.", "lenetexp.")]
     scheduler: Annotated[Scheduler, _arguments(KnownScheduler, "torch.optim.", "lenetexp.")]

@@ -1,6 +1,11 @@
 """The nets.
 
-lenet  LeNet, layer by layer, and its activations
+layers      what several nets share: activations, first weights, layers that torch lacks
+bitmaps     the digits that LeNet-5's output compares with
+lenet       LeNet as tutorials have it, layer by layer
+lenet_1989  the first convolutional net for digits
+lenet_1998  LeNet-1, LeNet-4 and LeNet-5 as in the papers
+counts      units, parameters and connections, layer by layer, as the papers count them
 """
 
 from importlib import import_module
@@ -8,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lenetexp.models.lenet import LeNet as LeNet
+    from lenetexp.models.lenet_1989 import LeNet1989 as LeNet1989
+    from lenetexp.models.lenet_1998 import LeNet1 as LeNet1
+    from lenetexp.models.lenet_1998 import LeNet4 as LeNet4
+    from lenetexp.models.lenet_1998 import LeNet5 as LeNet5
+
+NETS = {
+    "LeNet": "lenet", "LeNet1989": "lenet_1989", "LeNet1": "lenet_1998", "LeNet4": "lenet_1998", "LeNet5": "lenet_1998"
+}  # fmt: skip
 
 
 # Imported only when asked for: torch takes seconds.
 def __getattr__(name: str) -> Any:
-    if name != "LeNet":
+    if name not in NETS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module(f"{__name__}.lenet").LeNet
+    return getattr(import_module(f"{__name__}.{NETS[name]}"), name)

@@ -5,42 +5,11 @@ IEEE 86(11), 1998. The letter of a layer's name is its kind (convolution, subsam
 counts all layers.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class ScaledTanh(nn.Module):
-    """LeCun's 1.7159·tanh(2x/3): f(±1) = ±1, where its second derivative is largest (1998, appendix A)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 1.7159 * torch.tanh(2 / 3 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "scaled_tanh": ScaledTanh,
-}
-# How much wider the weights before an activation are drawn, so that signals keep their size: 4 for sigmoid (Glorot and
-# Bengio 2010), √2 for relu (He et al. 2015), 5/3 for tanh (`torch.nn.init.calculate_gain`).
-GAINS = {"sigmoid": 4.0, "tanh": 5 / 3} | dict.fromkeys(("relu", "leaky_relu"), 2**0.5)
-
-
-class WholeInputConv2d(nn.Conv2d):
-    """A convolution that covers its whole input, as the matrix product that it is: a tenth faster on a CPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N×C×H×W with H×W the kernel's size, to N×K×1×1."""
-        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+from lenetexp.models.layers import ACTIVATIONS, GAINS, WholeInputConv2d
 
 
 def _draw_xavier(layer: Any, gain: float) -> None:

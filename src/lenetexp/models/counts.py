@@ -1,0 +1,85 @@
+"""Units, parameters and connections of a net, layer by layer, as LeCun's papers count them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from lenetexp.models.layers import EuclideanRBF, Subsampling, TableConv2d
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as it is in the net."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]  # of its output for one image: maps, height, width; or units
+    parameters: int  # trained ones
+    connections: int  # to all its units; one to a bias is one, those that share a weight count each
+    table: tuple[tuple[int, ...], ...] = ()  # the input maps that each of its maps sees, if not all
+
+    @property
+    def units(self) -> int:
+        return prod(self.shape)
+
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.Conv2d: "convolution",
+    TableConv2d: "convolution",
+    Subsampling: "subsampling",
+    nn.AvgPool2d: "average pooling",
+    nn.MaxPool2d: "max pooling",
+    nn.Linear: "full connection",
+    EuclideanRBF: "RBF",
+}
+
+
+def layers_of(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+    """The image as the first layer gets it, and every layer of a kind in `KINDS`, in the order in which they work."""
+    found: list[Layer] = []
+    counted = [(name, module) for name, module in model.named_modules() if _kind(module)]
+    hooks = [module.register_forward_hook(_counting(name, found)) for name, module in counted]
+    with torch.no_grad():
+        model(torch.zeros(1, *image_shape))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _kind(module: nn.Module) -> str:
+    """Empty for what is no layer, as an activation."""
+    return next((kind for known, kind in KINDS.items() if isinstance(module, known)), "")
+
+
+def _counting(name: str, found: list[Layer]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def count(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
+        if not found:
+            found.append(Layer("input", "image", tuple(given[0].shape[1:]), 0, 0))
+        shape = tuple(returned.shape[1:])
+        if shape[1:] == (1, 1):  # maps of one unit each
+            shape = shape[:1]
+        parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        found.append(Layer(name, _kind(module), shape, parameters, _connections(module, shape), _table(module)))
+
+    return count
+
+
+def _connections(module: nn.Module, shape: tuple[int, ...]) -> int:
+    units = prod(shape)
+    if isinstance(module, Subsampling):
+        return units * (4 + 1)
+    if isinstance(module, nn.AvgPool2d | nn.MaxPool2d):
+        size = module.kernel_size
+        return units * (size**2 if isinstance(size, int) else prod(size))
+    assert isinstance(module.weight, Tensor)
+    biased = getattr(module, "bias", None) is not None
+    return prod(shape[1:]) * module.weight.numel() + units * biased
+
+
+def _table(module: nn.Module) -> tuple[tuple[int, ...], ...]:
+    if isinstance(module, TableConv2d) and any(len(seen) < module.inputs for seen in module.table):
+        return tuple(map(tuple, module.table))
+    return ()

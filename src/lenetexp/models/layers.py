@@ -1,0 +1,182 @@
+"""What several nets share: activations, first weights, and layers that torch lacks.
+
+LeCun 1989: Backpropagation applied to handwritten zip code recognition. LeCun 1998: Gradient-based learning applied to
+document recognition.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ScaledTanh(nn.Module):
+    """LeCun's 1.7159·tanh(2x/3): f(±1) = ±1, where its second derivative is largest (1998, appendix A)."""
+
+    amplitude: Tensor
+    slope: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # As tensors: numbers would be converted at every call, which takes as long as the tanh of a small map.
+        self.register_buffer("amplitude", torch.tensor(1.7159), persistent=False)
+        self.register_buffer("slope", torch.tensor(2 / 3), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.amplitude * torch.tanh(self.slope * x)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "scaled_tanh": ScaledTanh,
+}
+# How much wider the weights before an activation are drawn, so that signals keep their size: 4 for sigmoid (Glorot and
+# Bengio 2010), √2 for relu (He et al. 2015), 5/3 for tanh (`torch.nn.init.calculate_gain`).
+GAINS = {"sigmoid": 4.0, "tanh": 5 / 3} | dict.fromkeys(("relu", "leaky_relu"), 2**0.5)
+
+# On a CPU, oneDNN takes twice as long as a plain matrix product for one image, and as long for about this many.
+FEW = 4
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """N×C×H×W to N×K×h×w without padding; quick for a single image, too."""
+    if x.device.type == "cpu" and len(x) <= FEW and not torch.compiler.is_compiling():
+        size, steps = list(weight.shape[2:]), [stride, stride]
+        return torch.ops.aten.thnn_conv2d(x.contiguous(), weight.contiguous(), size, bias, steps)
+    return F.conv2d(x, weight, bias, stride)
+
+
+class QuickConv2d(nn.Conv2d):
+    """A convolution without padding that is quick for a single image, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×C×H×W to N×K×h×w."""
+        return convolve(x, self.weight, self.bias)
+
+
+class WholeInputConv2d(nn.Conv2d):
+    """A convolution that covers its whole input, as the matrix product that it is: a tenth faster on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×C×H×W with H×W the kernel's size, to N×K×1×1."""
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+
+
+class TableConv2d(nn.Module):
+    """A convolution whose output map k sees only the input maps in table[k].
+
+    `weight` holds one kernel for each connection in the table, in its order; `bias` one value an output map.
+    """
+
+    places: Tensor
+
+    def __init__(self, inputs: int, table: Sequence[Sequence[int]], kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.inputs, self.table, self.stride = inputs, [list(seen) for seen in table], stride
+        places = [k * inputs + i for k, seen in enumerate(self.table) for i in seen]
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+        self.weight = nn.Parameter(torch.empty(len(places), kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(len(self.table)))
+        draw_weights(self, "torch")
+
+    def full_weight(self) -> Tensor:
+        """Outputs × inputs × kernel, zero where nothing is connected."""
+        shape = (len(self.table), self.inputs, *self.weight.shape[1:])
+        if len(self.places) == shape[0] * shape[1]:
+            return self.weight.view(shape)
+        empty = self.weight.new_zeros(shape[0] * shape[1], *shape[2:])
+        return empty.index_copy(0, self.places, self.weight).view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×inputs×H×W to N×outputs×h×w."""
+        return convolve(x, self.full_weight(), self.bias, self.stride)
+
+    def extra_repr(self) -> str:
+        size = "×".join(map(str, self.weight.shape[1:]))
+        return f"{self.inputs}, {len(self.table)}, connections={len(self.places)}, kernel_size={size}"
+
+
+class Subsampling(nn.Module):
+    """Each 2×2 square summed, times a coefficient, plus a bias, both trained, one of each a map (LeCun 1998)."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.coefficient = nn.Parameter(torch.empty(maps, 1, 1))
+        self.bias = nn.Parameter(torch.empty(maps, 1, 1))
+        draw_weights(self, "torch")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×maps×2H×2W to N×maps×H×W."""
+        return F.avg_pool2d(x, 2, divisor_override=1) * self.coefficient + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{len(self.bias)}"
+
+
+class EuclideanRBF(nn.Module):
+    """y_i = Σ_j (x_j − w_ij)² with fixed w (LeCun 1998, equation 7), as −y: the largest wins, softmax(−y) is p."""
+
+    weight: Tensor
+
+    def __init__(self, centres: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", centres)  # classes × inputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N×inputs to N×classes."""
+        return -(x[:, None] - self.weight).square().sum(2)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
+
+
+def output_units(output: str, activation: str) -> nn.Module:
+    """What follows the last layer's sums: nothing for "softmax"; for "tanh" one that suits targets of ±1."""
+    if output == "softmax":
+        return nn.Identity()
+    return ACTIVATIONS[activation]() if "tanh" in activation else ScaledTanh()
+
+
+@torch.no_grad()
+def draw_weights(layer: Any, init: str, gain: float = 1.0) -> None:
+    """First weights, uniform in ± a limit that follows from F, the number of inputs of the unit that they lead to.
+
+    "lecun": 2.4 / F (LeCun 1989 and 1998), "torch": 1 / √F, as torch does by default; biases alike. "xavier": gain ·
+    √(6 / (F + outputs)) (Glorot and Bengio 2010), and no bias.
+    """
+    weight = layer.coefficient if isinstance(layer, Subsampling) else layer.weight
+    fan_in, fan_out = _fans(layer)
+    if init == "xavier":
+        weight.uniform_(-1, 1).mul_(gain * (6 / (fan_in + fan_out)) ** 0.5)
+        layer.bias.zero_()
+        return
+    limit = 2.4 / fan_in if init == "lecun" else fan_in**-0.5
+    weight.uniform_(-1, 1).mul_(limit)
+    if isinstance(layer, TableConv2d):  # of a map's bias: as of the last kernel that leads to it
+        last = torch.tensor([len(seen) for seen in layer.table]).cumsum(0) - 1
+        limit = limit[last].view(-1, *[1] * (layer.bias.dim() - 1))
+    layer.bias.uniform_(-1, 1).mul_(limit)
+
+
+def _fans(layer: Any) -> tuple[Tensor, Tensor]:
+    """How many inputs a unit has that a weight leads to, and to how many outputs its input leads; for each kernel."""
+    if isinstance(layer, Subsampling):
+        return torch.tensor(4.0), torch.tensor(1.0)
+    if isinstance(layer, WholeInputConv2d | nn.Linear):
+        weight = layer.weight.flatten(1)
+        return torch.tensor(float(weight.shape[1])), torch.tensor(float(weight.shape[0]))
+    size = layer.weight.shape[-1] ** 2
+    if isinstance(layer, TableConv2d):
+        links = [(len(seen), i) for seen in layer.table for i in seen]
+        leads = [sum(i in seen for seen in layer.table) for i in range(layer.inputs)]
+        both = torch.tensor([(count, leads[i]) for count, i in links]) * float(size)
+        return both[:, :1, None], both[:, 1:, None]
+    return torch.tensor(float(size * layer.in_channels)), torch.tensor(float(size * layer.out_channels))
