@@ -1,0 +1,80 @@
+"""The support vector machine of the 1998 table."""
+
+import torch
+from torch import Tensor
+
+from lenetexp.models.classical import CHUNK, Classical, pair_signs
+
+CACHE = 2000  # MB for the kernel's values while it learns: with scikit-learn's 200 it takes several times as long
+
+
+class PolynomialSVM(Classical):
+    """A support vector machine with the kernel (gamma·x·s + coef0)^degree (III C 11): degree 4, deslanted, 1.1 %.
+
+    One machine for each two classes: d = Σ_s a_s·(gamma·x·s + coef0)^degree + b votes for the first if it is 0 or
+    more. The score of a class is its votes plus c/(3(|c|+1)), where c is the sum of its d, each with its sign: votes
+    decide, and c among classes with as many, as scikit-learn's SVC does with break_ties. `C` is the cost of an error.
+    """
+
+    vectors: Tensor  # S×CHW, uint8: the images that the machines need
+    coefficients: Tensor  # P×S, P = classes(classes−1)/2
+    intercepts: Tensor  # P
+
+    def __init__(
+        self,
+        classes: int = 10,
+        channels: int = 1,
+        degree: int = 4,
+        C: float = 1.0,
+        gamma: float = 0.01,
+        coef0: float = 1.0,
+        deslant: bool = True,
+    ) -> None:
+        super().__init__(classes, channels, deslant)
+        self.degree, self.C, self.gamma, self.coef0 = degree, C, gamma, coef0
+        pairs = classes * (classes - 1) // 2
+        self.register_buffer("vectors", torch.zeros(0, 0, dtype=torch.uint8))
+        self.register_buffer("coefficients", torch.zeros(pairs, 0))
+        self.register_buffer("intercepts", torch.zeros(pairs))
+
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        from sklearn.svm import SVC  # takes a second
+
+        inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
+        svc = SVC(kernel="poly", degree=self.degree, C=self.C, gamma=self.gamma, coef0=self.coef0, cache_size=CACHE)
+        svc.fit(inputs.numpy(), labels.cpu().numpy())
+        sign = -1 if len(svc.classes_) == 2 else 1  # of two classes alone, SVC favours the second
+        dual, learnt = sign * torch.from_numpy(svc.dual_coef_), svc.classes_.tolist()
+        ends = svc.n_support_.cumsum().tolist()  # the support vectors are in the order of their classes
+        own = [slice(end - count, end) for end, count in zip(ends, svc.n_support_.tolist(), strict=True)]
+        known = torch.zeros(self.classes)
+        known[learnt] = 1
+        intercepts = pair_signs(self.classes) @ known  # a class without images loses to any other
+        coefficients = torch.zeros(len(intercepts), dual.shape[1])
+        place = {tuple(pair): row for row, pair in enumerate(torch.triu_indices(*[self.classes] * 2, 1).T.tolist())}
+        pairs = [(i, j) for i in range(len(learnt)) for j in range(i + 1, len(learnt))]
+        for (i, j), intercept in zip(pairs, svc.intercept_.tolist(), strict=True):
+            row = place[learnt[i], learnt[j]]
+            intercepts[row] = sign * intercept
+            # Row j-1 of SVC's coefficients holds those of class i's vectors against j, row i those of j's against i.
+            coefficients[row, own[i]] = dual[j - 1, own[i]].float()
+            coefficients[row, own[j]] = dual[i, own[j]].float()
+        vectors = inputs[svc.support_].mul(255).round()
+        self.keep(vectors=vectors, coefficients=coefficients, intercepts=intercepts)
+
+    def decisions(self, images: Tensor) -> Tensor:
+        """N×P: above 0 for the first of two classes, below for the second; in SVC's order."""
+        inputs = self.pixels(images)
+        products = inputs @ self.vectors.to(inputs).div(255).T
+        return (self.gamma * products + self.coef0) ** self.degree @ self.coefficients.T + self.intercepts
+
+    def scores(self, images: Tensor) -> Tensor:
+        decisions = self.decisions(images)
+        signs = pair_signs(self.classes).to(decisions)
+        votes = (torch.where(decisions >= 0, 1.0, -1.0) @ signs + self.classes - 1) / 2
+        confidence = decisions @ signs
+        return votes + confidence / (3 * (confidence.abs() + 1))
+
+    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        pairs, (count, pixels) = len(pair_signs(self.classes)), stored["vectors"].shape
+        return {"vectors": (count, pixels), "coefficients": (pairs, count), "intercepts": (pairs,)}
