@@ -71,6 +71,31 @@ class LeNetModel(Target):
     init: Literal["torch", "xavier"] = "torch"
 
 
+class MLPModel(Target):
+    """The settings of the fully connected nets."""
+
+    hidden: list[f.Count] = ABSENT
+    activation: f.Activation = "scaled_tanh"
+    init: Literal["lecun", "torch"] = "lecun"
+    output: Literal["tanh", "softmax"] = "tanh"
+
+
+class ClassicalModel(Target):
+    """The settings of the classifiers that are fitted at once; each has some of them."""
+
+    deslant: bool = ABSENT
+    squash: bool = ABSENT
+    k: f.Count = ABSENT
+    components: f.Count = ABSENT
+    degree: f.Count = ABSENT
+    C: f.AboveZero = ABSENT
+    gamma: f.AboveZero = ABSENT
+    coef0: f.NotNegative = ABSENT
+
+
+CLASSICAL = ("LinearClassifier", "PairwiseLinear", "QuadraticClassifier", "NearestNeighbours", "PolynomialSVM")
+
+
 class Optimizer(Target):
     """What every optimizer has."""
 
@@ -209,7 +234,12 @@ class RunConfig(Settings):
     trust: list[f.Text]
     job: SweepJob | None = None
     given: list[str] = []  # the overrides as they were typed; set by the command line
-    model: Annotated[Target, _arguments(LeNetModel, "lenetexp.models.LeNet")]
+    model: Annotated[
+        Target,
+        _arguments(LeNetModel, "lenetexp.models.LeNet"),
+        _arguments(MLPModel, "lenetexp.models.MLP"),
+        _arguments(ClassicalModel, *(f"lenetexp.models.{name}" for name in CLASSICAL)),
+    ]
     optimizer: Annotated[Optimizer, _arguments(TorchOptimizer, "torch.optim.")]
     scheduler: Annotated[Scheduler, _arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
     dataset: Annotated[Dataset, _arguments(KnownDataset, "lenetexp.")]

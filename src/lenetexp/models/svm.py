@@ -1,5 +1,7 @@
 """The support vector machine of the 1998 table."""
 
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
@@ -51,10 +53,9 @@ class PolynomialSVM(Classical):
         known[learnt] = 1
         intercepts = pair_signs(self.classes) @ known  # a class without images loses to any other
         coefficients = torch.zeros(len(intercepts), dual.shape[1])
-        place = {tuple(pair): row for row, pair in enumerate(torch.triu_indices(*[self.classes] * 2, 1).T.tolist())}
-        pairs = [(i, j) for i in range(len(learnt)) for j in range(i + 1, len(learnt))]
-        for (i, j), intercept in zip(pairs, svc.intercept_.tolist(), strict=True):
-            row = place[learnt[i], learnt[j]]
+        places = list(combinations(range(self.classes), 2))
+        for (i, j), intercept in zip(combinations(range(len(learnt)), 2), svc.intercept_.tolist(), strict=True):
+            row = places.index((learnt[i], learnt[j]))
             intercepts[row] = sign * intercept
             # Row j-1 of SVC's coefficients holds those of class i's vectors against j, row i those of j's against i.
             coefficients[row, own[i]] = dual[j - 1, own[i]].float()
