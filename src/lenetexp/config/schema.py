@@ -255,8 +255,9 @@ class RunConfig(Settings):
     def summary(self) -> str:
         """The net and how it is trained, as far as the settings alone tell."""
         dataset, augment = self.dataset, self.dataset.augment
+        its = ", ".join(words(self.model.call()))
         parts = [
-            f"{self.model.name} ({', '.join(words(self.model.call()))}) on {dataset.call().get('name', dataset.name)}",
+            f"{self.model.name}{its and f' ({its})'} on {dataset.call().get('name', dataset.name)}",
             f"{counted(self.epochs, 'epoch')} at batch size {self.batch_size}",
             " ".join([self.optimizer.name, *words(self.optimizer.call())]),
             self.scheduler.name,

@@ -1,4 +1,4 @@
-"""Deslanting: each line of an image shifted sideways so that what it shows stands upright (LeCun et al. 1998, III A)."""
+"""Deslanting: the lines of an image shifted until what it shows stands upright (LeCun et al. 1998, section III A)."""
 
 import torch
 from torch import Tensor

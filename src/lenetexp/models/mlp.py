@@ -1,6 +1,7 @@
 """The fully connected nets of the 1998 table."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -13,9 +14,9 @@ class MLP(nn.Module):
     """Full connections from the pixels of a 28×28 image through `hidden` units a layer to one unit a class.
 
     LeCun et al. 1998, section III C 5 and 6: 4.7 % with 300 hidden units, 4.5 % with 1000, 3.05 % with 300 and 100.
-    `activation`, of `ACTIVATIONS`, follows each hidden layer. `output` is "tanh", LeCun's 1.7159·tanh(2a/3) for a squared
-    error to targets ±1 as in the paper, or "softmax": the sums themselves, for cross-entropy. `init` draws the weights
-    as "torch" does by default or as "lecun" did: weights and biases uniform in ±2.4/inputs of the unit.
+    `activation`, of `ACTIVATIONS`, follows each hidden layer. `output` is "tanh", LeCun's 1.7159·tanh(2a/3), for a
+    squared error to targets ±1 as in the paper, or "softmax": the sums themselves, for cross-entropy. `init` draws the
+    weights as "torch" does by default or as "lecun" did: weights and biases uniform in ±2.4/inputs of the unit.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [channels * PIXELS, *hidden, classes]
-        self.layers = nn.ModuleList(nn.Linear(*ends) for ends in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
         self.output = {"tanh": ACTIVATIONS["scaled_tanh"], "softmax": nn.Identity}[output]()
         if init == "lecun":
