@@ -174,7 +174,7 @@ def test_the_linear_one_has_numpys_least_squares() -> None:
     targets = np.where(LABELS[:TRAIN, None].numpy() == np.arange(10), 1.0, -1.0)
     outputs = model(IMAGES[:TRAIN]).double().numpy()
     least = ((inputs @ np.linalg.lstsq(inputs, targets, rcond=None)[0] - targets) ** 2).sum()
-    assert ((outputs - targets) ** 2).sum() == pytest.approx(least, rel=1e-4)
+    assert ((outputs - targets) ** 2).sum() == pytest.approx(least, rel=1e-3)
     assert not model.weight[:, 0].any(), "the first pixel is always empty"
 
 
