@@ -250,20 +250,23 @@ def test_labels_in_a_file_must_be_classes() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
-@pytest.mark.parametrize("settings", [{}, {"degree": 2, "C": 0.1, "gamma": 0.05, "coef0": 0.0}])
+@pytest.mark.parametrize("settings", [{}, {"degree": 2, "C": 0.1, "gamma": 2.0, "coef0": 1.0}])
 def test_the_svm_predicts_as_scikit_learns(classes: int, settings: dict[str, float]) -> None:
+    """For images of unit length."""
     rows = classes > LABELS
     images, labels = IMAGES[rows], LABELS[rows]
     model = PolynomialSVM(classes=classes, deslant=False, **settings)  # type: ignore[arg-type]
     model.learn(images[::2], labels[::2])
-    theirs = SVC(kernel="poly", break_ties=classes > 2, **{"degree": 4, "C": 1, "gamma": 0.01, "coef0": 1, **settings})
-    theirs.fit(images[::2].flatten(1), labels[::2])
-    scores, flat = model(images[1::2]), images[1::2].flatten(1).numpy()
-    assert scores.argmax(1).tolist() == theirs.predict(flat).tolist()
+    theirs = SVC(kernel="poly", break_ties=classes > 2, **{"degree": 4, "C": 10, "gamma": 1, "coef0": 0, **settings})
+    unit = (images.flatten(1) / images.flatten(1).norm(dim=1, keepdim=True)).numpy()
+    theirs.fit(unit[::2], labels[::2])
+    scores = model(images[1::2])
+    assert scores.argmax(1).tolist() == theirs.predict(unit[1::2]).tolist()
     if classes > 2:
-        torch.testing.assert_close(scores, torch.from_numpy(theirs.decision_function(flat)).float(), rtol=0, atol=1e-3)
+        expected = torch.from_numpy(theirs.decision_function(unit[1::2])).float()
+        torch.testing.assert_close(scores, expected, rtol=0, atol=1e-3)
         theirs.decision_function_shape = "ovo"
-        decisions = torch.from_numpy(theirs.decision_function(flat)).float()
+        decisions = torch.from_numpy(theirs.decision_function(unit[1::2])).float()
         torch.testing.assert_close(model.decisions(images[1::2]), decisions, rtol=0, atol=1e-3)
 
 

@@ -4,6 +4,7 @@ from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from lenetexp.models.classical import CHUNK, Classical, pair_signs
 
@@ -13,9 +14,11 @@ CACHE = 2000  # MB for the kernel's values while it learns: with scikit-learn's 
 class PolynomialSVM(Classical):
     """A support vector machine with the kernel (gamma·x·s + coef0)^degree (III C 11): degree 4, deslanted, 1.1 %.
 
-    One machine for each two classes: d = Σ_s a_s·(gamma·x·s + coef0)^degree + b votes for the first if it is 0 or
-    more. The score of a class is its votes plus c/(3(|c|+1)), where c is the sum of its d, each with its sign: votes
-    decide, and c among classes with as many, as scikit-learn's SVC does with break_ties. `C` is the cost of an error.
+    Images x and support vectors s are scaled to unit length, so that x·s is the cosine between them and a thick digit
+    is like the same digit in thin strokes; without, a quarter more of MNIST is misclassified. One machine for each two
+    classes: d = Σ_s a_s·(gamma·x·s + coef0)^degree + b votes for the first if it is 0 or more. The score of a class is
+    its votes plus c/(3(|c|+1)), where c is the sum of its d, each with its sign: votes decide, and c among classes with
+    as many, as scikit-learn's SVC does with break_ties. `C` is the cost of an error.
     """
 
     vectors: Tensor  # S×CHW, uint8: the images that the machines need
@@ -27,9 +30,9 @@ class PolynomialSVM(Classical):
         classes: int = 10,
         channels: int = 1,
         degree: int = 4,
-        C: float = 1.0,
-        gamma: float = 0.01,
-        coef0: float = 1.0,
+        C: float = 10.0,
+        gamma: float = 1.0,
+        coef0: float = 0.0,
         deslant: bool = True,
     ) -> None:
         super().__init__(classes, channels, deslant)
@@ -44,7 +47,7 @@ class PolynomialSVM(Classical):
 
         inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
         svc = SVC(kernel="poly", degree=self.degree, C=self.C, gamma=self.gamma, coef0=self.coef0, cache_size=CACHE)
-        svc.fit(inputs.numpy(), labels.cpu().numpy())
+        svc.fit(normalize(inputs).numpy(), labels.cpu().numpy())
         sign = -1 if len(svc.classes_) == 2 else 1  # of two classes alone, SVC favours the second
         dual, learnt = sign * torch.from_numpy(svc.dual_coef_), svc.classes_.tolist()
         ends = svc.n_support_.cumsum().tolist()  # the support vectors are in the order of their classes
@@ -66,8 +69,8 @@ class PolynomialSVM(Classical):
     def decisions(self, images: Tensor) -> Tensor:
         """N×P: above 0 for the first of two classes, below for the second; in SVC's order."""
         inputs = self.pixels(images)
-        products = inputs @ self.vectors.to(inputs).div(255).T
-        return (self.gamma * products + self.coef0) ** self.degree @ self.coefficients.T + self.intercepts
+        cosines = normalize(inputs) @ normalize(self.vectors.to(inputs)).T
+        return (self.gamma * cosines + self.coef0) ** self.degree @ self.coefficients.T + self.intercepts
 
     def scores(self, images: Tensor) -> Tensor:
         decisions = self.decisions(images)
