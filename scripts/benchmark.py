@@ -35,8 +35,9 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
 
     Each yields the mean training loss after every epoch. The learning rate grows with the batch, to show a curve.
     """
-    from lenetexp.config.schema import Dataset, Optimizer
+    from lenetexp.config.targets import Dataset, Optimizer
     from lenetexp.datasets.load import Data, Split, load
+    from lenetexp.losses import CrossEntropy
     from lenetexp.models.lenet import LeNet
     from lenetexp.optim import Schedule, build_optimizer
     from lenetexp.training.batches import generator
@@ -71,7 +72,8 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
         sgd = {"_target_": "torch.optim.SGD", "lr": lr, "momentum": 0.9, "fused": True}
         optimizer = build_optimizer(Optimizer.model_validate(sgd), model.parameters())
         constant = Schedule(torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0), "epoch")
-        training = Training(model, optimizer, constant, torch.amp.GradScaler(device.type, enabled=False), model)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+        training = Training(model, CrossEntropy(), optimizer, constant, scaler, model)
         for record in fit(training, data, Recipe(epochs=1000, batch_size=batch_size, seed=0)):
             yield record.train_loss
 

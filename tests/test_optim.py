@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from helpers import OPTIONS, composed
-from lenetexp.config import schema
+from lenetexp.config import targets
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.optim import Schedule, build_optimizer, build_schedule
@@ -20,11 +20,11 @@ LR = 0.1
 # A recipe's first step and last checkpoint, then whether torch's compiler was imported.
 ONE_STEP = """
 import sys, torch
-from lenetexp.config import schema
+from lenetexp.config import targets
 from lenetexp.optim import build_optimizer
 w = torch.nn.Parameter(torch.ones(3))
 for name in ("SGD", "AdamW", "RMSprop", "Adagrad"):
-    settings = schema.Optimizer.model_validate({"_target_": f"torch.optim.{name}", "lr": 0.1})
+    settings = targets.Optimizer.model_validate({"_target_": f"torch.optim.{name}", "lr": 0.1})
     optimizer = build_optimizer(settings, [w])
     optimizer.zero_grad()
     w.sum().backward()
@@ -156,7 +156,7 @@ def test_what_cannot_work_is_one_sentence_with_the_settings(overrides: str, mess
     ],
 )
 def test_what_is_no_optimizer_for_this_loop_is_refused(target: str, message: str) -> None:
-    settings = schema.Optimizer.model_validate({"_target_": target})
+    settings = targets.Optimizer.model_validate({"_target_": target})
     with pytest.raises(UserError, match=message):
         build_optimizer(settings, [torch.nn.Parameter(torch.zeros(1))])
 
@@ -199,7 +199,7 @@ def test_step_is_the_tutorials_schedule() -> None:
 
 
 def test_piecewise_is_lenet_5s_schedule() -> None:
-    """5e-4 for two epochs, 2e-4 and 1e-4 for three each, 5e-5 for four, then 1e-5 (LeCun et al. 1998, section III B)."""
+    """5e-4 for two epochs, 2e-4 and 1e-4 for three each, 5e-5 for four, then 1e-5 (LeCun et al. 1998)."""
     seen = rates("scheduler=piecewise", "optimizer.lr=5e-4", epochs=20)
     assert seen == pytest.approx([5e-4] * 2 + [2e-4] * 3 + [1e-4] * 3 + [5e-5] * 4 + [1e-5] * 8)
 

@@ -24,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lenetexp.config.help import complete_values, explained, list_groups_quickly
 from lenetexp.config.messages import of_exception
-from lenetexp.config.schema import Settings, check
+from lenetexp.config.schema import check
+from lenetexp.config.targets import Settings
 from lenetexp.errors import UserError, one_line, wrapped
 
 LOG = "log.txt"  # what a sweep's job prints, in its own folder

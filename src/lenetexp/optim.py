@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from lenetexp.config import schema
+from lenetexp.config import targets
 from lenetexp.errors import UserError
 
 
@@ -39,7 +39,7 @@ class Schedule:
 
 
 def build_optimizer(
-    settings: schema.Optimizer, parameters: Iterable[nn.Parameter], compiled: bool = False
+    settings: targets.Optimizer, parameters: Iterable[nn.Parameter], compiled: bool = False
 ) -> Optimizer:
     """The optimizer that `settings` name, over `parameters`. Raises `UserError` if its class refuses the settings."""
     if not compiled:
@@ -76,7 +76,7 @@ def _forget_compiler() -> None:
             plain.__dict__.setdefault("__dynamo_disable", plain)
 
 
-def build_schedule(settings: schema.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
+def build_schedule(settings: targets.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
     """The scheduler that `settings` name, for so many batches an epoch; raises `UserError` if it cannot work."""
     asked = settings.call().get("steps_per_epoch")
     if asked is not None and settings.interval == "epoch":
@@ -143,7 +143,7 @@ class DiagonalLevenbergMarquardt(Optimizer):
         self.state[parameter]["scale"] = 1 / (curvature + mu)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step against the gradients; a weight without one stays."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]

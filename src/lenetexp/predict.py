@@ -13,7 +13,8 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from lenetexp.config.commands import PredictConfig
-from lenetexp.config.schema import Dataset, Settings, Target, check
+from lenetexp.config.schema import check
+from lenetexp.config.targets import Dataset, Settings, Target
 from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image, unlike
 from lenetexp.datasets.load import Data, Split
 from lenetexp.datasets.load import load as load_images

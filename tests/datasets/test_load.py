@@ -10,7 +10,8 @@ import torch
 from hydra.utils import get_method
 
 from lenetexp import datasets
-from lenetexp.config.schema import Dataset, check
+from lenetexp.config.schema import check
+from lenetexp.config.targets import Dataset
 from lenetexp.datasets import Split, digits
 from lenetexp.datasets.load import Data, hold_out, load
 from lenetexp.errors import UserError

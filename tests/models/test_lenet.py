@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from helpers import PlainLeNet
-from lenetexp.config.schema import Target
+from lenetexp.config.targets import Target
 from lenetexp.errors import UserError
 from lenetexp.models.lenet import ACTIVATIONS, LeNet
 from lenetexp.training.setup import build_net

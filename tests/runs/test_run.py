@@ -25,7 +25,8 @@ from helpers import (
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
 from lenetexp.config.identity import leaves
-from lenetexp.config.schema import Dataset, check
+from lenetexp.config.schema import check
+from lenetexp.config.targets import Dataset
 from lenetexp.datasets.load import load
 from lenetexp.datasets.local import digits
 from lenetexp.errors import UserError

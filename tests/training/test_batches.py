@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lenetexp.config.schema import Augment
+from lenetexp.config.targets import Augment
 from lenetexp.datasets import Split
 from lenetexp.training.batches import BLOCK, batches
 from sample_images import centres_of_mass, noise

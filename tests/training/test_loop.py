@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import assert_same_weights, make_data
-from lenetexp.config.schema import Augment
+from lenetexp.config.targets import Augment
 from lenetexp.models.lenet import LeNet
 from lenetexp.optim import Schedule
 from lenetexp.training import loop

@@ -1,6 +1,7 @@
 """From the composed Hydra config to checked, typed settings.
 
 fields    the types of single values, each with the words for what it allows
+targets   what a config names by _target_, with the arguments that are known
 schema    the settings of a run as pydantic models; `check`
 commands  the settings of the commands beside run.py
 messages  one sentence for every mistake that pydantic, Hydra or OmegaConf reports

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from lenetexp.config import fields as f
-from lenetexp.config.schema import Device, RunConfig, Settings, Tracking, words
+from lenetexp.config.schema import Device, RunConfig, Tracking, words
+from lenetexp.config.targets import Settings
 
 
 class FindLrConfig(RunConfig):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lenetexp.config.schema import Dataset
+from lenetexp.config.targets import Dataset
 from lenetexp.errors import UserError
 
 

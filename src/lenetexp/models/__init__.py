@@ -1,10 +1,14 @@
-"""The nets.
+"""The nets, and the classifiers that they were compared with.
 
 layers      what several nets share: activations, first weights, layers that torch lacks
 bitmaps     the digits that LeNet-5's output compares with
 lenet       LeNet as tutorials have it, layer by layer
 lenet_1989  the first convolutional net for digits
 lenet_1998  LeNet-1, LeNet-4 and LeNet-5 as in the papers
+mlp         fully connected nets
+deslant     images sheared upright
+classical   what is fitted at once: linear classifiers, nearest neighbours, the quadratic one
+svm         support vector machines, fitted at once, too
 counts      units, parameters and connections, layer by layer, as the papers count them
 """
 
@@ -12,19 +16,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lenetexp.models.classical import LinearClassifier as LinearClassifier
+    from lenetexp.models.classical import NearestNeighbours as NearestNeighbours
+    from lenetexp.models.classical import PairwiseLinear as PairwiseLinear
+    from lenetexp.models.classical import QuadraticClassifier as QuadraticClassifier
     from lenetexp.models.lenet import LeNet as LeNet
     from lenetexp.models.lenet_1989 import LeNet1989 as LeNet1989
     from lenetexp.models.lenet_1998 import LeNet1 as LeNet1
     from lenetexp.models.lenet_1998 import LeNet4 as LeNet4
     from lenetexp.models.lenet_1998 import LeNet5 as LeNet5
+    from lenetexp.models.mlp import MLP as MLP
+    from lenetexp.models.svm import PolynomialSVM as PolynomialSVM
 
-NETS = {
-    "LeNet": "lenet", "LeNet1989": "lenet_1989", "LeNet1": "lenet_1998", "LeNet4": "lenet_1998", "LeNet5": "lenet_1998"
-}  # fmt: skip
+MODULES = {
+    "LeNet": "lenet",
+    "LeNet1989": "lenet_1989",
+    **dict.fromkeys(("LeNet1", "LeNet4", "LeNet5"), "lenet_1998"),
+    "MLP": "mlp",
+    **dict.fromkeys(("LinearClassifier", "PairwiseLinear", "QuadraticClassifier", "NearestNeighbours"), "classical"),
+    "PolynomialSVM": "svm",
+}
 
 
 # Imported only when asked for: torch takes seconds.
 def __getattr__(name: str) -> Any:
-    if name not in NETS:
+    if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{NETS[name]}"), name)
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -16,7 +16,8 @@ import torch
 
 from lenetexp.cli import require_empty
 from lenetexp.config.identity import INVOCATION_KEYS, config_hash, leaves, name_of, swept_name
-from lenetexp.config.schema import Dataset, RunConfig
+from lenetexp.config.schema import RunConfig
+from lenetexp.config.targets import Dataset
 from lenetexp.datasets.load import Data, load
 from lenetexp.errors import UserError, counted, one_line, without_password, wrapped
 from lenetexp.reporting.run_summary import end_of_run, start_of_run

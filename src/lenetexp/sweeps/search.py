@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import Field, InstanceOf
 
 from lenetexp.config.fields import Count, described
-from lenetexp.config.schema import Settings, check
+from lenetexp.config.schema import check
+from lenetexp.config.targets import Settings
 from lenetexp.errors import UserError, one_line
 from lenetexp.reporting.terminal import SweepProgress, say, shown
 from lenetexp.sweeps.grid import opened

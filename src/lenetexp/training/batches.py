@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lenetexp.config.schema import Augment
+from lenetexp.config.targets import Augment
 from lenetexp.datasets.load import Split
 
 # Images that become floats at once: enough to hide Python's cost, few enough for the cache.

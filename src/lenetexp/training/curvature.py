@@ -93,11 +93,14 @@ def _of_loss(loss: nn.Module, head: nn.Module | None, top: Tensor, labels: Tenso
     return torch.stack(columns, 1).clamp(min=0)
 
 
-def _through(module: nn.Module, x: Tensor, as_gradient: Tensor | None, h: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-    """h by a layer's inputs `x` and by each of its parameters, from that by its outputs."""
+def _through(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple[Any, list[Tensor]]:
+    """h by a layer's inputs `x` and by each of its parameters, from that by its outputs.
+
+    `as_gradient` is what a backward pass of h itself gives its inputs.
+    """
     if isinstance(module, NO_SUM):
         raise UserError(f"optimizer: DiagonalLevenbergMarquardt has no rule for a layer of {type(module).__name__}")
-    if isinstance(module, UNCHANGED) or (as_gradient is None and not [*module.parameters()]):
+    if isinstance(module, UNCHANGED):
         return as_gradient, []
     if isinstance(module, nn.AvgPool2d):
         side = module.kernel_size if isinstance(module.kernel_size, int) else module.kernel_size[0]

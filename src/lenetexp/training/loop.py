@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lenetexp.config.schema import Augment
+from lenetexp.config.targets import Augment
 from lenetexp.datasets.load import Data, Split
 from lenetexp.training.batches import batches, seed_of
 from lenetexp.training.curvature import measure_curvature

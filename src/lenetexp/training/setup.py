@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lenetexp.config.schema import Device, RunConfig, Target
+from lenetexp.config.schema import Device, RunConfig
+from lenetexp.config.targets import Target
 from lenetexp.datasets.load import Data
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.optim import build_optimizer, build_schedule, running_mean

@@ -1,0 +1,287 @@
+"""Classifiers that are fitted at once: the linear ones, nearest neighbours and the quadratic one of the 1998 table.
+
+Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document recognition, Proceedings of the
+IEEE 86(11), 1998, section III C and figure 9.
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenetexp.models.deslant import deslanted
+from lenetexp.models.lenet import ACTIVATIONS
+
+CHUNK = 1000  # images at once: bounds the memory that forward and learn take
+REFERENCES = 10_000  # nearest neighbours: so many stored images are compared with a chunk at once
+# Added to the diagonal of the normal equations: next to nothing beside the ink of a pixel in thousands of images, yet a
+# pixel that is always empty, which any weight would suit, gets the weight 0.
+RIDGE = 1e-3
+DOUBT = 0.01  # of a vote, that every class gets from `NearestNeighbours`: no class is impossible
+
+
+class Classical(nn.Module):
+    """A classifier that `learn` fits at once. Its buffers are the whole classifier; `forward` uses nothing else.
+
+    Buffers are empty before `learn`; then every score is 0. `load_state_dict` adopts the sizes that it finds, and
+    raises RuntimeError if they do not belong together. `deslant` shears every image upright first, here and there.
+    """
+
+    def __init__(self, classes: int, channels: int, deslant: bool) -> None:
+        super().__init__()
+        self.classes, self.channels, self.deslant = classes, channels, deslant
+
+    @abstractmethod
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        """Fits the classifier to N×C×H×W floats in [0, 1] with N int64 labels. The same data give the same buffers."""
+
+    @abstractmethod
+    def scores(self, images: Tensor) -> Tensor:
+        """N×C×H×W floats in [0, 1] to N×classes scores, once there is something learnt."""
+
+    @abstractmethod
+    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """What shape each buffer must have for all of them to fit together."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """N×C×H×W floats in [0, 1] to N×classes scores, of which the largest wins."""
+        if not next(self.buffers()).numel():
+            return images.new_zeros(len(images), self.classes)
+        return torch.cat([self.scores(part) for part in images.split(CHUNK)])
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """N×C×H×W floats in [0, 1] to N×CHW, upright if `deslant`; in whole grey levels, as images come."""
+        if not self.deslant:
+            return images.flatten(1)
+        return deslanted(images).mul(255).round().div(255).flatten(1)
+
+    def keep(self, **buffers: Tensor) -> None:
+        """Puts what was learnt into the buffers, in their types and on their device."""
+        for name, values in buffers.items():
+            setattr(self, name, values.to(self.get_buffer(name)).contiguous())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        own = dict(self.named_buffers(recurse=False))
+        stored = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
+        if stored.keys() == own.keys():  # if not, torch itself says what is missing
+            if mistake := self._mistake(stored):
+                error_messages: list[str] = rest[-1]
+                error_messages.append(mistake)
+                return
+            for name, values in stored.items():
+                setattr(self, name, torch.empty_like(values, device=own[name].device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _mistake(self, stored: dict[str, Any]) -> str | None:
+        """Why these buffers are not a classifier of this kind; a file may hold anything."""
+        for name, own in self.named_buffers(recurse=False):
+            values = stored[name]
+            if not isinstance(values, Tensor) or values.layout != torch.strided or not values.is_contiguous():
+                return f"{name} must be a plain contiguous tensor"  # an expanded one may be larger than any memory
+            if values.dtype != own.dtype or values.ndim != own.ndim:
+                kind = f"{values.dtype} of {values.ndim} dimensions"
+                return f"{name} must be {own.dtype} of {own.ndim} dimensions, not {kind}"
+        for name, shape in self.shapes(stored).items():
+            if stored[name].shape != shape:
+                return f"{name} must be of the shape {shape}, not {tuple(stored[name].shape)}"
+        return None
+
+
+def normal_equations(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """AᵀA and AᵀB in double precision, where A is N×F `inputs` with a column of ones at its end, B N×K `targets`."""
+    size = inputs.shape[1] + 1
+    gram = torch.zeros(size, size, dtype=torch.double)
+    moments = torch.zeros(size, targets.shape[1], dtype=torch.double)
+    for rows, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+        with_bias = torch.cat([rows, rows.new_ones(len(rows), 1)], 1).double()
+        gram += with_bias.T @ with_bias
+        moments += with_bias.T @ wanted.double()
+    return gram, moments
+
+
+def least_squares(gram: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+    """K×F weights and K biases with the least squared error, solved from `normal_equations`."""
+    solution = torch.linalg.solve(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), moments)
+    return solution[:-1].T, solution[-1]
+
+
+def one_against_all(labels: Tensor, classes: int) -> Tensor:
+    """N×classes targets: 1 for an image's class, −1 for all others."""
+    return nn.functional.one_hot(labels, classes) * 2.0 - 1
+
+
+def pair_signs(classes: int) -> Tensor:
+    """P×classes: row i/j, in the order 0/1, 0/2, …, has 1 in column i and −1 in column j; P = classes(classes−1)/2."""
+    units = torch.eye(classes)
+    first, second = torch.triu_indices(classes, classes, 1)
+    return units[first] - units[second]
+
+
+class LinearClassifier(Classical):
+    """One linear unit a class, y = Wx + b, with the least squared error to targets ±1 (III C 1): 12.0 %, 8.4 deslanted.
+
+    The paper's units are trained step by step; here the normal equations give the least error itself.
+    """
+
+    weight: Tensor  # classes×CHW
+    bias: Tensor  # classes
+
+    def __init__(self, classes: int = 10, channels: int = 1, deslant: bool = False) -> None:
+        super().__init__(classes, channels, deslant)
+        self.register_buffer("weight", torch.zeros(classes, 0))
+        self.register_buffer("bias", torch.zeros(classes))
+
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
+        weight, bias = least_squares(*normal_equations(inputs, one_against_all(labels.cpu(), self.classes)))
+        self.keep(weight=weight, bias=bias)
+
+    def scores(self, images: Tensor) -> Tensor:
+        return nn.functional.linear(self.pixels(images), self.weight, self.bias)
+
+    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        return {"weight": (self.classes, stored["weight"].shape[1]), "bias": (self.classes,)}
+
+
+class PairwiseLinear(Classical):
+    """One linear unit for each two classes, 45 for ten, trained on images of the two alone (III C 2): 7.6 %.
+
+    Unit i/j has the least squared error to 1 for class i and −1 for class j. The score of class i is the sum of the
+    outputs of all units i/x minus the sum of all units y/i. With `squash`, an output is LeCun's 1.7159·tanh(2a/3) of
+    the unit's sum a; without, the score is a sum of linear functions, so linear itself, and twice as often wrong. That
+    the paper squashes here is our reading of its 7.6 %.
+    """
+
+    weight: Tensor  # P×CHW
+    bias: Tensor  # P
+
+    def __init__(self, classes: int = 10, channels: int = 1, squash: bool = True, deslant: bool = True) -> None:
+        super().__init__(classes, channels, deslant)
+        self.output = ACTIVATIONS["scaled_tanh"]() if squash else nn.Identity()
+        pairs = classes * (classes - 1) // 2
+        self.register_buffer("weight", torch.zeros(pairs, 0))
+        self.register_buffer("bias", torch.zeros(pairs))
+
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        images, labels = images.cpu(), labels.cpu()
+        inputs = torch.cat([self.pixels(part) for part in images.split(CHUNK)])
+        sums = []  # of each class's images, from which those of any two classes add up
+        for number in range(self.classes):
+            rows = inputs[labels == number]
+            sums.append(normal_equations(rows, rows.new_ones(len(rows), 1)))
+        units = [
+            least_squares(sums[i][0] + sums[j][0], sums[i][1] - sums[j][1])
+            for i in range(self.classes)
+            for j in range(i + 1, self.classes)
+        ]
+        self.keep(weight=torch.cat([weight for weight, _ in units]), bias=torch.cat([bias for _, bias in units]))
+
+    def scores(self, images: Tensor) -> Tensor:
+        outputs = self.output(nn.functional.linear(self.pixels(images), self.weight, self.bias))
+        return outputs @ pair_signs(self.classes).to(outputs)
+
+    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        pairs = self.classes * (self.classes - 1) // 2
+        return {"weight": (pairs, stored["weight"].shape[1]), "bias": (pairs,)}
+
+
+class QuadraticClassifier(Classical):
+    """A linear classifier of the first principal components, their squares and products (III C 4): 3.3 %.
+
+    40 components p make 40 + 820 inputs: p_i and p_i·p_j for i ≤ j. Targets are ±1, the error is squared.
+    """
+
+    mean: Tensor  # CHW
+    components: Tensor  # K×CHW
+    weight: Tensor  # classes×(K + K(K+1)/2)
+    bias: Tensor  # classes
+
+    def __init__(self, classes: int = 10, channels: int = 1, components: int = 40, deslant: bool = False) -> None:
+        super().__init__(classes, channels, deslant)
+        self.count = components
+        self.register_buffer("mean", torch.zeros(0))
+        self.register_buffer("components", torch.zeros(0, 0))
+        self.register_buffer("weight", torch.zeros(classes, 0))
+        self.register_buffer("bias", torch.zeros(classes))
+
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
+        gram, sums = normal_equations(inputs, torch.ones(len(inputs), 1))
+        mean = sums[:-1, 0] / len(inputs)
+        covariance = gram[:-1, :-1] / len(inputs) - torch.outer(mean, mean)
+        directions = torch.linalg.eigh(covariance).eigenvectors  # columns, the largest variance last
+        self.keep(mean=mean, components=directions[:, -self.count :].flip(1).T)
+        features = torch.cat([self.features(part) for part in images.split(CHUNK)]).cpu()
+        weight, bias = least_squares(*normal_equations(features, one_against_all(labels.cpu(), self.classes)))
+        self.keep(weight=weight, bias=bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        """N×C×H×W images to N×(K + K(K+1)/2): the components, then their products row by row."""
+        parts = (self.pixels(images) - self.mean) @ self.components.T  # N×K
+        first, second = torch.triu_indices(parts.shape[1], parts.shape[1], device=parts.device)
+        return torch.cat([parts, parts[:, first] * parts[:, second]], 1)
+
+    def scores(self, images: Tensor) -> Tensor:
+        return nn.functional.linear(self.features(images), self.weight, self.bias)
+
+    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        count, pixels = stored["components"].shape
+        inputs = count + count * (count + 1) // 2
+        return {
+            "mean": (pixels,), "components": (count, pixels), "weight": (self.classes, inputs), "bias": (self.classes,),
+        }  # fmt: skip
+
+
+class NearestNeighbours(Classical):
+    """The `k` nearest training images by Euclidean distance vote for their classes (III C 3): 5.0 %, 2.4 deslanted.
+
+    The score of a class is log(v/Σv), where v is its votes plus a hundredth of a vote times the share of the
+    neighbours' summed distances that is not its own: of classes with as many votes, the one with the nearer wins.
+    """
+
+    images: Tensor  # N×CHW, uint8
+    labels: Tensor  # N
+
+    def __init__(self, classes: int = 10, channels: int = 1, k: int = 3, deslant: bool = False) -> None:
+        super().__init__(classes, channels, deslant)
+        self.k = k
+        self.register_buffer("images", torch.zeros(0, 0, dtype=torch.uint8))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
+
+    def learn(self, images: Tensor, labels: Tensor) -> None:
+        inputs = [self.pixels(part).mul(255).round().to(torch.uint8) for part in images.split(CHUNK)]
+        self.keep(images=torch.cat(inputs), labels=labels)
+
+    def neighbours(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """N×k distances, in units of a pixel's full ink, and the rows of the stored images, nearest first."""
+        inputs = self.pixels(images) * 255
+        nearest, rows = inputs.new_zeros(len(inputs), 0), self.labels.new_zeros(len(inputs), 0)
+        for start in range(0, len(self.images), REFERENCES):
+            stored = self.images[start : start + REFERENCES].to(inputs)
+            squares = (stored**2).sum(1) - 2 * inputs @ stored.T  # short of |inputs|², which orders nothing
+            nearest = torch.cat([nearest, squares], 1)
+            numbers = torch.arange(start, start + len(stored), device=rows.device).expand(len(inputs), -1)
+            rows = torch.cat([rows, numbers], 1)
+            nearest, places = nearest.topk(min(self.k, nearest.shape[1]), largest=False)
+            rows = rows.gather(1, places)
+        return (nearest + (inputs**2).sum(1, keepdim=True)).clamp(min=0).sqrt() / 255, rows
+
+    def scores(self, images: Tensor) -> Tensor:
+        distances, rows = self.neighbours(images)
+        theirs = nn.functional.one_hot(self.labels[rows], self.classes).to(distances)  # N×k×classes
+        summed = (theirs * distances[..., None]).sum(1)
+        nearness = 1 - summed / summed.sum(1, keepdim=True).clamp(min=1e-6)
+        votes = theirs.sum(1) + DOUBT * nearness
+        return (votes / votes.sum(1, keepdim=True)).log()
+
+    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        count, pixels = stored["images"].shape
+        return {"images": (count, pixels), "labels": (count,)}
+
+    def _mistake(self, stored: dict[str, Any]) -> str | None:
+        if mistake := super()._mistake(stored):
+            return mistake
+        labels = stored["labels"]
+        known = bool(((labels >= 0) & (labels < self.classes)).all())
+        return None if known else f"labels must be from 0 to {self.classes - 1}"
