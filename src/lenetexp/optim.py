@@ -151,7 +151,7 @@ class DiagonalLevenbergMarquardt(Optimizer):
             torch._foreach_addcmul_(moved, [parameter.grad for parameter in moved], scales, -group["lr"])
 
 
-def running_mean(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def running_mean(decay: float) -> Callable[[Any, Any, Any], None]:
     """The update of an exponential mean of weights, for torch's `AveragedModel`.
 
     In the first steps the decay is lower, so that the first weights are soon forgotten: (1 + n) / (10 + n) after n
@@ -159,7 +159,7 @@ def running_mean(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor],
     """
 
     @torch.no_grad()
-    def update(means: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+    def update(means: Any, weights: Any, steps: Any) -> None:
         done = int(steps)
         torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + done) / (10 + done)))
 

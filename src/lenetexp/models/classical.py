@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp.models.deslant import deslanted
-from lenetexp.models.lenet import ACTIVATIONS
+from lenetexp.models.layers import ACTIVATIONS
 
 CHUNK = 1000  # images at once: bounds the memory that forward and learn take
 REFERENCES = 10_000  # nearest neighbours: so many stored images are compared with a chunk at once

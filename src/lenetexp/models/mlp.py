@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lenetexp.models.lenet import ACTIVATIONS
+from lenetexp.models.layers import ACTIVATIONS
 
 PIXELS = 28 * 28
 

@@ -44,6 +44,8 @@ class Call:
 
 def look_inside(training: Training, split: Split, clip_norm: float | None) -> dict[str, float]:
     """What `_measure` returns; nothing, and a warning, for a custom net or optimizer that cannot be copied."""
+    if not [*training.model.parameters()]:  # fitted at once: nothing steps
+        return {}
     try:
         return _measure(training, split, clip_norm)
     except Exception as error:  # a custom class may raise anything

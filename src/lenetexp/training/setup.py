@@ -56,7 +56,9 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
         model = build_net(settings.model, len(data.classes), data.image_shape)
     # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
     model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(settings.optimizer, model.parameters(), settings.device.compile)
+    # A classifier that is fitted at once has nothing to step.
+    parameters = [*model.parameters()] or [nn.Parameter(torch.zeros(()))]
+    optimizer = build_optimizer(settings.optimizer, parameters, settings.device.compile)
     average = None if settings.ema is None else AveragedModel(model, multi_avg_fn=running_mean(settings.ema))
     steps_per_epoch = ceil(len(data.train) / settings.batch_size)
     return Training(
