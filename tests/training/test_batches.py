@@ -7,11 +7,11 @@ from torch import Tensor
 
 from lenetexp.config.targets import Augment
 from lenetexp.datasets import Split
-from lenetexp.training.batches import BLOCK, batches
+from lenetexp.training.batches import BLOCK, batches, elastic
 from sample_images import centres_of_mass, noise
 
 COUNT = 2 * BLOCK + 11  # more than one block, and a short last batch
-ANY_WAY = Augment(shift=2, rotate=10, scale=0.1)
+ANY_WAY = Augment(shift=3, rotate=20, scale=0.2, shear=10, elastic=8)
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,24 @@ def test_a_rotation_keeps_the_distance_to_the_middle(spots: Split) -> None:
     torch.testing.assert_close(after.norm(dim=1), before.norm().expand(500), rtol=0, atol=0.25)
     angles = torch.atan2(after[:, 0], after[:, 1]) - torch.atan2(before[0], before[1])
     assert angles.abs().max() < np.deg2rad(95) and angles.min() < -1.4 and angles.max() > 1.4
+
+
+def test_a_shear_moves_rows_sideways_by_their_distance_from_the_middle(spots: Split) -> None:
+    """At 45 degrees a spot 9.5 rows above the middle moves by at most 9.5 pixels, and not up or down."""
+    high = Split(spots.images.roll(-9, 2), spots.labels)  # row 4: 9.5 pixels above the middle
+    moves = centres_of_mass(epoch_of(high, augment=Augment(shear=45))[0]) - torch.tensor([4.0, 18.0])
+    assert moves[:, 0].abs().max() < 1e-3
+    assert moves[:, 1].max() <= 9.5 + 1e-3 and moves[:, 1].min() < -8 and moves[:, 1].max() > 8
+
+
+def test_an_elastic_distortion_moves_pixels_as_far_as_its_formula_says(spots: Split) -> None:
+    """A uniform number in ±1 has the variance 1/3; smoothing by a Gaussian of 4 pixels divides it by 4π·4²."""
+    moves = centres_of_mass(epoch_of(spots, augment=Augment(elastic=20))[0]) - torch.tensor([13.0, 18.0])
+    expected = 20 * (1 / 3 / (4 * np.pi * 16)) ** 0.5  # 0.81 pixels
+    assert moves.std(0).tolist() == pytest.approx([expected, expected], rel=0.15)
+    field = elastic(20, 500, 28, torch.Generator().manual_seed(0))[:, 14, :, 0]
+    neighbours, far = (field - field.roll(by, 1) for by in (1, 14))
+    assert neighbours[:, 10:18].std() < 0.3 * far[:, 14:].std()  # smooth
 
 
 def test_augmentations_differ_between_images_epochs_and_seeds(spots: Split) -> None:

@@ -27,6 +27,7 @@ BelowOne = Annotated[Finite, Field(ge=0, lt=1), described("a number from 0 to be
 Decay = Annotated[Finite, Field(gt=0, lt=1), described("a number above 0 and below 1")]
 Share = Annotated[Finite, Field(ge=0, le=1), described("a number from 0 to 1")]
 Degrees = Annotated[Finite, Field(ge=0, le=180), described("a number of degrees from 0 to 180")]
+Slant = Annotated[Finite, Field(ge=0, lt=90), described("a number of degrees from 0 to below 90")]
 Count = Annotated[Whole, Field(ge=1), described("a whole number, 1 or more")]
 FromZero = Annotated[Whole, described("a whole number, 0 or more")]
 Seed = Annotated[Whole, described("a whole number from 0 to below 2^63")]

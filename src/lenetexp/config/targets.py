@@ -183,11 +183,13 @@ class KnownScheduler(Scheduler):
 
 
 class Augment(Settings):
-    """The limits of the random affine map that each training image gets, drawn anew every epoch."""
+    """The limits of the random map that each training image gets, drawn anew every epoch."""
 
     shift: f.NotNegative = 0.0  # pixels, in any direction
     rotate: f.Degrees = 0.0  # degrees, both ways
     scale: f.BelowOne = 0.0  # share of the size, up or down
+    shear: f.Slant = 0.0  # degrees that upright lines lean, both ways
+    elastic: f.NotNegative = 0.0  # alpha of Simard et al. (2003): about 25 times the mean move of a pixel, in pixels
 
 
 class Dataset(Target):
