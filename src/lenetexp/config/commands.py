@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from lenetexp.config import fields as f
-from lenetexp.config.schema import Device, RunConfig, Settings, Tracking, words
+from lenetexp.config.schema import Device, Model, RunConfig, Settings, Tracking, words
 
 
 class FindLrConfig(RunConfig):
@@ -20,6 +20,16 @@ class FindLrConfig(RunConfig):
         batches = f"{self.steps:,} steps of {self.batch_size} images"
         rates = f"optimizer.lr from {self.from_lr:g} to {self.to_lr:g}"
         return f"{self.model.name} ({', '.join(words(self.model.call()))}), {self.optimizer.name}, {batches}, {rates}"
+
+
+class DescribeConfig(Settings):
+    """The settings of scripts/describe.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Model
+    classes: f.Count
+    channels: f.Count
 
 
 class OtherCommand(Settings):

@@ -226,6 +226,9 @@ def _arguments(known: type[Target], *packages: str) -> BeforeValidator:
     return _checked(lambda target: known if target.startswith(packages) else None)
 
 
+Model = Annotated[Target, _checked(MODELS.get)]
+
+
 class RunConfig(Settings):
     """The settings of one run."""
 
@@ -240,7 +243,7 @@ class RunConfig(Settings):
     trust: list[f.Text]
     job: SweepJob | None = None
     given: list[str] = []  # the overrides as they were typed; set by the command line
-    model: Annotated[Target, _checked(MODELS.get)]
+    model: Model
     optimizer: Annotated[Optimizer, _arguments(TorchOptimizer, "torch.optim.")]
     scheduler: Annotated[Scheduler, _arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
     dataset: Annotated[Dataset, _arguments(KnownDataset, "lenetexp.")]
