@@ -17,14 +17,12 @@ SIZE = 28  # height and width of the images that every net here takes
 
 
 def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> None:
-    """Prints the table of layers; writes net.png, and connections.png and bitmaps.png if there are such, into `folder`."""
+    """Prints the table of layers; writes net.png, and connections.png and bitmaps.png if there are such."""
     image_shape = (settings.channels, SIZE, SIZE)
     model = build_net(settings.model, settings.classes, image_shape)
     layers = layers_of(model, image_shape)
     if not layers:
-        raise UserError(
-            f"model: {settings.model.name} has no convolutions or full connections of torch's or lenetexp's"
-        )
+        raise UserError(f"model: {settings.model.name} has no layer of a kind that lenetexp can count")
     print(layer_table(layers))
 
     def draw() -> None:

@@ -1,9 +1,11 @@
 """A net drawn to scale in the manner of LeCun 1998, figure 2; its tables of connections; its bitmaps."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.colors import ListedColormap
 from matplotlib.patches import Polygon, Rectangle
 
 from lenetexp.reporting.style import FAINT, INK, TRAIN, VAL, new_figure, save, styled
@@ -13,7 +15,8 @@ if TYPE_CHECKING:  # no torch here
 
 GAP = 9.0  # between layers, in pixels of the image, as all lengths here
 DEPTH = 22.0  # how far the last map of a stack stands behind the first, at most
-STEP = 2.4  # and one behind the next, at most
+STEP = 2.4  # and one behind the next, at most; and this share of its side
+STEP_SHARE = 0.3
 UNIT = 0.3  # of a vector, along its bar
 FILLS = {"image": "#ffffff", "subsampling": "#f3e6cf", "average pooling": "#f3e6cf", "max pooling": "#f3e6cf"}
 MAPS, VECTOR = "#dbe7f3", "#e4e6ea"
@@ -25,7 +28,7 @@ class _Stack:
     def __init__(self, layer: "Layer", left: float) -> None:
         self.layer, self.left = layer, left
         self.maps, self.side = layer.shape[0], float(layer.shape[-1]) if len(layer.shape) > 1 else 0.0
-        self.step = min(STEP, DEPTH / max(self.maps - 1, 1)) if self.side else 0.0
+        self.step = min(STEP, STEP_SHARE * self.side, DEPTH / max(self.maps - 1, 1)) if self.side else 0.0
         self.depth = self.step * (self.maps - 1)
         self.length = max(self.maps * UNIT, 3.0)  # of a vector's bar
         self.width = self.side + self.depth if self.side else 0.45 * self.length + 1.5
@@ -56,7 +59,7 @@ def draw_net(layers: Sequence["Layer"], name: str, path: Path) -> None:
     axes = figure.subplots()
     for stack in stacks:
         (_draw_maps if stack.side else _draw_vector)(axes, stack)
-    for before, after in zip(stacks, stacks[1:], strict=False):
+    for before, after in pairwise(stacks):
         _draw_window(axes, before, after)
         kind = after.layer.kind.replace(" ", "\n")
         x = (before.right + after.left) / 2
@@ -128,10 +131,9 @@ def draw_connections(tables: Mapping[str, Sequence[Sequence[int]]], name: str, p
     grids = figure.subplots(len(tables), 1, squeeze=False, gridspec_kw={"height_ratios": rows})[:, 0]
     for axes, (layer, table), inputs in zip(grids, tables.items(), rows, strict=True):
         seen = [[float(i in maps) for maps in table] for i in range(inputs)]
-        axes.imshow(seen, cmap=_two_colours("#ffffff", VAL), vmin=0, vmax=1, aspect="equal")
-        few = len(table) <= 40
-        axes.set_xticks(range(0, len(table), 1 if few else 10))
-        axes.set_yticks(range(0, inputs, 1 if few else 5))
+        axes.imshow(seen, cmap=ListedColormap(["#ffffff", VAL]), vmin=0, vmax=1, aspect="equal")
+        axes.set_xticks(range(0, len(table), 1 if widest <= 40 else 5))
+        axes.set_yticks(range(0, inputs, 1 if widest <= 40 else 5))
         axes.set_xticks([i - 0.5 for i in range(len(table) + 1)], minor=True)
         axes.set_yticks([i - 0.5 for i in range(inputs + 1)], minor=True)
         axes.grid(which="minor", color=FAINT, linewidth=0.6, alpha=1)
@@ -148,7 +150,7 @@ def draw_bitmaps(bitmaps: Sequence[Sequence[Sequence[float]]], path: Path) -> No
     columns = min(len(bitmaps), 10)
     figure = new_figure(0.85 * columns + 0.3, 1.9, "What the RBF units compare with (a reconstruction)")
     for axes, (digit, bitmap) in zip(figure.subplots(1, columns, squeeze=False)[0], enumerate(bitmaps), strict=True):
-        axes.imshow(bitmap, cmap=_two_colours("#ffffff", INK), vmin=-1, vmax=1)
+        axes.imshow(bitmap, cmap=ListedColormap(["#ffffff", INK]), vmin=-1, vmax=1)
         axes.set_xticks([i + 0.5 for i in range(len(bitmap[0]))], minor=True)
         axes.set_yticks([i + 0.5 for i in range(len(bitmap))], minor=True)
         axes.grid(which="minor", color=FAINT, linewidth=0.4, alpha=1)
@@ -156,9 +158,3 @@ def draw_bitmaps(bitmaps: Sequence[Sequence[Sequence[float]]], path: Path) -> No
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(str(digit), fontsize=9)
     save({path.stem: figure}, path.parent)
-
-
-def _two_colours(low: str, high: str) -> Any:
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap([low, high])
