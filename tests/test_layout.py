@@ -22,7 +22,7 @@ LAYERS = """
     reporting
     runs
     sweeps
-    predict find_lr
+    predict find_lr describe
     hydra_plugins
 """
 HEAVY = {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}

@@ -16,4 +16,5 @@ runs       one run, from its config to its record
 sweeps     many runs, and what they show
 predict    what a trained net says of images
 find_lr    the learning rates at which a recipe learns
+describe   a net layer by layer, in numbers and as a picture
 """

@@ -6,7 +6,7 @@ from pydantic import ConfigDict
 
 from lenetexp.config import fields as f
 from lenetexp.config.schema import Device, RunConfig, Tracking, words
-from lenetexp.config.targets import Settings
+from lenetexp.config.targets import Model, Settings
 
 
 class FindLrConfig(RunConfig):
@@ -21,6 +21,16 @@ class FindLrConfig(RunConfig):
         batches = f"{self.steps:,} steps of {self.batch_size} images"
         rates = f"optimizer.lr from {self.from_lr:g} to {self.to_lr:g}"
         return f"{self.model.name} ({', '.join(words(self.model.call()))}), {self.optimizer.name}, {batches}, {rates}"
+
+
+class DescribeConfig(Settings):
+    """The settings of scripts/describe.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Model
+    classes: f.Count
+    channels: f.Count
 
 
 class OtherCommand(Settings):

@@ -11,18 +11,17 @@ from lenetexp.config import fields as f
 from lenetexp.config.messages import of_validation
 from lenetexp.config.targets import (
     CROSS_ENTROPY,
-    MODELS,
     Dataset,
     KnownDataset,
     KnownLoss,
     KnownOptimizer,
     KnownScheduler,
+    Model,
     Optimizer,
     Scheduler,
     Settings,
     Target,
     arguments,
-    checked,
 )
 from lenetexp.errors import UserError, counted
 
@@ -82,7 +81,7 @@ class RunConfig(Settings):
     trust: list[f.Text]
     job: SweepJob | None = None
     given: list[str] = Field(default_factory=list)  # the overrides as they were typed; set by the command line
-    model: Annotated[Target, checked(MODELS.get)]
+    model: Model
     loss: Annotated[Target, arguments(KnownLoss, "lenetexp.losses.")] = CROSS_ENTROPY
     optimizer: Annotated[Optimizer, arguments(KnownOptimizer, "torch.optim.", "lenetexp.")]
     scheduler: Annotated[Scheduler, arguments(KnownScheduler, "torch.optim.", "lenetexp.")]

@@ -225,3 +225,6 @@ def checked(kind_of: Callable[[str], type[Target] | None]) -> BeforeValidator:
 def arguments(known: type[Target], *packages: str) -> BeforeValidator:
     """Has `known` check the arguments of classes in `packages`."""
     return checked(lambda target: known if target.startswith(packages) else None)
+
+
+Model = Annotated[Target, checked(MODELS.get)]

@@ -19,6 +19,7 @@ class Layer:
     shape: tuple[int, ...]  # of its output for one image: maps, height, width; or units
     parameters: int  # trained ones
     connections: int  # to all its units; one to a bias is one, those that share a weight count each
+    window: int = 0  # side of the square that a unit sees of each of its input maps; 0 for all that there is
     table: tuple[tuple[int, ...], ...] = ()  # the input maps that each of its maps sees, if not all
 
     @property
@@ -62,7 +63,8 @@ def _counting(name: str, found: list[Layer]) -> Callable[[nn.Module, tuple[Tenso
         if shape[1:] == (1, 1):  # maps of one unit each
             shape = shape[:1]
         parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-        found.append(Layer(name, _kind(module), shape, parameters, _connections(module, shape), _table(module)))
+        connections = _connections(module, shape)
+        found.append(Layer(name, _kind(module), shape, parameters, connections, _window(module), _table(module)))
 
     return count
 
@@ -77,6 +79,15 @@ def _connections(module: nn.Module, shape: tuple[int, ...]) -> int:
     assert isinstance(module.weight, Tensor)
     biased = getattr(module, "bias", None) is not None
     return prod(shape[1:]) * module.weight.numel() + units * biased
+
+
+def _window(module: nn.Module) -> int:
+    if isinstance(module, Subsampling):
+        return 2
+    if isinstance(module, TableConv2d):
+        return module.weight.shape[-1]
+    size = getattr(module, "kernel_size", 0)
+    return size if isinstance(size, int) else int(size[0])
 
 
 def _table(module: nn.Module) -> tuple[tuple[int, ...], ...]:

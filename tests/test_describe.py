@@ -1,0 +1,60 @@
+"""scripts/describe.py: the table of layers and the pictures, as a user gets them."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from helpers import run_script
+
+
+def pictures(cwd: Path) -> dict[str, tuple[int, int]]:
+    """The pictures of the only net there, with their sizes; none is blank."""
+    (folder,) = (cwd / "outputs/nets").iterdir()
+    found = {}
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            found[path.name] = image.size
+            assert len(image.convert("L").getcolors() or range(257)) > 2
+    return found
+
+
+def test_lenet_5_is_counted_and_drawn(tmp_path: Path) -> None:
+    done = run_script("describe", "model=lenet_5", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for row in (
+        "layer kind output units parameters connections",
+        "input image 1@32×32 1,024 0 0",
+        "c1 convolution 6@28×28 4,704 156 122,304",
+        "c3 convolution 16@10×10 1,600 1,516 151,600",
+        "output RBF 10 10 0 840",
+        "total 9,118 60,000 340,908",
+    ):
+        assert re.search(rf"^ *{re.escape(row).replace(chr(92) + ' ', ' +')}$", done.stdout, re.MULTILINE), row
+    assert {*pictures(tmp_path)} == {"net.png", "connections.png", "bitmaps.png"}
+    assert all(name in done.stdout for name in pictures(tmp_path)), "says where they are"
+
+
+def test_a_net_without_tables_has_one_picture_and_any_number_of_classes(tmp_path: Path) -> None:
+    done = run_script("describe", "model=lenet", "classes=47", "channels=3", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"output +full connection +47 +47 +3,995 +3,995", done.stdout)
+    assert {*pictures(tmp_path)} == {"net.png"}
+    width, height = pictures(tmp_path)["net.png"]
+    assert width > height
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["model=lenet_5", "classes=26"], "model.output=rbf: has bitmaps for 10 classes, not 26"),
+        (["model=lenet_4", "model.output=rbf"], "model.output=rbf: must be tanh or softmax"),
+        (["classes=0"], "classes=0: must be a whole number, 1 or more"),
+        (["model._target_=builtins.dict"], "model._target_=builtins.dict: must make a torch Module"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+    done = run_script("describe", *words, cwd=tmp_path)
+    assert done.returncode and done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+    assert not any((tmp_path / "outputs").rglob("*.png"))
