@@ -25,7 +25,7 @@ class Classical(nn.Module):
     """A classifier that `learn` fits at once. Its buffers are the whole classifier; `forward` uses nothing else.
 
     Buffers are empty before `learn`; then every score is 0. `load_state_dict` adopts the sizes that it finds, and
-    raises RuntimeError if they do not belong together. `deslant` shears every image upright first, here and there.
+    raises RuntimeError if they do not belong together. With `deslant`, both see every image sheared upright.
     """
 
     def __init__(self, classes: int, channels: int, deslant: bool) -> None:
@@ -46,7 +46,7 @@ class Classical(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """N×C×H×W floats in [0, 1] to N×classes scores, of which the largest wins."""
-        if not next(self.buffers()).numel():
+        if not next(self.buffers()).numel():  # in every kind, the first has a column a pixel
             return images.new_zeros(len(images), self.classes)
         return torch.cat([self.scores(part) for part in images.split(CHUNK)])
 
@@ -59,7 +59,7 @@ class Classical(nn.Module):
     def keep(self, **buffers: Tensor) -> None:
         """Puts what was learnt into the buffers, in their types and on their device."""
         for name, values in buffers.items():
-            setattr(self, name, values.to(self.get_buffer(name)).contiguous())
+            setattr(self, name, values.to(self.get_buffer(name), copy=True).contiguous())
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         own = dict(self.named_buffers(recurse=False))

@@ -8,14 +8,14 @@ from torch.nn.functional import normalize
 
 from lenetexp.models.classical import CHUNK, Classical, pair_signs
 
-CACHE = 2000  # MB for the kernel's values while it learns: with scikit-learn's 200 it takes several times as long
+CACHE = 2000  # MB for the kernel's values while it learns: scikit-learn's own 200 are few for 60,000 images
 
 
 class PolynomialSVM(Classical):
     """A support vector machine with the kernel (gamma·x·s + coef0)^degree (III C 11): degree 4, deslanted, 1.1 %.
 
     Images x and support vectors s are scaled to unit length, so that x·s is the cosine between them and a thick digit
-    is like the same digit in thin strokes; without, a quarter more of MNIST is misclassified. One machine for each two
+    is like the same digit in thin strokes; without, 1.3 % of MNIST are misclassified, not 1.0. One machine for each two
     classes: d = Σ_s a_s·(gamma·x·s + coef0)^degree + b votes for the first if it is 0 or more. The score of a class is
     its votes plus c/(3(|c|+1)), where c is the sum of its d, each with its sign: votes decide, and c among classes with
     as many, as scikit-learn's SVC does with break_ties. `C` is the cost of an error.
