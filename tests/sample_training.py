@@ -17,7 +17,8 @@ def make_training(model: nn.Module | None = None, lr: float = 0.05, momentum: fl
     """Of `model`, or of a LeNet with the weights of `seed`; the learning rate is halved every second epoch."""
     torch.manual_seed(seed)
     model = model or LeNet(activation="relu")
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    parameters = [*model.parameters()] or [nn.Parameter(torch.zeros(()))]
+    optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum)
     schedule = Schedule(torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5), "epoch")
     return Training(
         model, CrossEntropy(), optimizer, schedule, torch.amp.GradScaler("cpu", enabled=False), forward=model

@@ -18,8 +18,8 @@ from lenetexp.config.identity import differences, leaves
 from lenetexp.config.schema import RunConfig, check
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name not in ("help", "local"))
-RECIPES = [path for path in FILES if path.parent.name == "experiment"]
-EXPLAINED = [path for path in FILES if path.parent.name not in ("experiment", "sweep")]
+RECIPES = [path for path in FILES if path.is_relative_to(CONF / "experiment")]
+EXPLAINED = [path for path in FILES if path not in RECIPES and path.parent.name != "sweep"]
 README = (PROJECT / "README.md").read_text()
 GROUPS = {
     group: {path.stem for path in (CONF / group).glob("[!_]*.yaml")}

@@ -1,16 +1,20 @@
 """The loop: it computes what a plain loop computes, and every run can be repeated."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from helpers import assert_same_weights, make_data
 from lenetexp.config.targets import Augment
+from lenetexp.losses import CrossEntropy, MaximumAPosteriori, SquaredError
+from lenetexp.models.classical import LinearClassifier
 from lenetexp.models.lenet import LeNet
-from lenetexp.optim import Schedule
+from lenetexp.optim import Schedule, running_mean
 from lenetexp.training import loop
 from lenetexp.training.batches import batches
 from lenetexp.training.evaluate import SYNC_EVERY, Diverged, Totals
@@ -167,3 +171,60 @@ def test_clipping_bounds_the_step() -> None:
         moved.append(torch.cat([(new - before[name]).flatten() for name, new in weights(training).items()]).norm())
     assert moved[1].item() == pytest.approx(1e-3, rel=1e-3)
     assert moved[0] > 10 * moved[1]
+
+
+def test_the_loss_of_an_epoch_is_that_of_the_run() -> None:
+    """In training and in validation."""
+    training, data = make_training(lr=1e-9), make_data(32)
+    training.loss = SquaredError()
+    (record,) = train(training, data, epochs=1)
+    logits = training.model(data.train.images.float() / 255)
+    targets = F.one_hot(data.train.labels, 10) * 2 - 1
+    expected = ((logits - targets) ** 2).sum(1).mean().item() / 2
+    assert (record.train_loss, record.val_loss) == pytest.approx((expected, expected), rel=1e-4)
+
+
+def test_smoothing_is_for_training_alone() -> None:
+    """Mixed with the loss of guessing: ln 10 for a net whose outputs are all the same."""
+    outputs, labels = torch.tensor([[4.0, 0, 0]]), torch.tensor([0])
+    loss, plain = CrossEntropy(label_smoothing=0.3), CrossEntropy()
+    assert loss.eval()(outputs, labels) == plain(outputs, labels)
+    spread = -torch.log_softmax(outputs, 1).mean()
+    torch.testing.assert_close(loss.train()(outputs, labels), 0.7 * plain(outputs, labels) + 0.3 * spread)
+
+
+def test_the_criterion_of_lenet_5_is_equation_9() -> None:
+    """y_D + log(e^−j + Σ e^−y_i), of penalties y."""
+    penalties, labels = torch.rand(5, 10) * 9, torch.arange(5)
+    expected = penalties[range(5), labels] + torch.log(torch.exp(-penalties).sum(1) + math.exp(-0.7))
+    torch.testing.assert_close(MaximumAPosteriori(j=0.7)(-penalties, labels), expected.mean())
+
+
+def test_the_mean_of_the_weights_is_validated_and_kept() -> None:
+    """After every step a share of the way to the new weights; at first a larger one."""
+    training, data, seen = make_training(), make_data(64), []
+    training.average = AveragedModel(training.model, multi_avg_fn=running_mean(0.9))
+    expected = [weight.detach().clone() for weight in training.model.parameters()]
+    step = training.schedule.after_batch
+
+    def after_batch() -> None:
+        for mean, weight in zip(expected, training.model.parameters(), strict=True):
+            decay = min(0.9, (1 + len(seen)) / (10 + len(seen))) if seen else 0.0
+            mean.mul_(decay).add_(weight.detach(), alpha=1 - decay)
+        seen.append(1)
+        step()
+
+    training.schedule.after_batch = after_batch  # type: ignore[method-assign]
+    train(training, data, epochs=1)
+    assert training.best_weights is not None
+    for mean, kept, weight in zip(expected, training.best_weights.values(), training.model.parameters(), strict=True):
+        torch.testing.assert_close(kept, mean, rtol=1e-4, atol=1e-6)
+        assert not torch.allclose(kept, weight)
+
+
+def test_a_classifier_that_is_fitted_at_once_has_one_epoch() -> None:
+    data = make_data(64)
+    training = make_training(LinearClassifier(classes=10, channels=1))
+    (record,) = train(training, data, epochs=5)
+    assert record.train_accuracy == record.val_accuracy > 0.9
+    assert record.inside == {}

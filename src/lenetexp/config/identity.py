@@ -10,7 +10,7 @@ from typing import Any
 # How a command was given. Never recorded.
 INVOCATION_KEYS = ("resume", "trust", "job", "given")
 # Where the record goes, what is measured on the way, where datasets lie. Recorded, but not part of the experiment.
-RECORDING_KEYS = ("tracking", "diagnostics", "data_dir")
+RECORDING_KEYS = ("tracking", "diagnostics", "data_dir", "published")
 # Choices on the command line whose effect is in the composed config, or that only Hydra sees.
 COMPOSITION_KEYS = ("sweep", "hydra")
 # Part of the experiment, but of no interest when runs are compared.

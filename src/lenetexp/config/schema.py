@@ -11,6 +11,7 @@ from lenetexp.config import fields as f
 from lenetexp.config.messages import of_validation
 from lenetexp.config.targets import (
     CROSS_ENTROPY,
+    ClassicalModel,
     Dataset,
     KnownDataset,
     KnownLoss,
@@ -76,6 +77,7 @@ class RunConfig(Settings):
     clip_norm: f.AboveZero | None
     ema: f.Decay | None = None  # older runs have none, nor a loss
     patience: f.Count | None
+    published: f.Share | None = None  # older runs have none
     data_dir: f.Text
     resume: f.Resume
     trust: list[f.Text]
@@ -98,17 +100,16 @@ class RunConfig(Settings):
     def summary(self) -> str:
         """The net and how it is trained, as far as the settings alone tell."""
         dataset, augment = self.dataset, self.dataset.augment
-        its = ", ".join(words(self.model.call()))
+        its, loss = ", ".join(words(self.model.call())), self.loss.call()
+        head = f"{self.model.name}{its and f' ({its})'} on {dataset.call().get('name', dataset.name)}"
+        if isinstance(self.model, ClassicalModel):
+            return f"{head}, fitted at once"
         parts = [
-            f"{self.model.name}{its and f' ({its})'} on {dataset.call().get('name', dataset.name)}",
+            head,
             f"{counted(self.epochs, 'epoch')} at batch size {self.batch_size}",
             " ".join([self.optimizer.name, *words(self.optimizer.call())]),
             self.scheduler.name,
-            *(
-                []
-                if self.loss.call() == CROSS_ENTROPY.call()
-                else [" ".join([self.loss.name, *words(self.loss.call())])]
-            ),
+            *([] if loss == CROSS_ENTROPY.call() else [" ".join([self.loss.name, *words(loss)])]),
             f"seed {self.seed}",
             *words({"clip_norm": self.clip_norm, "ema": self.ema, "patience": self.patience}),
             *([] if augment is None else [" ".join(["augment", *words(augment.model_dump())])]),

@@ -99,7 +99,7 @@ class MLPModel(Target):
 
     hidden: list[f.Count] = ABSENT
     activation: f.Activation = "scaled_tanh"
-    init: Literal["lecun", "torch"] = "lecun"
+    init: Literal["lecun", "torch", "xavier"] = "lecun"
     output: Literal["tanh", "softmax"] = "tanh"
 
 

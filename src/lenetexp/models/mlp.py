@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lenetexp.models.layers import ACTIVATIONS
+from lenetexp.models.layers import ACTIVATIONS, GAINS, draw_weights
 
 PIXELS = 28 * 28
 
@@ -16,7 +16,7 @@ class MLP(nn.Module):
     LeCun et al. 1998, section III C 5 and 6: 4.7 % with 300 hidden units, 4.5 % with 1000, 3.05 % with 300 and 100.
     `activation`, of `ACTIVATIONS`, follows each hidden layer. `output` is "tanh", LeCun's 1.7159·tanh(2a/3), for a
     squared error to targets ±1 as in the paper, or "softmax": the sums themselves, for cross-entropy. `init` draws the
-    weights as "torch" does by default or as "lecun" did: weights and biases uniform in ±2.4/inputs of the unit.
+    weights: see `draw_weights`.
     """
 
     def __init__(
@@ -33,10 +33,10 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
         self.output = {"tanh": ACTIVATIONS["scaled_tanh"], "softmax": nn.Identity}[output]()
-        if init == "lecun":
-            for inputs, layer in zip(sizes, self.layers, strict=False):
-                for weights in layer.parameters():
-                    nn.init.uniform_(weights, -2.4 / inputs, 2.4 / inputs)
+        *inner, last = self.layers
+        for layer in inner:
+            draw_weights(layer, init, GAINS.get(activation, 1.0))
+        draw_weights(last, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images with values in [0, 1] to N×classes outputs."""

@@ -26,7 +26,7 @@ def start_of_run(
     counts = f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test images"
     chosen_on = "the test images" if settings.dataset.validation == "test" else "validation images"
     pairs = [
-        ("net", f"{parameters:,} parameters"),
+        ("net", f"{parameters:,} parameters" if parameters else "no parameters that steps would train"),
         ("data", f"{data.name}: {counts}, {'×'.join(map(str, data.image_shape))}, {len(data.classes)} classes"),
         ("best", f"weights chosen by accuracy on {chosen_on}"),
         ("device", f"{device}, {settings.device.precision}"),
@@ -50,11 +50,12 @@ def end_of_run(
     pairs = [("verdict", verdict.sentence)] if verdict and verdict.ending != "learned" else []
     if best is not None and test is not None:
         throughput = len(history) / sum(1 / record.images_per_second for record in history)
+        published = "" if settings.published is None else f"; published {settings.published:.2%}"
         correct = f"{test.correct:,} of {len(test.labels):,} correct"
         pairs += [
             ("best epoch", f"{best.epoch} of {len(history)}"),
             ("validation", f"accuracy {best.val_accuracy:.2%}, loss {best.val_loss:.4f}"),
-            ("test", f"accuracy {test.accuracy:.2%} ({correct}), loss {test.loss:.4f}"),
+            ("test", f"accuracy {test.accuracy:.2%} ({correct}), loss {test.loss:.4f}{published}"),
             ("throughput", f"{throughput:,.0f} images/s"),
             ("weights", shown(folder / File.BEST)),
             ("pictures", shown(folder / File.FIGURES)),

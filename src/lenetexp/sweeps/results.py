@@ -28,15 +28,19 @@ CSV = (
     "best_val_accuracy", "best_epoch", "epochs_to_90", "test_accuracy", "test_low", "test_high", "seconds", "status",
     "reason", "run_id",
 )  # fmt: skip
-COLUMNS = (*CSV, "best_val_loss", "curve", "trust", "before", "config_hash", "of_seed", "val_images", "test_images")
+COLUMNS = (
+    *CSV, "best_val_loss", "curve", "trust", "before", "config_hash", "of_seed", "val_images", "test_images",
+    "published",
+)  # fmt: skip
 # What is known of each recipe: the runs that differ only in their seed. Accuracy, loss and test are means,
 # to_90 is a median; the half width is that of a 95 % interval; a curve is pairs of epoch and validation accuracy.
 RECIPE = (
     "accuracy", "loss", "deviation", "half_width", "test", "test_low", "test_high", "to_90", "runs", "ends", "diverged",
     "curves", "best", "by_seed", "images",
+    "published",
 )  # fmt: skip
 # Columns of the text: those that older runs do not fill, and those that go first if there is no room.
-IF_KNOWN = ("to 90 %", "test interval")
+IF_KNOWN = ("to 90 %", "test interval", "published")
 SPARE = ("test interval", "seconds", "epoch", "deviation", "to 90 %")
 
 
@@ -95,6 +99,7 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "of_seed": run.params.get(SEED, ""),
         "val_images": images.get("val", nan),
         "test_images": test_images,
+        "published": float(run.params["published"]) if run.params.get("published", "None") != "None" else nan,
     }
 
 
@@ -134,6 +139,7 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
             "best": group.index[0],  # among the runs
             "by_seed": dict(zip(counting[SEED if SEED in keys else "of_seed"], accuracies, strict=True)),
             "images": counting.val_images.min(),
+            "published": group.published.iloc[0],
         }
         recipes.append({**group[others].iloc[0], **recipe})
     found = DataFrame(recipes, columns=[*others, *RECIPE])
@@ -225,6 +231,7 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
             "test": _texts(runs.test_accuracy, "{:.2%}"),
             "test interval": _intervals(runs.test_low, runs.test_high),
             "to 90 %": _texts(runs.epochs_to_90, "{:.0f}"),
+            "published": _texts(runs.published, "{:.2%}"),
             "seconds": _texts(runs.seconds, "{:.1f}"),
             "status": [f"{run.status} (before)" if run.before else run.status for run in runs.itertuples()],
         }
@@ -239,6 +246,7 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
             "95 % interval": _intervals(low, high),
             "test": _texts(recipes.test, "{:.2%}"),
             "test interval": _intervals(recipes.test_low, recipes.test_high),
+            "published": _texts(recipes.published, "{:.2%}"),
             "to 90 %": _texts(recipes.to_90, "{:g}"),
             "ended otherwise": recipes.ends,
         }

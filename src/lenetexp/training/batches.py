@@ -54,11 +54,10 @@ def batches(
 
 
 def affine(augment: Augment, count: int, size: int, seed: int, epoch: int) -> Tensor:
-    """Random rotations, scalings, shears and shifts within `augment`'s limits, count×2×3 as `affine_grid` takes them."""
+    """Random rotations, scalings, shears and shifts within `augment`'s limits, count×2×3 for `affine_grid`."""
     draws = torch.rand(4, count, generator=generator("augment", seed, epoch)) * 2 - 1
-    leans = (
-        torch.rand(count, generator=generator("shear", seed, epoch)) * 2 - 1
-    )  # apart: runs made before stay the same
+    # Apart from the others, so that runs made before there was a shear stay the same.
+    leans = torch.rand(count, generator=generator("shear", seed, epoch)) * 2 - 1
     angle = draws[0] * radians(augment.rotate)
     zoom = 1 / (1 + draws[1] * augment.scale)
     shift = draws[2:] * augment.shift * 2 / size  # the frame is 2 wide in grid coordinates

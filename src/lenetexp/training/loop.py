@@ -37,15 +37,13 @@ def fit(
     training: Training, data: Data, recipe: Recipe, on_batch: Callable[[Totals], None] = lambda totals: None
 ) -> Iterator[EpochRecord]:
     """Trains, and yields each epoch's record; raises `Diverged`, with `training.best` of the epochs before."""
-    epochs = 1 if isinstance(training.model, Classical) else recipe.epochs
-    for epoch in range(training.epochs_done + 1, epochs + 1):
+    at_once = isinstance(training.model, Classical)
+    one_pass = learn_at_once if at_once else train_epoch
+    for epoch in range(training.epochs_done + 1, (1 if at_once else recipe.epochs) + 1):
         if recipe.patience is not None and training.epochs_without_improvement >= recipe.patience:
             return
         started = time.perf_counter()
-        if isinstance(training.model, Classical):
-            train = learn_at_once(training.model, training.loss, data.train)
-        else:
-            train = train_epoch(training, data.train, recipe, epoch, on_batch)
+        train = one_pass(training, data.train, recipe, epoch, on_batch)
         seconds = time.perf_counter() - started
         inside = look_inside(training, data.train, recipe.clip_norm) if recipe.diagnostics else {}
         val = evaluate(training.trained, data.val, training.loss)
@@ -79,10 +77,16 @@ def train_epoch(
     return totals
 
 
-def learn_at_once(model: Classical, loss: nn.Module, split: Split) -> Totals:
+def learn_at_once(
+    training: Training, split: Split, recipe: Recipe, epoch: int, on_batch: Callable[[Totals], None]
+) -> Totals:
     """Fits a classifier that takes no steps; returns what it makes of the first `SAMPLE` of its training images."""
-    model.learn(as_floats(split.images), split.labels)
-    scores = evaluate(model, split[torch.arange(min(SAMPLE, len(split)), device=split.labels.device)], loss)
-    totals = Totals(1, torch.device("cpu"))
+    assert isinstance(training.model, Classical)
+    training.model.learn(as_floats(split.images), split.labels)
+    training.optimizer.step()  # of nothing: for the schedule
+    training.after_step()
+    scores = evaluate(training.model, split[torch.arange(min(SAMPLE, len(split)))], training.loss)
+    totals = Totals(epoch, torch.device("cpu"))
     totals.add(torch.tensor(scores.loss), scores.logits, scores.labels)
+    on_batch(totals)
     return totals
