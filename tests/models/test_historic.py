@@ -30,7 +30,7 @@ from lenetexp.models.lenet_1998 import LeNet1, LeNet4, LeNet5
 from lenetexp.training.setup import build_net
 
 HISTORIC = (LeNet1989, LeNet1, LeNet4, LeNet5)
-# Each layer's parameters and connections as published; of LeNet-4, a reconstruction, as docs have them.
+# Each layer's parameters and connections as published; of LeNet-4, a reconstruction, as computed by hand.
 PUBLISHED: dict[type[nn.Module], dict[str, tuple[int, int]]] = {
     LeNet1989: {"h1": (1_068, 19_968), "h2": (2_592, 38_592), "h3": (5_790, 5_790), "output": (310, 310)},
     LeNet1: {
@@ -174,7 +174,7 @@ def test_bitmaps_are_ten_clearly_different_drawings() -> None:
     drawn = bitmaps()
     assert drawn.shape == (10, 84) and {*drawn.flatten().tolist()} == {-1.0, 1.0}
     apart = [(drawn[i] != drawn[j]).sum().item() for i in range(10) for j in range(i)]
-    assert min(apart) >= 5, "two digits have nearly the same bitmap"
+    assert min(apart) >= 10, "two digits have nearly the same bitmap"
 
 
 def seen_by(model: nn.Module, first: str, images: torch.Tensor) -> torch.Tensor:

@@ -67,7 +67,9 @@ class WholeInputConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """N×C×H×W with H×W the kernel's size, to N×K×1×1."""
-        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[..., None, None]
+        # As channels-last weights lie in memory: in any other order they, and their gradient, would be copied.
+        flat, weight = (tensor.permute(0, 2, 3, 1).flatten(1) for tensor in (x, self.weight))
+        return F.linear(flat, weight, self.bias)[..., None, None]
 
 
 class TableConv2d(nn.Module):

@@ -77,9 +77,9 @@ class LeNet1(nn.Module):
 class LeNet4(nn.Module):
     """A reconstruction of LeNet-4 for N×channels×28×28 images with values in [0, 1]; returns N×classes scores.
 
-    The paper says: 32×32 images, 4 maps, 8 subsampling maps in pairs, 16 maps, 16 subsampling maps, 120 units, 10
-    units; about 17,000 parameters and 260,000 connections. A full c5 alone would have 48,120 parameters. Three guesses
-    make it 16,998 and 258,306, and no rounder ones were found that do:
+    The paper says, as far as it is remembered: 32×32 images, 4 maps, 8 subsampling maps in pairs, 16 maps, 16
+    subsampling maps, 120 units, 10 units; about 17,000 parameters and 260,000 connections. A full c5 alone would have
+    48,120 parameters. Three guesses make it 16,998 and 258,306:
 
     - c3 has 60 kernels, as LeNet-5's, in the manner of its Table I: with the maps of s2 in a ring, 4 maps see 3
       neighbours, 8 see 4 neighbours, 4 see two pairs of neighbours.

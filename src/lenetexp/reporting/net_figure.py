@@ -66,7 +66,7 @@ def draw_net(layers: Sequence["Layer"], name: str, path: Path) -> None:
         axes.text(x, -tallest / 2 - 4, kind, ha="center", va="top", fontsize=8, color=TRAIN)
     for stack in stacks:
         axes.text(stack.left + stack.width / 2, stack.height / 2 + 2, _label(stack.layer), ha="center", va="bottom",
-                  fontsize=9, color=INK)  # fmt: skip
+                  fontsize=9, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
     axes.set(xlim=(-6, width + 8), ylim=(-tallest / 2 - 14, tallest / 2 + 12), aspect="equal")
     axes.set_axis_off()
     save({path.stem: figure}, path.parent)
@@ -140,7 +140,7 @@ def draw_connections(tables: Mapping[str, Sequence[Sequence[int]]], name: str, p
         axes.tick_params(which="both", length=0, labelsize=8)
         links = sum(map(len, table))
         axes.set(xlabel=f"map of {layer}", ylabel="map it sees")
-        axes.set_title(f"{layer}: {links} of {len(table) * inputs} connections", fontsize=9)
+        axes.set_title(f"{layer}: {links} of {len(table) * inputs:,} connections", fontsize=9)
     save({path.stem: figure}, path.parent)
 
 
