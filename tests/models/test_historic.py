@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lenetexp import models
-from lenetexp.config.schema import MODELS, Target
+from lenetexp.config.targets import MODELS, ClassicalModel, Target
 from lenetexp.errors import UserError
 from lenetexp.models.bitmaps import DIGITS, HEIGHT, WIDTH, bitmaps
 from lenetexp.models.counts import Layer, layers_of
@@ -59,6 +59,8 @@ SHAPES: dict[type[nn.Module], dict[str, tuple[int, ...]]] = {
         "f6": (84,), "output": (10,),
     },
 }  # fmt: skip
+
+NETS = [name for name, kind in MODELS.items() if kind is not ClassicalModel]
 
 
 def layers(net: type[nn.Module], **settings: Any) -> list[Layer]:
@@ -246,7 +248,7 @@ def test_lenet_5_has_rbf_units_for_ten_classes_and_softmax_for_any() -> None:
     assert sum(layer.parameters for layer in layers(LeNet5, output="softmax")) == 60_850
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NETS)
 def test_every_net_takes_any_channels_and_batch(name: str) -> None:
     settings = Target.model_validate({"_target_": name, **({"output": "softmax"} if name[-1].isdigit() else {})})
     model = build_net(settings, classes=26, image_shape=(3, 28, 28)).to(memory_format=torch.channels_last)
@@ -258,8 +260,8 @@ def test_every_net_takes_any_channels_and_batch(name: str) -> None:
 
 
 def test_the_public_names_are_those_with_settings() -> None:
-    assert {f"lenetexp.models.{name}" for name in models.NETS} == {*MODELS}
-    for name in models.NETS:
+    assert {f"lenetexp.models.{name}" for name in models.MODULES} == {*MODELS}
+    for name in models.MODULES:
         assert getattr(models, name).__name__ == name
 
 

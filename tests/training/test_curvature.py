@@ -9,8 +9,9 @@ from helpers import make_data
 from lenetexp.errors import UserError
 from lenetexp.losses import CrossEntropy, SquaredError
 from lenetexp.models.lenet import LeNet
+from lenetexp.models.lenet_1989 import LeNet1989
 from lenetexp.optim import DiagonalLevenbergMarquardt
-from lenetexp.training.curvature import curvature, measure_curvature
+from lenetexp.training.curvature import _through, curvature, measure_curvature
 from sample_training import make_training
 
 
@@ -78,3 +79,14 @@ def test_a_layer_without_a_rule_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
     with pytest.raises(UserError, match="no rule for a layer of BatchNorm2d"):
         curvature(model, CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
+
+
+def test_a_border_of_background_counts_with_its_square() -> None:
+    """Of the net of 1989: beyond its first layer's border every input is −1."""
+    layer = LeNet1989().h1
+    image, h = torch.rand(1, 1, 16, 16), torch.rand(1, 12, 8, 8)
+    _, (of_weights, of_biases) = _through(layer, image, image, h)
+    padded = F.pad(image, (2, 2, 2, 2), value=-1).square()
+    places = padded[0, 0].unfold(0, 5, 2).unfold(1, 5, 2)  # 8×8×5×5
+    torch.testing.assert_close(of_weights, torch.einsum("khw,hwij->kij", h[0], places))
+    torch.testing.assert_close(of_biases, h[0])

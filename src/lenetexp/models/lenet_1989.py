@@ -20,18 +20,18 @@ BACKGROUND = -1.0
 class SharedKernels(TableConv2d):
     """Kernels of 5×5, shared by a map's units, which lie two pixels apart; each unit has a bias of its own."""
 
+    background: Tensor
+
     def __init__(self, inputs: int, table: Sequence[Sequence[int]], size: int) -> None:
         super().__init__(inputs, table, kernel_size=5, stride=2)
+        # A buffer, because the layer is also asked for its sums of squares (`training.curvature`).
+        self.register_buffer("background", torch.tensor(BACKGROUND), persistent=False)
         self.bias: nn.Parameter = nn.Parameter(torch.empty(len(table), size, size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×inputs×(2·size + 4)×(2·size + 4), a border of two included, to N×outputs×size×size."""
-        return convolve(x, self.full_weight(), None, self.stride) + self.bias
-
-
-def bordered(x: Tensor) -> Tensor:
-    """N×C×H×W with two rows and columns of background around."""
-    return F.pad(x, (2, 2, 2, 2), value=BACKGROUND)
+        """N×inputs×2·size×2·size to N×outputs×size×size; beyond the border is background."""
+        bordered = F.pad(x - self.background, (2, 2, 2, 2)) + self.background
+        return convolve(bordered, self.full_weight(), None, self.stride) + self.bias
 
 
 class LeNet1989(nn.Module):
@@ -68,7 +68,7 @@ class LeNet1989(nn.Module):
         """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
         x = F.interpolate(x[..., 4:24, 4:24], size=(16, 16), mode="bilinear", antialias=True)
         x = 2 * x - 1
-        x = self.activation(self.h1(bordered(x)))  # N×12×8×8
-        x = self.activation(self.h2(bordered(x)))  # N×12×4×4
+        x = self.activation(self.h1(x))  # N×12×8×8
+        x = self.activation(self.h2(x))  # N×12×4×4
         x = self.activation(self.h3(x.flatten(1)))  # N×30
         return self.output_units(self.output(x))  # N×classes

@@ -112,5 +112,7 @@ def _through(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple
             return slope.square() * h, []
         squares = {key: parameter.detach().square().requires_grad_() for key, parameter in parameters.items()}
         x = x.square().requires_grad_()
-        h_x, *h_weights = torch.autograd.grad(functional_call(module, squares, (x,)), [x, *squares.values()], h)
+        constants = {key: value.square() for key, value in module.named_buffers() if value.is_floating_point()}
+        sums = functional_call(module, {**squares, **constants}, (x,))
+        h_x, *h_weights = torch.autograd.grad(sums, [x, *squares.values()], h)
     return h_x, h_weights
