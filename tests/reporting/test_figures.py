@@ -61,7 +61,8 @@ def red(texts: Sequence[Text]) -> int:
 def recipe(accuracy: float, half_width: float = nan, diverged: bool = False, **values: str) -> dict[str, Any]:
     """A line of the table that sweeps are drawn from."""
     curves = [] if np.isnan(accuracy) else [[(1, 0.1), (2, accuracy)]]
-    return {**values, "accuracy": accuracy, "half_width": half_width, "diverged": diverged, "curves": curves}
+    row = {"accuracy": accuracy, "half_width": half_width, "diverged": diverged, "curves": curves, "published": nan}
+    return {**values, **row}
 
 
 def dots(axes: Axes) -> set[tuple[float, float]]:

@@ -11,11 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from pandas import DataFrame, Series
 
 from lenetexp.config.identity import swept_name
-from lenetexp.reporting.style import FAINT, INK, label, new_figure, save, styled, with_grid
+from lenetexp.reporting.style import FAINT, INK, VAL, label, new_figure, save, styled, with_grid
 
 NAMED = 10  # recipes that get a colour, of matplotlib's C0 to C9, and a name in the legend
 ACROSS = 3  # keys beside each other
@@ -30,6 +30,9 @@ def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
     figures = {"learning_curves": learning_curves(others, recipes, f"Learning curves by {settings}")}
     if others:
         figures["accuracy"] = accuracy_by_key(others, recipes, title)
+    known = recipes[recipes.published.notna()]
+    if len(known):
+        figures["published"] = beside_published(others, known, "Test error, and as published")
     counts = recipes[others].nunique()
     # If most pairs were tried: the trials of a search would leave the map empty.
     if len(counts) == 2 and counts.min() > 1 and len(recipes) > 0.75 * counts.prod():
@@ -59,6 +62,23 @@ def learning_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
     lines = [Line2D([], [], color=f"C{rank}") for rank in range(len(names))]
     heading = "best first" if len(recipes) <= NAMED else f"the best {NAMED} of {len(recipes)}"
     axes.legend(lines, names, title=heading, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, alignment="left")
+    return figure
+
+
+@with_grid
+def beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
+    """Each recipe's error on the test images with its interval, and the published one, the largest of these on top."""
+    ordered = recipes.sort_values("published", ignore_index=True)
+    figure = new_figure(9, 0.36 * len(ordered) + 1.4, title)
+    axes, places = figure.subplots(), np.arange(len(ordered))
+    error, low, high = (100 * (1 - ordered[key]) for key in ("test", "test_high", "test_low"))
+    axes.errorbar(error, places, xerr=[error - low, high - error], fmt="o", color=VAL, capsize=3, label="here")
+    axes.plot(100 * (1 - ordered.published), places, color=INK, marker="D", fillstyle="none", ls="", label="published")
+    axes.set(xlabel="test error [%]", xscale="log", ylim=(len(ordered) - 0.5, -0.5))
+    axes.set_yticks(places, [label(swept_name(row), 60) for row in ordered[[*keys]].to_dict("records")])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.8)))
+    axes.legend(loc="lower right")
     return figure
 
 

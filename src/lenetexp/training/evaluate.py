@@ -1,6 +1,6 @@
 """A net and a split to numbers: summed first, divided once. Evaluation is always in fp32."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, sqrt
 from pathlib import Path
@@ -54,7 +54,7 @@ class Scores:
 
     logits: Tensor  # N×classes
     labels: Tensor  # N
-    criterion: nn.Module
+    criterion: nn.Module = field(default_factory=CrossEntropy)
 
     @cached_property
     def loss(self) -> float:
