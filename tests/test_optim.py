@@ -78,7 +78,7 @@ def levenberg_marquardt() -> Iterator[float]:
     """Before any curvature is measured, none: a step of lr / mu times the gradient."""
     w = W
     for g in GRADIENTS:
-        w -= 5e-4 / 0.02 * g
+        w -= 2e-3 / 0.02 * g
         yield w
 
 

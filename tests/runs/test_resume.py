@@ -83,7 +83,7 @@ def assert_same_record(one: Store, other: Store) -> None:
 
 def trained(words: list[str], stop_after: int, before: Path | None = None) -> Training:
     """A training on easy images up to an epoch, from the start or from a checkpoint."""
-    settings = check(RunConfig, composed("epochs=5", "model.activation=tanh", *words))
+    settings = check(RunConfig, composed("epochs=5", *words, "model.activation=tanh"))
     images = make_data(70)
     training = set_up(settings, images, torch.device("cpu"))
     if before is not None:
@@ -101,6 +101,8 @@ def trained(words: list[str], stop_after: int, before: Path | None = None) -> Tr
         ["optimizer=adamw", "scheduler=onecycle", "dataset.augment={shift:2,rotate:10,scale:0.1}"],
         ["optimizer=sgd", "device.precision=bf16", "clip_norm=0.5"],
         ["optimizer=rmsprop", "scheduler=plateau", "patience=1"],
+        ["ema=0.9", "loss.label_smoothing=0.1", "dataset.augment={shear:10,elastic:8}"],
+        ["model=lenet_5", "optimizer=levenberg_marquardt", "optimizer.samples=20", "scheduler=piecewise"],
     ],
     ids=" ".join,
 )

@@ -16,7 +16,7 @@ from lenetexp.config.identity import leaves
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import wrapped
 
-COMMENT = re.compile(r"^(\w+):.* # (.+)$", re.MULTILINE)
+COMMENT = re.compile(r"^ *(\w+):.* # (.+)$", re.MULTILINE)
 WIDTH = 34  # of key and value
 
 
