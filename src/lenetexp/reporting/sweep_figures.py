@@ -15,6 +15,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from pandas import DataFrame, Series
 
 from lenetexp.config.identity import swept_name
+from lenetexp.reporting.report_parts import ordered
 from lenetexp.reporting.style import FAINT, INK, VAL, label, new_figure, save, styled, with_grid
 
 NAMED = 10  # recipes that get a colour, of matplotlib's C0 to C9, and a name in the legend
@@ -100,13 +101,13 @@ def accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
 
 def _draw_against(axes: Axes, key: str, others: Sequence[str], recipes: DataFrame) -> None:
     series = Series([", ".join(map(label, values)) for values in recipes[[*others]].to_numpy()], recipes.index)
-    values, numeric = _ordered(recipes[key], recipes.accuracy)
+    values, numeric = ordered(recipes[key], recipes.accuracy)
     count = series.nunique()
     grid = len(recipes) > 0.75 * count * len(values)
     if count > NAMED or (not grid and 4 * count > len(recipes)):  # too many or too small
         series, grid = Series("", recipes.index), not others
     places = _place(axes, values, numeric, each=grid or 2 * len(values) <= len(recipes))
-    names, _ = _ordered(series, recipes.accuracy)
+    names, _ = ordered(series, recipes.accuracy)
     legend = {}
     for i, name in enumerate(names):
         aside = 0.0 if numeric else 0.06 * (i - (len(names) - 1) / 2)  # so that no point hides another
@@ -150,7 +151,7 @@ def _draw_series(axes: Axes, x: Series, recipes: DataFrame, colour: str, joined:
 @styled
 def heat_map(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Accuracy over two swept keys, the first down and the second across, with its number in every cell."""
-    rows, columns = (_ordered(recipes[key], recipes.accuracy)[0] for key in keys)
+    rows, columns = (ordered(recipes[key], recipes.accuracy)[0] for key in keys)
     cells = recipes.set_index([*keys]).reindex(pd.MultiIndex.from_product([rows, columns]))
     accuracy = cells.accuracy.to_numpy().reshape(len(rows), len(columns))
     figure = new_figure(max(1.1 * len(columns) + 2.4, 0.09 * len(title) + 0.4), 0.6 * len(rows) + 1.6, title)
@@ -167,12 +168,3 @@ def heat_map(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
         colour = "white" if cell.accuracy <= middle else INK
         axes.text(column, row, "\n".join(lines) or "none", color=colour, ha="center", va="center")
     return figure
-
-
-def _ordered(values: Series, accuracies: Series) -> tuple[list[str], bool]:
-    """Values that occur, each once, and whether they are numbers; words the best first."""
-    best = accuracies.groupby(values, sort=False).max()
-    numbers = pd.to_numeric(best.index, errors="coerce")
-    if np.isfinite(numbers).all():
-        return [*best.index[numbers.argsort()]], True
-    return [*best.sort_values(ascending=False, kind="stable").index], False
