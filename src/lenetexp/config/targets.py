@@ -124,6 +124,7 @@ MODELS: dict[str, type[Target]] = {
     "lenetexp.models.LeNet1": PaperModel,
     "lenetexp.models.LeNet4": PaperModel,
     "lenetexp.models.LeNet5": LeNet5Model,
+    "lenetexp.models.BoostedLeNet4": PaperModel,
     "lenetexp.models.MLP": MLPModel,
     **{f"lenetexp.models.{name}": ClassicalModel for name in CLASSICAL},
 }

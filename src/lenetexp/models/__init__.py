@@ -5,6 +5,7 @@ bitmaps     the digits that LeNet-5's output compares with
 lenet       LeNet as tutorials have it, layer by layer
 lenet_1989  the first convolutional net for digits
 lenet_1998  LeNet-1, LeNet-4 and LeNet-5 as in the papers
+boosted     three LeNet-4 of which each learns what the ones before it get wrong
 mlp         fully connected nets
 deslant     images sheared upright
 classical   what is fitted at once: linear classifiers, nearest neighbours, the quadratic one
@@ -16,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lenetexp.models.boosted import BoostedLeNet4 as BoostedLeNet4
     from lenetexp.models.classical import LinearClassifier as LinearClassifier
     from lenetexp.models.classical import NearestNeighbours as NearestNeighbours
     from lenetexp.models.classical import PairwiseLinear as PairwiseLinear
@@ -32,6 +34,7 @@ MODULES = {
     "LeNet": "lenet",
     "LeNet1989": "lenet_1989",
     **dict.fromkeys(("LeNet1", "LeNet4", "LeNet5"), "lenet_1998"),
+    "BoostedLeNet4": "boosted",
     "MLP": "mlp",
     **dict.fromkeys(("LinearClassifier", "PairwiseLinear", "QuadraticClassifier", "NearestNeighbours"), "classical"),
     "PolynomialSVM": "svm",

@@ -63,7 +63,7 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
     gradient_norm and weight_norm are Euclidean, over weight and bias; update_ratio is the norm of the change by the
     optimizer's next step on these images, over weight_norm.
     """
-    model, optimizer = copy.deepcopy((training.model, training.optimizer))
+    model, optimizer, loss_function = copy.deepcopy((training.model, training.optimizer, training.loss))
     calls: list[Call] = []
     hooks = []
     for name, module in model.named_modules():
@@ -77,7 +77,7 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
     devices = [split.labels.device] if split.labels.is_cuda else []
     with torch.random.fork_rng(devices=devices):  # a custom net may draw
         torch.manual_seed(0)
-        loss = training.loss.train()(model.train()(as_floats(split.images[rows])), split.labels[rows])
+        loss = loss_function.train()(model.train()(as_floats(split.images[rows])), split.labels[rows])
     for hook in hooks:
         hook.remove()
     optimizer.zero_grad()

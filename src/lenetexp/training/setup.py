@@ -13,6 +13,7 @@ from lenetexp.config.schema import Device, RunConfig
 from lenetexp.config.targets import Target
 from lenetexp.datasets.load import Data
 from lenetexp.errors import UserError, counted, one_line
+from lenetexp.losses import loss_of
 from lenetexp.optim import build_optimizer, build_schedule, running_mean
 from lenetexp.training.batches import seed_of
 from lenetexp.training.state import Training
@@ -63,7 +64,7 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
     steps_per_epoch = ceil(len(data.train) / settings.batch_size)
     return Training(
         model=model,
-        loss=settings.loss.make("loss", nn.Module),
+        loss=loss_of(model, settings.loss.make("loss", nn.Module)),
         optimizer=optimizer,
         schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, settings.epochs),
         # Gradients in fp16 would vanish without a scale; other precisions need none.
