@@ -6,7 +6,7 @@ errors     what a user can put right prints one line; how messages read
 config     a composed config, checked, typed and explained
 cli        what all commands share
 datasets   images and labels
-models     LeNet
+models     the nets, and what they were compared with
 losses     what training minimises
 optim      optimizers and learning-rate schedules
 training   the loop

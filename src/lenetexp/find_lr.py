@@ -9,6 +9,7 @@ from typing import Any
 from lenetexp.config.commands import FindLrConfig
 from lenetexp.datasets.load import load
 from lenetexp.errors import UserError, wrapped
+from lenetexp.models.classical import Classical
 from lenetexp.reporting.terminal import progress_bar, shown, try_draw
 from lenetexp.training.loop import Recipe
 from lenetexp.training.lr_range import Step, lr_range, suggested
@@ -22,6 +23,8 @@ def find_lr(settings: FindLrConfig, config: dict[str, Any], folder: Path) -> Non
     device = pick_device(settings.device)
     data = load(settings.dataset, device)
     training = set_up(settings, data, device)
+    if isinstance(training.model, Classical):
+        raise UserError(f"model: {settings.model.name} is fitted at once; it has no learning rate to find")
     recipe = Recipe(1, settings.batch_size, settings.seed, settings.dataset.augment, settings.clip_norm)
     with progress_bar(settings.steps) as bar:
 

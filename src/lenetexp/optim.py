@@ -85,6 +85,8 @@ def build_schedule(settings: targets.Scheduler, optimizer: Optimizer, steps_per_
     scheduler = settings.make("scheduler", LRScheduler, optimizer, **counted)
     if isinstance(scheduler, ReduceLROnPlateau) and settings.interval == "batch":
         raise UserError("scheduler.interval=batch: must be epoch for a plateau, which is judged by the validation loss")
+    if settings.target == f"{__name__}.piecewise" and settings.interval == "batch":
+        raise UserError("scheduler.interval=batch: must be epoch for piecewise, whose starts are epochs")
     steps = epochs * (steps_per_epoch if settings.interval == "batch" else 1)
     if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < steps:
         raise UserError(
@@ -115,7 +117,10 @@ def warmup_cosine(
 
 
 def piecewise(optimizer: Optimizer, starts: Sequence[int], factors: Sequence[float]) -> LambdaLR:
-    """From epoch `starts[i]` on (the first is 1), `factors[i]` of the optimizer's learning rate; `UserError` if not."""
+    """From epoch `starts[i]` on (the first is 1), `factors[i]` of the optimizer's learning rate.
+
+    Raises `UserError` if the two lists do not fit.
+    """
     if list(starts) != sorted({*starts}) or not starts or starts[0] != 1:
         raise UserError(f"scheduler.starts={list(starts)}: must be epochs that rise from 1, as [1,3,6]")
     if len(factors) != len(starts):
@@ -147,6 +152,8 @@ class DiagonalLevenbergMarquardt(Optimizer):
         """One step against the gradients; a weight without one stays."""
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not moved:
+                continue
             scales = [self.state[parameter]["scale"] for parameter in moved]
             torch._foreach_addcmul_(moved, [parameter.grad for parameter in moved], scales, -group["lr"])
 

@@ -100,6 +100,8 @@ def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
         weights = load_checkpoint(weights_file)
     try:
         model.load_state_dict(weights)
+        with torch.no_grad():  # the sizes of a classifier that is fitted at once are those of its weights
+            model.eval()(torch.zeros(1, *facts.image_shape))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{run}: its weights do not fit its net ({one_line(error)[:160]})") from None
     return TrainedNet(model, config, facts)

@@ -1,4 +1,4 @@
-"""Three nets as one: what each learns from, and that the whole trains, resumes and predicts as any net."""
+"""Three nets as one: what each learns from, and that the whole trains as any net."""
 
 import copy
 

@@ -12,7 +12,6 @@ from lenetexp.models.lenet import LeNet
 from lenetexp.models.lenet_1989 import LeNet1989
 from lenetexp.optim import DiagonalLevenbergMarquardt
 from lenetexp.training.curvature import _through, curvature, measure_curvature
-from sample_training import make_training
 
 
 def test_of_one_layer_it_is_the_diagonal_of_the_hessian() -> None:
@@ -62,16 +61,15 @@ def test_measuring_leaves_the_net_as_it_was() -> None:
 
 def test_each_weight_has_its_own_rate() -> None:
     """lr / (h + mu)."""
-    training = make_training(LeNet(activation="tanh"))
-    training.optimizer = optimizer = DiagonalLevenbergMarquardt(training.model.parameters(), lr=0.1, mu=0.5)
-    split = make_data(32).train
-    measure_curvature(training, split, seed=0, epoch=1)
-    found = curvature(training.model, training.loss, split.images.float() / 255, split.labels)
-    before = [parameter.detach().clone() for parameter in training.model.parameters()]
-    for parameter in training.model.parameters():
+    model, loss, split = LeNet(activation="tanh"), CrossEntropy(), make_data(32).train
+    optimizer = DiagonalLevenbergMarquardt(model.parameters(), lr=0.1, mu=0.5)
+    measure_curvature(model, loss, optimizer, split, seed=0, epoch=1)
+    found = curvature(model, loss, split.images.float() / 255, split.labels)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    for was, parameter in zip(before, training.model.parameters(), strict=True):
+    for was, parameter in zip(before, model.parameters(), strict=True):
         torch.testing.assert_close(was - parameter.detach(), 0.1 / (found[parameter] + 0.5), rtol=1e-3, atol=1e-6)
 
 
@@ -90,3 +88,45 @@ def test_a_border_of_background_counts_with_its_square() -> None:
     places = padded[0, 0].unfold(0, 5, 2).unfold(1, 5, 2)  # 8×8×5×5
     torch.testing.assert_close(of_weights, torch.einsum("khw,hwij->kij", h[0], places))
     torch.testing.assert_close(of_biases, h[0])
+
+
+class Bare(nn.Module):
+    """A weight that belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.full, self.scale = nn.Linear(784, 10), nn.Parameter(torch.ones(10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.full(images.flatten(1)) * self.scale
+
+
+def test_a_weight_outside_of_layers_is_named() -> None:
+    with pytest.raises(UserError, match="finds no layer that scale is a weight of"):
+        curvature(Bare(), CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
+
+
+@pytest.mark.parametrize(("size", "divisor"), [(2, None), ((2, 3), None), (2, 1)])
+def test_pooling_is_the_convolution_that_it_is(size: int | tuple[int, int], divisor: int | None) -> None:
+    torch.manual_seed(0)
+    sides = (size, size) if isinstance(size, int) else size
+    pool = nn.AvgPool2d(size, divisor_override=divisor)
+    as_conv = nn.Conv2d(1, 1, sides, stride=sides, bias=False)
+    nn.init.constant_(as_conv.weight, 1 / (divisor or sides[0] * sides[1]))
+    first, last = nn.Conv2d(1, 1, 5), nn.LazyLinear(10)
+    images, labels = torch.rand(4, 1, 16, 16), torch.arange(4)
+    found = []
+    for middle in (pool, as_conv):
+        model = nn.Sequential(first, nn.Tanh(), middle, nn.Flatten(), last)
+        model(images)
+        found.append(curvature(model, CrossEntropy(), images, labels)[first.weight])
+    torch.testing.assert_close(*found)
+
+
+def test_dropout_has_no_part_in_it() -> None:
+    """The same before the first epoch as after any: modes are set, and set back."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 5), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(2 * 24 * 24, 10))
+    images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
+    first, again = (curvature(model.train(), CrossEntropy(), images, labels)[model[0].weight] for _ in range(2))
+    assert torch.equal(first, again) and model.training
+    assert torch.equal(first, curvature(model.eval(), CrossEntropy(), images, labels)[model[0].weight])

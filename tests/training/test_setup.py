@@ -9,6 +9,7 @@ from torch import Tensor
 from helpers import assert_same_weights, composed, make_data
 from lenetexp.config.schema import Device, RunConfig, check
 from lenetexp.errors import UserError
+from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.setup import THREADS, pick_device, set_up
 from lenetexp.training.state import Training
 from sample_training import weights
@@ -59,3 +60,25 @@ def test_a_run_after_one_that_set_its_threads_has_torchs_number_again() -> None:
 def test_a_missing_device_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"^device=cuda: torch finds no such device; must be auto or .*cpu$"):
         pick_device(Device(name="cuda"))
+
+
+@pytest.mark.parametrize("words", [["ema=0.9"], ["optimizer=levenberg_marquardt"], ["optimizer=adamw"]], ids=" ".join)
+def test_a_classifier_that_is_fitted_at_once_takes_any_settings(words: list[str]) -> None:
+    data = make_data(40)
+    training = set_up(check(RunConfig, composed("model=linear", *words)), data, torch.device("cpu"))
+    (record,) = fit(training, data, Recipe(3, 16, 0, diagnostics=True))
+    assert record.val_accuracy > 0.9 and training.best_weights
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss._target_=torch.nn.MSELoss", "~loss.label_smoothing"], "^loss: MSELoss must make one number of 2×10"),
+        (["loss._target_=torch.nn.PReLU", "~loss.label_smoothing"], "^loss: PReLU has weights of its own"),
+        (["model=boosted_lenet_4", "optimizer=levenberg_marquardt"], "no rule for a loss of several nets"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_cannot_train_is_said_before_a_run_begins(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        training_of(*words)

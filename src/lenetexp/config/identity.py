@@ -10,7 +10,9 @@ from typing import Any
 # How a command was given. Never recorded.
 INVOCATION_KEYS = ("resume", "trust", "job", "given")
 # Where the record goes, what is measured on the way, where datasets lie. Recorded, but not part of the experiment.
-RECORDING_KEYS = ("tracking", "diagnostics", "data_dir", "published")
+RECORDING_KEYS = ("tracking", "diagnostics", "data_dir")
+# What is known of the experiment. Recorded, but not part of it.
+REMARK_KEYS = ("published",)
 # Choices on the command line whose effect is in the composed config, or that only Hydra sees.
 COMPOSITION_KEYS = ("sweep", "hydra")
 # Part of the experiment, but of no interest when runs are compared.
@@ -33,7 +35,7 @@ TRUSTED = ("lenetexp", "torch", "torchvision")
 def defines_experiment(key: str) -> bool:
     """Whether a key, dotted or as it is typed, is part of what is run."""
     group = re.split(r"[./]", key.lstrip("+~"))[0]
-    return group not in (*INVOCATION_KEYS, *RECORDING_KEYS, *COMPOSITION_KEYS)
+    return group not in (*INVOCATION_KEYS, *RECORDING_KEYS, *REMARK_KEYS, *COMPOSITION_KEYS)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -76,12 +76,10 @@ class PaperModel(Target):
     init: Literal["lecun", "torch", "xavier"] = "lecun"
 
 
-class LeNet5Model(Target):
+class LeNet5Model(PaperModel):
     """The settings of LeNet-5 as in the paper."""
 
-    activation: f.Activation = "scaled_tanh"
-    output: Literal["rbf", "softmax"] = "rbf"
-    init: Literal["lecun", "torch", "xavier"] = "lecun"
+    output: Literal["rbf", "softmax"] = "rbf"  # type: ignore[assignment]
 
 
 class KnownLoss(Target):
@@ -94,13 +92,10 @@ class KnownLoss(Target):
 CROSS_ENTROPY = KnownLoss.model_validate({"_target_": "lenetexp.losses.CrossEntropy", "label_smoothing": 0.0})
 
 
-class MLPModel(Target):
+class MLPModel(PaperModel):
     """The settings of the fully connected nets."""
 
     hidden: list[f.Count] = ABSENT
-    activation: f.Activation = "scaled_tanh"
-    init: Literal["lecun", "torch", "xavier"] = "lecun"
-    output: Literal["tanh", "softmax"] = "tanh"
 
 
 class ClassicalModel(Target):

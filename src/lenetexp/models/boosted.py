@@ -9,10 +9,10 @@ from lenetexp.models.lenet_1998 import LeNet4
 class BoostedLeNet4(nn.Module):
     """Three LeNet-4 for N×channels×28×28 images with values in [0, 1]; returns the mean of their N×classes scores.
 
-    LeCun et al. (1998), section III C 9, after H. Drucker, R. Schapire, P. Simard: Boosting performance in neural
-    networks, 1993: the second net is trained on a mixture of which the first gets half wrong, the third on what the two
-    disagree about; the outputs are added. There the nets learn one after the other, from filtered patterns; here all three at
-    once, from the same batches, of which each takes its part: see `Boosting`. The settings are `LeNet1`'s.
+    LeCun et al. (1998), section III C, after H. Drucker, R. Schapire, P. Simard: Boosting performance in neural
+    networks, 1993: the second net is trained on a mixture of which the first gets half wrong, the third on what the
+    two disagree about; the outputs are added. There the nets learn one after the other, from filtered patterns; here
+    all at once, from the same batches, of which each takes its part: see `Boosting`. The settings are `LeNet1`'s.
     """
 
     def __init__(

@@ -39,14 +39,19 @@ KINDS: dict[type[nn.Module], str] = {
 
 
 def layers_of(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """The image as the first layer gets it, and every layer of a kind in `KINDS`, in the order in which they work."""
+    """The image as the first layer gets it, and every layer of a kind in `KINDS`, in the order in which they work.
+
+    Leaves the model in evaluation mode.
+    """
     found: list[Layer] = []
     counted = [(name, module) for name, module in model.named_modules() if _kind(module)]
     hooks = [module.register_forward_hook(_counting(name, found)) for name, module in counted]
-    with torch.no_grad():
-        model(torch.zeros(1, *image_shape))
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *image_shape))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return found
 
 

@@ -7,7 +7,6 @@ counts all layers. Units of all layers, those of the subsampling too, squash the
 `LeNet` is what tutorials call LeNet-5.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenetexp.errors import UserError
@@ -20,14 +19,10 @@ from lenetexp.models.layers import (
     Subsampling,
     TableConv2d,
     WholeInputConv2d,
+    as_scanned,
     draw_weights,
     output_units,
 )  # fmt: skip
-
-
-def as_scanned(x: Tensor, border: int = 0) -> Tensor:
-    """Values in [0, 1] as the papers have them, with a border of background: about mean 0, variance 1 for MNIST."""
-    return F.pad(x, (border,) * 4) * 1.275 - 0.1  # background −0.1, ink 1.175
 
 
 class LeNet1(nn.Module):

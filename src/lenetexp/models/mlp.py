@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lenetexp.models.layers import ACTIVATIONS, GAINS, draw_weights
+from lenetexp.models.layers import ACTIVATIONS, GAINS, as_scanned, draw_weights, output_units
 
 PIXELS = 28 * 28
 
@@ -14,8 +14,8 @@ class MLP(nn.Module):
     """Full connections from the pixels of a 28×28 image through `hidden` units a layer to one unit a class.
 
     LeCun et al. 1998, section III C 5 and 6: 4.7 % with 300 hidden units, 4.5 % with 1000, 3.05 % with 300 and 100.
-    `activation`, of `ACTIVATIONS`, follows each hidden layer. `output` is "tanh", LeCun's 1.7159·tanh(2a/3), for a
-    squared error to targets ±1 as in the paper, or "softmax": the sums themselves, for cross-entropy. `init` draws the
+    `activation`, of `ACTIVATIONS`, follows each hidden layer. `output` is "tanh" as in the paper, units in
+    the range of targets of ±1, or "softmax": the sums themselves, for cross-entropy. `init` draws the
     weights: see `draw_weights`.
     """
 
@@ -32,7 +32,7 @@ class MLP(nn.Module):
         sizes = [channels * PIXELS, *hidden, classes]
         self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
-        self.output = {"tanh": ACTIVATIONS["scaled_tanh"], "softmax": nn.Identity}[output]()
+        self.output = output_units(output, activation)
         *inner, last = self.layers
         for layer in inner:
             draw_weights(layer, init, GAINS.get(activation, 1.0))
@@ -40,7 +40,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images with values in [0, 1] to N×classes outputs."""
-        x = x.flatten(1) * 1.275 - 0.1  # paper −0.1, ink 1.175: the pixels' mean is about 0, their variance about 1
+        x = as_scanned(x).flatten(1)
         *hidden, last = self.layers
         for layer in hidden:
             x = self.activation(layer(x))

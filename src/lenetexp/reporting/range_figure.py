@@ -15,7 +15,7 @@ def draw_range(
     title: str,
     path: Path,
 ) -> None:
-    """Loss in nats against a logarithmic rate, with the lowest, the best and the highest suggested one."""
+    """Loss against a logarithmic rate, with the lowest, the best and the highest suggested one."""
     figure = new_figure(8, 4.2, f"Loss at a rising learning rate: {title}")
     axes = figure.subplots()
     axes.plot(rates, losses, color=FAINT, linewidth=0.8, label="each batch")
@@ -24,7 +24,7 @@ def draw_range(
         low, best, high = found
         axes.axvspan(low, high, color=TRAIN, alpha=0.15, linewidth=0, label=f"learns: {low:.2g} to {high:.2g}")
         axes.axvline(best, color=INK, linestyle=":", label=f"falls fastest: {best:.2g}")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss [nats per example]")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss per example")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0, 2 * max(smooth[: max(len(smooth) // 10, 1)], default=1.0))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)

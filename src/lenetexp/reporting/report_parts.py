@@ -80,7 +80,7 @@ def curves_of(runs: DataFrame, keys: Sequence[str], others: Sequence[str]) -> Ch
 def curves_of_run(histories: Mapping[str, Curve]) -> list[Chart]:
     """Accuracy and loss of one run by epoch, from its metrics' histories."""
     charts = []
-    for what, unit, percent in (("accuracy", "", True), ("loss", " (nats an example)", False)):
+    for what, unit, percent in (("accuracy", "", True), ("loss", " (per example)", False)):
         found = {word: histories.get(f"{key}/{what}") for word, key in (("validation", "val"), ("training", "train"))}
         series = [Drawn(word, [_line(word, curve)]) for word, curve in found.items() if curve]
         charts.append(Chart(what.capitalize(), "epoch", f"{what}{unit}", series, percent=percent))

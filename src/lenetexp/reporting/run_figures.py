@@ -71,7 +71,7 @@ def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: 
     epochs = [record.epoch for record in history]
     marker = "o" if len(epochs) <= 20 else None
     for axes, name, train, val in (
-        (losses, "loss [nats per example]", [r.train_loss for r in history], [r.val_loss for r in history]),
+        (losses, "loss per example", [r.train_loss for r in history], [r.val_loss for r in history]),
         (accuracies, "accuracy", [r.train_accuracy for r in history], [r.val_accuracy for r in history]),
     ):
         axes.plot(epochs, train, color=TRAIN, marker=marker, markersize=4, label="training")

@@ -26,7 +26,7 @@ def start_of_run(
     counts = f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test images"
     chosen_on = "the test images" if settings.dataset.validation == "test" else "validation images"
     pairs = [
-        ("net", f"{parameters:,} parameters" if parameters else "no parameters that steps would train"),
+        ("net", f"{parameters:,} parameters" if parameters else "no weights that steps would train"),
         ("data", f"{data.name}: {counts}, {'×'.join(map(str, data.image_shape))}, {len(data.classes)} classes"),
         ("best", f"weights chosen by accuracy on {chosen_on}"),
         ("device", f"{device}, {settings.device.precision}"),

@@ -69,14 +69,14 @@ def learning_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
 @with_grid
 def beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Each recipe's error on the test images with its interval, and the published one, the largest of these on top."""
-    ordered = recipes.sort_values("published", ignore_index=True)
-    figure = new_figure(9, 0.36 * len(ordered) + 1.4, title)
-    axes, places = figure.subplots(), np.arange(len(ordered))
-    error, low, high = (100 * (1 - ordered[key]) for key in ("test", "test_high", "test_low"))
+    lines = recipes.sort_values("published", ignore_index=True)
+    figure = new_figure(9, 0.36 * len(lines) + 1.4, title)
+    axes, places = figure.subplots(), np.arange(len(lines))
+    error, low, high = (100 * (1 - lines[key]) for key in ("test", "test_high", "test_low"))
     axes.errorbar(error, places, xerr=[error - low, high - error], fmt="o", color=VAL, capsize=3, label="here")
-    axes.plot(100 * (1 - ordered.published), places, color=INK, marker="D", fillstyle="none", ls="", label="published")
-    axes.set(xlabel="test error [%]", xscale="log", ylim=(len(ordered) - 0.5, -0.5))
-    axes.set_yticks(places, [label(swept_name(row), 60) for row in ordered[[*keys]].to_dict("records")])
+    axes.plot(100 * (1 - lines.published), places, color=INK, marker="D", fillstyle="none", ls="", label="published")
+    axes.set(xlabel="test error [%]", xscale="log", ylim=(len(lines) - 0.5, -0.5))
+    axes.set_yticks(places, [label(swept_name(row), 60) for row in lines[[*keys]].to_dict("records")])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.8)))
     axes.legend(loc="lower right")

@@ -114,7 +114,7 @@ def _same_experiment(previous: RecordedRun, settings: RunConfig, config: dict[st
         raise UserError(
             f"resume={given}: {settings.scheduler.name} spreads the learning rate over all epochs, so "
             f"run {run_id} of {then} is not the beginning of one of {now}; start a new run without "
-            "resume, or choose scheduler=constant, step, multistep, exponential or plateau"
+            "resume, or choose scheduler=constant, step, multistep, piecewise, exponential or plateau"
         )
     keys = ", ".join(f"{key} ({then} there, {now} here)" for key, (then, now) in differing.items())
     ways = "give its own command, or start a new run without resume"

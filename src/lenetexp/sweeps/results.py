@@ -99,8 +99,16 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "of_seed": run.params.get(SEED, ""),
         "val_images": images.get("val", nan),
         "test_images": test_images,
-        "published": float(run.params["published"]) if run.params.get("published", "None") != "None" else nan,
+        "published": _number(run.params.get("published")),
     }
+
+
+def _number(text: str | None) -> float:
+    """NaN for what is none: older runs lack the param, and MLflow keeps null as a word."""
+    try:
+        return float(text or nan)
+    except ValueError:
+        return nan
 
 
 def best_first(found: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> DataFrame:

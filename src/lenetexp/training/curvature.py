@@ -1,55 +1,70 @@
 """The second derivative of the loss by each weight, for the diagonal Levenberg-Marquardt step: backpropagated, too.
 
 LeCun et al. (1998), appendix C: of the Hessian only the diagonal is kept, layer by layer, and of each layer's only the
-squares of first derivatives (Gauss-Newton), so that nothing is negative. A layer whose units sum w·x gives its weights
-h_w = Σ x² h_y and its inputs h_x = Σ w² h_y: the layer's own backward pass, on squared weights and squared inputs.
-A function of single values gives h_x = f'(x)² h_y.
+squares of first derivatives (Gauss-Newton), so that nothing is negative. A layer whose units sum w·x gives its inputs
+h_x = Σ w² h_y and its weights h_w = Σ x² h_y, summed over the places that a shared weight is used at: the layer's own
+backward pass, on squared weights and squared inputs. A function of single values gives h_x = f'(x)² h_y.
 """
 
 import copy
 from collections import defaultdict
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from lenetexp.datasets.load import Split
 from lenetexp.errors import UserError, one_line
+from lenetexp.models.boosted import Boosting
 from lenetexp.models.layers import EuclideanRBF
 from lenetexp.optim import DiagonalLevenbergMarquardt
 from lenetexp.training.batches import as_floats, generator
-from lenetexp.training.state import Training
 
 # Layers that hand values on as they are, or choose among them: their own backward pass is right for squares, too.
-UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.MaxPool2d)
-NO_SUM = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU)
+UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d)
+NO_RULE = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU, nn.Softmax, nn.LogSoftmax)
 
 
-def measure_curvature(training: Training, split: Split, seed: int, epoch: int) -> None:
-    """Tells the optimizer, if it wants to know, the curvature at the weights as they are; `UserError` if it cannot."""
-    optimizer = training.optimizer
+def measure_curvature(
+    model: nn.Module,
+    loss: nn.Module,
+    optimizer: Optimizer,
+    split: Split,
+    seed: int,
+    epoch: int,
+    most: int | None = None,
+) -> None:
+    """Tells the optimizer, if it wants to know, the curvature at the weights as they are, on `most` images if given.
+
+    Raises `UserError` if the net has something for which there is no rule.
+    """
     if not isinstance(optimizer, DiagonalLevenbergMarquardt):
         return
-    count = min(optimizer.defaults["samples"], len(split))
+    name = type(optimizer).__name__
+    if isinstance(loss, Boosting):
+        raise UserError(f"optimizer: {name} has no rule for a loss of several nets; must be another optimizer")
+    count = min(most or optimizer.defaults["samples"], len(split))
     rows = torch.randperm(len(split), generator=generator("curvature", seed, epoch))[:count]
     some = split[rows.to(split.labels.device)]
     try:
-        found = curvature(training.model, training.loss, as_floats(some.images), some.labels)
-    except UserError:
+        for parameter, values in curvature(model, loss, as_floats(some.images), some.labels).items():
+            optimizer.set_curvature(parameter, values)
+    except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a custom net may do anything
-        raise UserError(
-            f"optimizer: {type(optimizer).__name__} cannot work with this net ({one_line(error)})"
-        ) from error
-    for parameter, values in found.items():
-        optimizer.set_curvature(parameter, values)
+        raise UserError(f"optimizer: {name} cannot work with this net ({one_line(error)[:160]})") from error
 
 
 def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor) -> dict[nn.Parameter, Tensor]:
-    """Every parameter's mean second derivative over N×C×H×W images, N labels; `UserError` for layers without a rule."""
+    """Every parameter's mean second derivative over N×C×H×W images, N labels; `UserError` for layers without a rule.
+
+    Between the layers, a net may only move, copy and add values: whatever else it does must be a module.
+    """
     given: dict[nn.Module, list[Tensor]] = defaultdict(list)
-    found = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
+    found: dict[nn.Parameter, Tensor] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         given[module].append(inputs[0])
@@ -57,26 +72,32 @@ def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor)
     def backward(module: nn.Module, h_inputs: Any, h_outputs: Any) -> Any:
         h_input, h_weights = _through(plain[module], given[module].pop().detach(), h_inputs[0], h_outputs[0])
         for parameter, values in zip(module.parameters(), h_weights, strict=True):
-            found[parameter] += values
+            found[parameter] = found[parameter] + values if parameter in found else values
         return (None if h_inputs[0] is None else h_input,)
 
+    modes = model.training, loss.training
+    model.eval()
+    loss.eval()
     layers = [module for module in model.modules() if not [*module.children()] and module is not model]
     head = next((module for module in layers if isinstance(module, EuclideanRBF)), None)
     plain = {module: copy.deepcopy(module) for module in layers}  # without hooks
     hooks = [module.register_forward_hook(note) for module in layers]
     hooks += [module.register_full_backward_hook(backward) for module in layers if module is not head]
-    was_training = model.training
     try:
         with torch.enable_grad():
-            outputs = model.eval()(images.clone().requires_grad_())  # else hooks of the first layer warn
+            outputs = model(images.clone().requires_grad_())  # else hooks of the first layer warn
             # The RBF units have no weights to learn: they are part of the loss.
             top = outputs if head is None else given[head][0]
             torch.autograd.backward(top, _of_loss(loss, head, top.detach(), labels))
     finally:
-        model.train(was_training)
+        model.train(modes[0])
+        loss.train(modes[1])
         model.zero_grad()
         for hook in hooks:
             hook.remove()
+    for key, parameter in model.named_parameters():
+        if parameter not in found:
+            raise UserError(f"optimizer: DiagonalLevenbergMarquardt finds no layer that {key} is a weight of")
     return found
 
 
@@ -98,13 +119,13 @@ def _through(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple
 
     `as_gradient` is what a backward pass of h itself gives its inputs.
     """
-    if isinstance(module, NO_SUM):
+    if isinstance(module, NO_RULE):
         raise UserError(f"optimizer: DiagonalLevenbergMarquardt has no rule for a layer of {type(module).__name__}")
     if isinstance(module, UNCHANGED):
         return as_gradient, []
     if isinstance(module, nn.AvgPool2d):
-        side = module.kernel_size if isinstance(module.kernel_size, int) else module.kernel_size[0]
-        return as_gradient / side**2, []
+        size = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 2
+        return as_gradient / (module.divisor_override or prod(size)), []
     parameters = dict(module.named_parameters())
     with torch.enable_grad():
         if not parameters:

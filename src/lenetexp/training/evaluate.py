@@ -1,5 +1,6 @@
 """A net and a split to numbers: summed first, divided once. Evaluation is always in fp32."""
 
+import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, sqrt
@@ -59,7 +60,8 @@ class Scores:
     @cached_property
     def loss(self) -> float:
         """Mean of the criterion over the examples: cross-entropy in nats, unless the run has another loss."""
-        return float(self.criterion.eval()(self.logits.double(), self.labels))
+        exact = copy.deepcopy(self.criterion).cpu().double().eval()  # of its own: training goes on with the other
+        return float(exact(self.logits.double(), self.labels))
 
     @cached_property
     def predicted(self) -> Tensor:

@@ -56,7 +56,7 @@ def train_epoch(
 ) -> Totals:
     """One pass over `split`; returns its summed loss and correct predictions, while the weights changed."""
     model, optimizer, scaler = training.model, training.optimizer, training.scaler
-    measure_curvature(training, split, recipe.seed, epoch)  # for an optimizer that wants to know it
+    measure_curvature(model, training.loss, optimizer, split, recipe.seed, epoch)  # if the optimizer wants to know it
     totals = Totals(epoch, split.labels.device)
     torch.manual_seed(seed_of("layers", recipe.seed, epoch))  # for dropout and the like in a custom net
     model.train()
@@ -80,12 +80,14 @@ def train_epoch(
 def learn_at_once(
     training: Training, split: Split, recipe: Recipe, epoch: int, on_batch: Callable[[Totals], None]
 ) -> Totals:
-    """Fits a classifier that takes no steps; returns what it makes of the first `SAMPLE` of its training images."""
+    """Fits a classifier that takes no steps; returns what it makes of `SAMPLE` of its training images."""
     assert isinstance(training.model, Classical)
     training.model.learn(as_floats(split.images), split.labels)
     training.optimizer.step()  # of nothing: for the schedule
     training.after_step()
-    scores = evaluate(training.model, split[torch.arange(min(SAMPLE, len(split)))], training.loss)
+    # Spread evenly: the images may be in the order of their classes.
+    rows = torch.linspace(0, len(split) - 1, min(SAMPLE, len(split)), device=split.labels.device).long()
+    scores = evaluate(training.model, split[rows], training.loss)
     totals = Totals(epoch, torch.device("cpu"))
     totals.add(torch.tensor(scores.loss), scores.logits, scores.labels)
     on_batch(totals)

@@ -16,6 +16,7 @@ from lenetexp.errors import UserError, counted, one_line
 from lenetexp.losses import loss_of
 from lenetexp.optim import build_optimizer, build_schedule, running_mean
 from lenetexp.training.batches import seed_of
+from lenetexp.training.curvature import measure_curvature
 from lenetexp.training.state import Training
 
 THREADS = torch.get_num_threads()  # torch's own choice, or that of OMP_NUM_THREADS
@@ -57,14 +58,19 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
         model = build_net(settings.model, len(data.classes), data.image_shape)
     # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
     model.to(device).to(memory_format=torch.channels_last)
-    # A classifier that is fitted at once has nothing to step.
-    parameters = [*model.parameters()] or [nn.Parameter(torch.zeros(()))]
-    optimizer = build_optimizer(settings.optimizer, parameters, settings.device.compile)
-    average = None if settings.ema is None else AveragedModel(model, multi_avg_fn=running_mean(settings.ema))
+    loss = build_loss(settings.loss, model, len(data.classes)).to(device)
+    parameters = [*model.parameters()]
+    # A classifier that is fitted at once has nothing to step, and nothing to average.
+    steps = parameters or [nn.Parameter(torch.zeros(()))]
+    optimizer = build_optimizer(settings.optimizer, steps, settings.device.compile)
+    if parameters:
+        measure_curvature(model, loss, optimizer, data.train, settings.seed, epoch=0, most=2)  # or say that it cannot
+    averages = settings.ema is not None and parameters
+    average = AveragedModel(model, multi_avg_fn=running_mean(settings.ema or 0.0)) if averages else None
     steps_per_epoch = ceil(len(data.train) / settings.batch_size)
     return Training(
         model=model,
-        loss=loss_of(model, settings.loss.make("loss", nn.Module)),
+        loss=loss,
         optimizer=optimizer,
         schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, settings.epochs),
         # Gradients in fp16 would vanish without a scale; other precisions need none.
@@ -92,6 +98,24 @@ def build_net(settings: Target, classes: int, image_shape: tuple[int, int, int])
     if shape != (2, classes):
         raise UserError(f"model: {settings.name} must return 2×{classes} logits for two {size} images, not {shape}")
     return model.train()
+
+
+def build_loss(settings: Target, model: nn.Module, classes: int) -> nn.Module:
+    """The loss that `settings` name, for `model`, on the CPU. Raises `UserError` if it is none for so many classes."""
+    loss = settings.make("loss", nn.Module)
+    if [*loss.parameters()]:
+        raise UserError(f"loss: {settings.name} has weights of its own, which nothing would train; must have none")
+    for mode in (True, False):
+        try:
+            value = loss.train(mode)(torch.zeros(2, classes), torch.tensor([0, classes - 1]))
+            mistake = None if value.shape == () else f"it returned {tuple(value.shape)}"
+        except Exception as error:
+            mistake = one_line(error)[:120]
+        if mistake:
+            raise UserError(
+                f"loss: {settings.name} must make one number of 2×{classes} outputs and two class numbers ({mistake})"
+            )
+    return loss_of(model, loss)
 
 
 def _forward(model: nn.Module, settings: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ from lenetexp.training.frames import Frames, packed, unpacked, with_frame
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch gave. Losses are mean nats an example, accuracies shares in [0, 1]."""
+    """What one epoch gave. Losses are means over examples (cross-entropy in nats), accuracies shares in [0, 1]."""
 
     epoch: int  # from 1
     train_loss: float  # over the epoch, while the weights changed
