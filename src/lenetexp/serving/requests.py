@@ -37,17 +37,13 @@ def images_of(rows: Any, net: TrainedNet) -> Tensor:
         raise UserError(f"inputs: must have 1 to {MAX_ROWS} rows, not {len(rows):,}")
     if (together := _stacked(rows, net)) is not None:
         return torch.from_numpy(together)
-    budget = MAX_PIXELS_A_REQUEST
-    images = []
-    for number, row in enumerate(rows):
-        if isinstance(row, str):
-            sent = Sent(f"row {number}", _decoded(row, number))
-            budget -= _pixels(sent)
-            if budget < 0:
-                raise UserError(f"inputs: all pictures together must have at most {MAX_PIXELS_A_REQUEST:,} pixels")
-            images.append(_prepared(sent, net).astype(np.float32))
-        else:
-            images.append(_array(row, number, net.facts.image_shape))
+    sent = [Sent(f"row {i}", _decoded(row, i)) if isinstance(row, str) else None for i, row in enumerate(rows)]
+    if sum(_pixels(picture) for picture in sent if picture) > MAX_PIXELS_A_REQUEST:  # before any is decoded
+        raise UserError(f"inputs: all pictures together must have at most {MAX_PIXELS_A_REQUEST:,} pixels")
+    images = [
+        _prepared(picture, net).astype(np.float32) if picture else _array(row, i, net.facts.image_shape)
+        for i, (picture, row) in enumerate(zip(sent, rows, strict=True))
+    ]
     return torch.from_numpy(np.stack(images))
 
 

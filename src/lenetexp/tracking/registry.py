@@ -102,7 +102,8 @@ def run_of(store: Store, address: str) -> str:
 
 def _known(store: Store) -> dict[str, dict[str, str]]:
     """The names of all registered models, with the version of each of their aliases."""
-    known, token = {}, None
+    known: dict[str, dict[str, str]] = {}
+    token = None
     while True:
         page = store.client.search_registered_models(max_results=1000, page_token=token)
         known |= {entry.name: {key: str(value) for key, value in entry.aliases.items()} for entry in page}
