@@ -52,8 +52,7 @@ def _stacked(rows: Sequence[Any], net: TrainedNet) -> NDArray[np.float32] | None
     if isinstance(rows[0], str):
         return None
     try:
-        # Told the type: NumPy would make room in every place for the longest string among them.
-        return _checked(np.asarray(rows, dtype=np.float32), net.facts.image_shape, "")
+        return _checked(_numbers(rows), net.facts.image_shape, "")
     except (ValueError, TypeError, OverflowError, UserError):
         return None
 
@@ -66,10 +65,16 @@ def _array(row: Any, number: int, shape: tuple[int, int, int]) -> NDArray[np.flo
             f"not {'null' if row is None else f'a {type(row).__name__}'}"
         )
     try:
-        values = np.asarray(row, dtype=np.float32)[None]
+        values = _numbers(row)[None]
     except (ValueError, TypeError, OverflowError):
         raise UserError(f"row {number} must be an array of {_sizes(shape)} numbers from 0 to 255 alone") from None
     return _checked(values, shape, f"row {number}")[0]
+
+
+def _numbers(rows: Any) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused
+        # Not told the type, NumPy would make room in every place for the longest string among them.
+        return np.asarray(rows, dtype=np.float32)
 
 
 def _checked(values: NDArray[np.float32], shape: tuple[int, int, int], name: str) -> NDArray[np.float32]:
