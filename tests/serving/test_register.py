@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,7 +51,8 @@ def served(store: InProcess, model: str) -> Iterator[str]:
     port = free_port()
     command = ["mlflow", "models", "serve", "-m", model, "--env-manager", "local", "--port", str(port)]
     environment = {**os.environ, **ENVIRONMENT, "MLFLOW_TRACKING_URI": store.uri}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    installed = Path(mlflow.__file__).parents[4] / "bin"  # MLflow calls uvicorn by its name
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), str(installed), os.environ["PATH"]])
     with (store.cwd / "serve.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", *command], cwd=store.cwd, env=environment, stdout=log, stderr=log,
@@ -66,7 +68,8 @@ def served(store: InProcess, model: str) -> Iterator[str]:
             time.sleep(0.25)
         yield f"{address}/invocations"
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait(20)
 
 
