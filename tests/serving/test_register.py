@@ -20,8 +20,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import ENVIRONMENT, InProcess, Server, free_port, in_process, run_script
+from helpers import ENVIRONMENT, InProcess, Server, composed, free_port, in_process, run_script
+from lenetexp.config.commands import RegisterConfig
+from lenetexp.config.schema import Tracking, check
 from lenetexp.datasets.local import digits
+from lenetexp.errors import UserError
+from lenetexp.serving import register
+from lenetexp.tracking.query import find_run
+from lenetexp.tracking.store import open_store
 
 TEST = digits().test
 
@@ -145,6 +151,12 @@ def test_the_same_run_again_is_a_new_version(registered: InProcess) -> None:
     assert not (registered.cwd / "mlflow.db").exists(), "MLflow made a store of its own"
 
 
+def register_here(store: InProcess, *words: str) -> None:
+    """What the command does, within this process."""
+    values = composed(f"tracking.uri={store.uri}", *words, name="register")
+    register.run(check(RegisterConfig, values), values, store.cwd)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -154,42 +166,56 @@ def test_the_same_run_again_is_a_new_version(registered: InProcess) -> None:
         (["name=digits", "alias=v1"], "alias=v1: MLflow does not take it"),
         (["name=digits", "alias='a b'"], "alias=a b: MLflow does not take it"),
         (["name=digits", "run=4d1f"], "run=4d1f: there is no such run"),
-        ([], "name"),
     ],
 )
-def test_what_cannot_be_registered_is_one_sentence(
-    words: list[str], sentence: str, registered: InProcess, tmp_path: Path
-) -> None:
+def test_what_cannot_be_registered_is_one_sentence(words: list[str], sentence: str, registered: InProcess) -> None:
     before = len(registered.client.search_model_versions())
-    done = run_script("register", f"tracking.uri={registered.uri}", *words, cwd=tmp_path)
-    assert done.returncode == 1 and sentence in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    with pytest.raises(UserError) as refused:
+        register_here(registered, *words)
+    assert sentence in str(refused.value) and "\n" not in str(refused.value)
     assert len(registered.client.search_model_versions()) == before
 
 
 def test_an_unfinished_run_is_not_registered(here: InProcess) -> None:
     here.train("epochs=3", stop_after=1)
     run_id = here.runs[0].info.run_id
-    done = run_script("register", f"run={run_id}", "name=digits", cwd=here.cwd)
-    assert "must be a finished run of run.py; this one is killed" in done.stderr
+    with pytest.raises(UserError, match=r"must be a finished run of run\.py; this one is killed"):
+        register_here(here, f"run={run_id}", "name=digits")
     assert here.client.search_registered_models() == []
 
 
-def test_addresses_in_the_registry_that_mean_nothing_say_what_there_is(registered: InProcess) -> None:
-    for address, sentence in [
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
         ("models:/digits@nobody", "digits has @champion ("),
         ("models:/digits/99", "and the versions 1"),
         ("models:/letters/1", "no model is registered as letters; there are digits"),
         ("models:/digits", "must be models:/NAME@ALIAS or models:/NAME/VERSION; there are digits"),
-    ]:
-        done = run_script("predict", f"run={address}", cwd=registered.cwd)
-        assert done.returncode == 1 and sentence in done.stderr and done.stderr.count("\n") == 1
+        ("models:/digits@cham pion", "must be models:/NAME@ALIAS"),
+    ],
+)
+def test_an_address_that_means_nothing_says_what_there_is(registered: InProcess, address: str, sentence: str) -> None:
+    store = open_store(Tracking(uri=registered.uri, experiment="lenetexp"))
+    with pytest.raises(UserError) as refused:
+        find_run(store, address)
+    assert sentence in str(refused.value)
+
+
+def test_addresses_lead_to_the_run(registered: InProcess) -> None:
+    store = open_store(Tracking(uri=registered.uri, experiment="lenetexp"))
+    for address in ("models:/digits@champion", "models:/digits/1", "models:/digits/latest"):
+        assert find_run(store, address).run_id == registered.runs[0].info.run_id
+
+
+def test_an_empty_registry_says_how_to_fill_it(here: InProcess) -> None:
+    store = open_store(Tracking(uri=here.uri, experiment="lenetexp"))
+    with pytest.raises(UserError, match=r"nothing is registered in .*; register a run"):
+        find_run(store, "models:/digits/1")
 
 
 def test_a_store_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
-    uri = f"tracking.uri=http://127.0.0.1:{free_port()}"
-    for script, words in (("register", ["name=digits"]), ("predict", ["run=models:/digits/1"])):
-        done = run_script(script, uri, *words, cwd=tmp_path)
-        assert done.returncode == 1 and "does not answer" in done.stderr and done.stderr.count("\n") == 1
+    done = run_script("register", f"tracking.uri=http://127.0.0.1:{free_port()}", "name=digits", cwd=tmp_path)
+    assert done.returncode == 1 and "does not answer" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
