@@ -13,7 +13,6 @@ import numpy as np
 from packaging.requirements import Requirement
 from PIL import Image, ImageDraw
 
-import lenetexp
 from lenetexp.config.commands import RegisterConfig
 from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting.terminal import shown
@@ -85,7 +84,7 @@ def save(net: TrainedNet, files: list[Path], folder: Path, trust: list[str]) -> 
             input_example=[picture, array.tolist()],
             model_config={"trust": trust},
             pip_requirements=requirements(),
-            code_paths=[str(Path(lenetexp.__file__).parent)],  # lenetexp is in no registry of packages
+            code_paths=[str(Path(__file__).parents[1])],  # lenetexp is in no registry of packages
         )
         answers = mlflow.pyfunc.load_model(str(folder)).predict([picture, array])
     except UserError:
