@@ -1,7 +1,7 @@
 """How fast `mlflow models serve` answers with a registered net, beside MLflow's own pytorch model of the same net.
 
-In a folder with a finished run: python scripts/benchmark_serving.py [rounds]. Servers take turns, one at a time; what is
-printed goes into docs/serving.md.
+In a folder with a finished run: python scripts/benchmark_serving.py [rounds]. Servers take turns, one at a time;
+docs/serving.md has the numbers.
 """
 
 import base64
@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def served(folder: Path) -> Iterator[http.client.HTTPConnection]:
     )
     try:
         for _ in range(200):
-            if server.poll() is not None:
+            if server.poll() is not None:  # MLflow calls uvicorn by its name
                 sys.exit("the server ended; is uvicorn in PATH?")
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             with suppress(OSError):
@@ -61,9 +62,10 @@ def served(folder: Path) -> Iterator[http.client.HTTPConnection]:
         server.wait(20)
 
 
-def milliseconds(connection: http.client.HTTPConnection, rows: list[object]) -> float:
+def milliseconds(connection: http.client.HTTPConnection, rows: list[Any]) -> float:
     """The median of one request after the other."""
-    body, taken = json.dumps({"inputs": rows}), []
+    body = json.dumps({"inputs": rows})
+    taken: list[float] = []
     until = time.perf_counter() + SECONDS
     while time.perf_counter() < until or len(taken) < 12:
         began = time.perf_counter()
@@ -90,8 +92,8 @@ def main(rounds: int) -> None:
         save_model(plain, images[:2].float().div(255).numpy(), folder / "theirs")
         arrays = images.tolist()
         shares = [[[[round(v / 255, 4) for v in line] for line in c] for c in image] for image in arrays]
-        pictures: list[object] = [base64.b64encode(example()).decode()]
-        requests: dict[str, dict[str, list[object]]] = {
+        pictures = [base64.b64encode(example()).decode()]
+        requests: dict[str, dict[str, list[Any]]] = {
             "ours": {"1 array": arrays[:1], f"{MANY} arrays": arrays, "1 picture": pictures,
                      f"{MANY} pictures": pictures * MANY},
             "theirs": {"1 array": shares[:1], f"{MANY} arrays": shares},
