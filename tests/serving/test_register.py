@@ -11,7 +11,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,13 @@ def photo(number: int, folder: Path) -> str:
     return base64.b64encode((folder / f"{number}.jpg").read_bytes()).decode()
 
 
+def bomb() -> str:
+    """A small file of a large picture, in base64."""
+    file = BytesIO()
+    Image.new("1", (10_000, 6_000)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 def test_mlflow_serves_it_to_a_plain_client(registered: InProcess, tmp_path: Path) -> None:
     """Pictures and arrays; the printed curl line; what predict.py says of the same pictures; garbage."""
     expected = [str(label) for label in TEST.labels[:10].tolist()]
@@ -128,7 +137,13 @@ def test_mlflow_serves_it_to_a_plain_client(registered: InProcess, tmp_path: Pat
 
         example = next((registered.cwd / "outputs/mlartifacts/models").glob("*/artifacts/serving_input_example.json"))
         assert asked(address, example.read_bytes())[0] == 200
+        with ThreadPoolExecutor(4) as clients:
+            replies = list(clients.map(lambda _: asked(address, {"inputs": flat}), range(8)))
+        assert all(reply == (200, arrays) for reply in replies), "at once as one by one"
+
         for content, sentence in [
+            ({"inputs": [bomb()]}, "row 0 has 10000×6000 pixels: must be at most 50,000,000"),
+            ({"inputs": ["A" * 30_000_000]}, "row 0: a picture file must have at most 20,000,000 bytes"),
             ({"inputs": ["A" * 1000]}, "row 0 cannot be read as a picture"),
             ({"inputs": [[[0.5] * 28] * 28]}, "row 0 has no value above 1"),
             ({"inputs": "no list"}, "must be a list"),
