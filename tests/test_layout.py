@@ -22,7 +22,9 @@ LAYERS = """
     reporting
     runs
     sweeps
-    predict find_lr describe
+    trained
+    serving
+    predict export find_lr describe
     hydra_plugins
 """
 HEAVY = {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
@@ -93,10 +95,14 @@ def test_no_modules_import_each_other_in_a_circle(graph: dict[str, set[str]]) ->
         pytest.fail(" → ".join(error.args[1]))
 
 
-@pytest.mark.parametrize(("library", "package"), [("mlflow", "tracking"), ("matplotlib", "reporting")])
-def test_a_library_is_imported_by_one_package_only(library: str, package: str) -> None:
-    users = {name for name, tree in TREES.items() if any(used.split(".")[0] == library for used in imports(tree))}
-    assert users and all(name.startswith(f"src/lenetexp/{package}/") for name in users), users
+@pytest.mark.parametrize(
+    ("library", "packages"),
+    [("mlflow", {"tracking", "serving"}), ("matplotlib", {"reporting"}), ("onnxruntime", {"export"})],
+)
+def test_a_library_has_its_place(library: str, packages: set[str]) -> None:
+    users = {name for name, tree in MODULES.items() if any(used.split(".")[0] == library for used in imports(tree))}
+    assert {package_of(name) for name in users} == packages, users
+    assert not [name for name, tree in TREES.items() if name.startswith("scripts/") and library in imports(tree)]
 
 
 def test_there_is_one_training_loop() -> None:

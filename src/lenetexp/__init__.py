@@ -14,7 +14,10 @@ tracking   the record in MLflow
 reporting  terminal and figures
 runs       one run, from its config to its record
 sweeps     many runs, and what they show
+trained    a trained net, rebuilt from its run's record
+serving    a trained net behind HTTP, from MLflow's registry
 predict    what a trained net says of images
+export     a trained net as a file for other programs
 find_lr    the learning rates at which a recipe learns
 describe   a net layer by layer, in numbers and as a picture
 """

@@ -3,6 +3,7 @@
 Imports nothing heavy, so that `--help`, `--cfg job` and tab completion answer at once.
 """
 
+import atexit
 import gc
 import os
 import secrets
@@ -61,6 +62,7 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
     # Hydra prints its own report of an error unless it is told to raise.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    atexit.register(_thaw)
     try:
         main()
         gc.freeze()  # the process ends: nothing that is left need be looked through
@@ -72,6 +74,12 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
             key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
             _exit_for(UserError(f"{key}={error.filename}: cannot be made or written ({error.strerror})"))
         _exit_for(error)
+
+
+def _thaw() -> None:
+    """Lets the garbage collector free what triton, which exporting imports, else reports as leaked at the very end."""
+    if "triton" in sys.modules:
+        gc.unfreeze()
 
 
 def _exit_for(error: Exception) -> NoReturn:

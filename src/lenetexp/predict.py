@@ -1,66 +1,27 @@
 """What a trained net makes of images: scripts/predict.py. A run's record is all that it needs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from lenetexp.config.commands import PredictConfig
-from lenetexp.config.schema import check
-from lenetexp.config.targets import Dataset, Settings, Target
-from lenetexp.datasets.images import as_trained, find_images, like_mnist, read_image, unlike
-from lenetexp.datasets.load import Data, Split
-from lenetexp.datasets.load import load as load_images
-from lenetexp.errors import UserError, one_line, wrapped
+from lenetexp.datasets.images import find_images, read_image, unlike
+from lenetexp.datasets.load import Split
+from lenetexp.errors import UserError, wrapped
 from lenetexp.reporting import run_figures, style
 from lenetexp.reporting.terminal import shown
-from lenetexp.runs.trust import read_config, require_trusted
-from lenetexp.tracking.names import BEST_ACCURACY, File
-from lenetexp.tracking.query import RecordedRun, find_run
+from lenetexp.tracking.names import BEST_ACCURACY
+from lenetexp.tracking.query import find_run
 from lenetexp.tracking.store import open_store
+from lenetexp.trained import TrainedNet, load
 from lenetexp.training.evaluate import evaluate
-from lenetexp.training.setup import build_net, pick_device
-from lenetexp.training.state import load_checkpoint
+from lenetexp.training.setup import pick_device
 
 Answer = tuple[list[str], style.Figure]  # what is printed, and the picture
-
-
-class _Config(Settings):
-    """What is needed of a stored config."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: Target
-    dataset: Dataset
-
-
-class _Facts(Settings):
-    """What is needed of a stored dataset.json."""
-
-    model_config = ConfigDict(extra="ignore", strict=False, coerce_numbers_to_str=True)
-
-    name: str | None = None
-    root: str | None = None  # absolute, where the config's may be relative to another folder
-    classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    like_mnist: bool = False
-    digest: str | None = None
-
-
-@dataclass(frozen=True)
-class TrainedNet:
-    """A net with its best weights, and what its run recorded of it and its images."""
-
-    model: nn.Module
-    config: _Config
-    facts: _Facts
 
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
@@ -84,38 +45,9 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 
 
-def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
-    """Rebuilds a run's net; raises `UserError` if its record is damaged, or names what is not trusted."""
-    run = f"run={stored.run_id}"
-    with TemporaryDirectory(prefix="lenetexp-") as folder:
-        config_file, facts_file, weights_file = stored.download(Path(folder), File.CONFIG, File.DATASET, File.BEST)
-        try:
-            config = check(_Config, read_config(config_file.read_text(), run))
-            facts = _Facts.model_validate_json(facts_file.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{run}: its record is damaged ({one_line(error)[:120]})") from None
-        require_trusted(config.model.call(), "model", trust)
-        require_trusted(config.dataset.call(), "dataset", trust)
-        model = build_net(config.model, len(facts.classes), facts.image_shape)
-        weights = load_checkpoint(weights_file)
-    try:
-        model.load_state_dict(weights)
-        with torch.no_grad():  # the sizes of a classifier that is fitted at once are those of its weights
-            model.eval()(torch.zeros(1, *facts.image_shape))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise UserError(f"{run}: its weights do not fit its net ({one_line(error)[:160]})") from None
-    return TrainedNet(model, config, facts)
-
-
-def _own_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Data:
-    """The images of the run's own dataset, from where the run found them unless `settings` name another place."""
-    root = settings.root or net.facts.root
-    return load_images(net.config.dataset.model_copy(update={"root": root} if root else {}), device)
-
-
 def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of the first test images of the run's own dataset."""
-    data = _own_images(net, settings, device)
+    data = net.own_images(settings.root, device)
     if data.classes != net.facts.classes:
         where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
         wanted, found = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
@@ -141,11 +73,7 @@ def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device:
     used: list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]] = []  # name, picture, what the net is given of it
     for file in files[: settings.count]:
         try:
-            if net.facts.like_mnist:
-                image = like_mnist(np.array(read_image(file, "L")), settings.invert, str(file))
-            else:
-                image = as_trained(file, net.facts.image_shape)
-                image = 255 - image if settings.invert is True else image
+            image = net.prepared(file, settings.invert)
             used.append((str(file), np.array(read_image(file, "RGB")), image))
         except UserError as error:
             if len(files) == 1:
@@ -169,7 +97,7 @@ def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device:
 def _strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:
     """Which prepared pictures are unlike the training images; none if those are not here any more."""
     try:
-        data = _own_images(net, settings, torch.device("cpu"))
+        data = net.own_images(settings.root, torch.device("cpu"))
     except (UserError, OSError):
         return [False] * len(images)
     return unlike(torch.from_numpy(images), data.train.images, data.val.images)

@@ -54,6 +54,25 @@ class PredictConfig(OtherCommand):
     device: Device
 
 
+class RegisterConfig(OtherCommand):
+    """The settings of scripts/register.py."""
+
+    run: f.RunId
+    name: f.Name
+    alias: f.Name | None
+    trust: list[f.Text]
+
+
+class ExportConfig(OtherCommand):
+    """The settings of scripts/export.py."""
+
+    run: f.RunId
+    format: Literal["onnx", "torchscript", "pt2"]
+    to: f.Text | None
+    root: f.Text | None
+    trust: list[f.Text]
+
+
 class SyncConfig(OtherCommand):
     """The settings of scripts/sync.py."""
 

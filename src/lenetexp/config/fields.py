@@ -51,7 +51,7 @@ def _address(value: str) -> str:
 
 
 Name = Annotated[Text, BeforeValidator(_name)]
-RunId = Annotated[Name, described("latest, best or the MLflow id of a run")]
+RunId = Annotated[Name, described("latest, best, the MLflow id of a run, or models:/NAME@ALIAS")]
 SweepId = Annotated[Name, described("latest or the MLflow id of a sweep (sweep=…)")]
 Runs = Annotated[
     Text | Annotated[list[Name], Field(min_length=1)] | None, described("latest:3, all, [ID,ID] or an MLflow filter")

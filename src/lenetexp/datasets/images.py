@@ -2,6 +2,8 @@
 
 import glob
 from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -10,13 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lenetexp.errors import UserError, one_line
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SUFFIXES = ", ".join(IMAGE_SUFFIXES)  # for messages
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow's names of those that a stranger may send
 MAX_PIXELS = 50_000_000  # of a picture to decode: a small file can unpack to gigabytes
 # MNIST: scaled into 20×20, the centre of mass in the middle of 28×28 (LeCun et al. 1998, section III A).
 BOX, FRAME, MARGIN = 20, 28, 4
@@ -26,6 +29,20 @@ DARKEST = 16.0  # paper, of 255: in a darker shadow there is nothing but noise
 LARGEST = 400  # pixels of a side in which a sign is looked for: twenty times what is left of it
 SPECK = 20  # pixels of a large photo that may be dust
 DUST = 0.02  # share of the largest part of the ink: a smaller part is dust, too
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A picture file that came over the network: its bytes, and what messages call it."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Picture = Path | Sent
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
@@ -43,28 +60,51 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_image(path: Path, mode: str) -> Image.Image:
+def read_image(picture: Picture, mode: str) -> Image.Image:
     """Decodes a picture as `mode` ("L" or "RGB"): upright, on white, 16 bits scaled to 8; `UserError` if it cannot."""
     try:
-        with Image.open(path) as file:
+        with _opened(picture) as file:
             if file.width * file.height > MAX_PIXELS:
-                raise UserError(f"{path} has {file.width}×{file.height} pixels: must be at most {MAX_PIXELS:,} in all")
-            picture = ImageOps.exif_transpose(file)
-            if picture.has_transparency_data:
-                white = Image.new("RGBA", picture.size, "white")
-                picture = Image.alpha_composite(white, picture.convert("RGBA"))
-            elif picture.mode.startswith("I"):  # Pillow's own conversion would cut values off at 255
-                picture = Image.fromarray((np.array(picture) / 257).clip(0, 255).astype(np.uint8))
-            return picture.convert(mode)
+                size = f"{file.width}×{file.height}"
+                raise UserError(f"{picture} has {size} pixels: must be at most {MAX_PIXELS:,} in all")
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            elif image.mode.startswith("I"):  # Pillow's own conversion would cut values off at 255
+                image = Image.fromarray((np.array(image) / 257).clip(0, 255).astype(np.uint8))
+            return image.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as a picture ({one_line(error)})") from None
+        raise _unreadable(picture, error) from None
 
 
-def as_trained(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def size_of(picture: Picture) -> tuple[int, int]:
+    """Width and height as a picture file states them, without decoding it; `UserError` if it states none."""
+    try:
+        with _opened(picture) as file:
+            return file.width, file.height
+    except Exception as error:  # of a broken file, Pillow raises more kinds than it documents
+        raise _unreadable(picture, error) from None
+
+
+def _unreadable(picture: Picture, error: Exception) -> UserError:
+    # Pillow's own sentence would name a buffer in memory.
+    unknown = isinstance(error, UnidentifiedImageError) and isinstance(picture, Sent)
+    why = f"it is none of {', '.join(FORMATS)}" if unknown else one_line(error)
+    return UserError(f"{picture} cannot be read as a picture ({why})")
+
+
+def _opened(picture: Picture) -> ImageFile.ImageFile:
+    if isinstance(picture, Path):
+        return Image.open(picture)
+    return Image.open(BytesIO(picture.content), formats=FORMATS)  # others, as EPS, start programs
+
+
+def as_trained(picture: Picture, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """A picture scaled to `shape` (channels, height, width), as dataset=image_folder scales its own."""
     channels, height, width = shape
-    picture = read_image(path, "L" if channels == 1 else "RGB")
-    scaled = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+    image = read_image(picture, "L" if channels == 1 else "RGB")
+    scaled = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
     return scaled.reshape(height, width, channels).transpose(2, 0, 1)
 
 

@@ -48,6 +48,8 @@ class Classical(nn.Module):
         """N×C×H×W floats in [0, 1] to N×classes scores, of which the largest wins."""
         if not next(self.buffers()).numel():  # in every kind, the first has a column a pixel
             return images.new_zeros(len(images), self.classes)
+        if torch.compiler.is_exporting():  # parts would fix the largest batch
+            return self.scores(images)
         return torch.cat([self.scores(part) for part in images.split(CHUNK)])
 
     def pixels(self, images: Tensor) -> Tensor:
@@ -256,12 +258,13 @@ class NearestNeighbours(Classical):
     def neighbours(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """N×k distances, in units of a pixel's full ink, and the rows of the stored images, nearest first."""
         inputs = self.pixels(images) * 255
-        nearest, rows = inputs.new_zeros(len(inputs), 0), self.labels.new_zeros(len(inputs), 0)
+        count = inputs.shape[0]  # len() would fix it when exported
+        nearest, rows = inputs.new_zeros(count, 0), self.labels.new_zeros(count, 0)
         for start in range(0, len(self.images), REFERENCES):
             stored = self.images[start : start + REFERENCES].to(inputs)
             squares = (stored**2).sum(1) - 2 * inputs @ stored.T  # short of |inputs|², which orders nothing
             nearest = torch.cat([nearest, squares], 1)
-            numbers = torch.arange(start, start + len(stored), device=rows.device).expand(len(inputs), -1)
+            numbers = torch.arange(start, start + len(stored), device=rows.device).expand(count, -1)
             rows = torch.cat([rows, numbers], 1)
             nearest, places = nearest.topk(min(self.k, nearest.shape[1]), largest=False)
             rows = rows.gather(1, places)

@@ -48,7 +48,8 @@ FEW = 4
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
     """N×C×H×W to N×K×h×w without padding; quick for a single image, too."""
-    if x.device.type == "cpu" and len(x) <= FEW and not torch.compiler.is_compiling():
+    # Compiling and exporting must not see the comparison: it would fix the batch size.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and len(x) <= FEW:
         size, steps = list(weight.shape[2:]), [stride, stride]
         return torch.ops.aten.thnn_conv2d(x.contiguous(), weight.contiguous(), size, bias, steps)
     return F.conv2d(x, weight, bias, stride)
@@ -117,7 +118,10 @@ class Subsampling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N×maps×2H×2W to N×maps×H×W."""
-        return F.avg_pool2d(x, 2, divisor_override=1) * self.coefficient + self.bias
+        # torch's ONNX exporter (2.15) forgets divisor_override without a word. Both ways give the same bits.
+        exporting = torch.compiler.is_exporting()
+        sums = F.avg_pool2d(x, 2) * 4 if exporting else F.avg_pool2d(x, 2, divisor_override=1)
+        return sums * self.coefficient + self.bias
 
     def extra_repr(self) -> str:
         return f"{len(self.bias)}"

@@ -1,4 +1,4 @@
-"""The record of a run: its journal on this machine, and MLflow. The only package that imports mlflow; no torch.
+"""The record of a run: its journal here, and MLflow. Beside serving/ the only package that imports it; no torch.
 
 names     the names of tags, metrics and artifacts, which MLflow and run folders share
 journal   what happens in a run, one JSON line each: typed events, their writer and an incremental reader
@@ -6,6 +6,7 @@ store     opening an MLflow store; one sentence when it fails
 recorder  writing one run into the store
 process   MLflow in a process of its own, so that a command need not wait for its import
 view      how MLflow's UI shows the runs: columns, charts and filters that the experiment keeps as tags
+registry  models by name and alias in MLflow's registry
 query     reading runs from the store
 outbox    sends a journal to MLflow: from a thread, so that no outage stops training, or later
 """

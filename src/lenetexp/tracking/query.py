@@ -15,6 +15,7 @@ from lenetexp.errors import UserError, counted, wrapped
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import JournalReader, Result, in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
+from lenetexp.tracking.registry import run_of
 from lenetexp.tracking.store import Store, reason_of
 
 if TYPE_CHECKING:
@@ -203,11 +204,13 @@ def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest,
 
 
 def find_run(store: Store, which: str) -> RecordedRun:
-    """The run that `which` means: "latest" or "best" of the finished ones, or an id; else `UserError`.
+    """The run that `which` means: "latest" or "best" of the finished ones, a registered model's, or an id; `UserError`.
 
     Says what it chose where others could be meant: of a sweep the best run, not the one that happened to begin last;
     the best run on one dataset, because accuracies on several cannot be compared.
     """
+    if which.startswith("models:"):
+        return get_run(store, run_of(store, which))
     if which not in ("latest", "best"):
         return get_run(store, which)
     newest = next(iter(search(store, WITH_WEIGHTS, at_most=1)), None)

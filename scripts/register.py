@@ -1,0 +1,17 @@
+"""Registers a trained net, to be served: python scripts/register.py run=best name=digits (more: --help)."""
+
+import hydra
+from omegaconf import DictConfig
+
+from lenetexp import cli
+from lenetexp.config.commands import RegisterConfig
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="register")
+def main(config: DictConfig) -> None:
+    """Makes a version in MLflow's registry and says how to use it."""
+    cli.task(config, RegisterConfig, "lenetexp.serving.register.run")
+
+
+if __name__ == "__main__":
+    cli.start(main)

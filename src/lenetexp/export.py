@@ -1,0 +1,149 @@
+"""A trained net as a file that runs without lenetexp, checked to give the same logits: scripts/export.py."""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lenetexp.config.commands import ExportConfig
+from lenetexp.errors import UserError, one_line, wrapped
+from lenetexp.reporting.terminal import shown
+from lenetexp.tracking.names import BEST_ACCURACY
+from lenetexp.tracking.query import find_run
+from lenetexp.tracking.store import open_store
+from lenetexp.trained import TrainedNet, load
+from lenetexp.training.batches import as_floats
+
+Forward = Callable[[Tensor], Tensor]
+SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "pt2": ".pt2"}
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra [export]
+MNISTS = "as MNIST: light on dark, scaled into 20×20 of 28×28, centred by mass"
+BATCHES = (1, 7)  # sizes that the check tries; the net is exported with another one
+ABSOLUTE, RELATIVE = 1e-4, 1e-5
+# A deslanted pixel is rounded to a grey level; where it lies halfway between two, another order of sums changes it.
+DESLANTED = 1e-2
+
+
+def run(settings: ExportConfig, config: dict[str, Any], folder: Path) -> None:
+    """Writes the file and what is to know of it beside it; `UserError` and no file if it gives other logits."""
+    if settings.format == "onnx" and (missing := [name for name in PACKAGES if find_spec(name) is None]):
+        raise UserError(
+            f"format=onnx: needs the packages {', '.join(missing)}; "
+            'install them: pip install -c constraints.txt -e ".[export]"'
+        )
+    stored = find_run(open_store(settings.tracking, create=False), settings.run)
+    target = Path(settings.to or folder / f"{stored.run_id[:8]}{SUFFIXES[settings.format]}").expanduser()
+    sidecar = target.with_name(f"{target.name}.json")
+    for path in (target, sidecar):
+        if path.exists():
+            raise UserError(f"to={path}: must be a new file; this one exists")
+    net = load(stored, settings.trust)
+    net.model.eval()
+    for parameter in net.model.parameters():
+        parameter.requires_grad_(False)
+    with TemporaryDirectory(prefix="lenetexp-") as place:
+        file = Path(place) / target.name
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch says that torchscript is deprecated; so does docs/serving.md
+                exported = EXPORTERS[settings.format](net.model, torch.rand(5, *net.facts.image_shape), file)
+        except Exception as error:  # an exporter raises whatever a custom net leads it to
+            raise UserError(
+                f"format={settings.format}: {net.config.model.name} cannot be exported ({one_line(error)[:200]})"
+            ) from error
+        tried = _check(net, exported, settings)
+        about = {
+            "format": settings.format,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "run": stored.run_id,
+            "model": net.config.model.name,
+            "dataset": net.facts.name,
+            "validation_accuracy": stored.metrics.get(BEST_ACCURACY),
+            "input": {"shape": ["batch", *net.facts.image_shape], "type": "float32", "range": [0, 1]},
+            "output": {"shape": ["batch", len(net.facts.classes)], "type": "float32", "is": "logits"},
+            "preparation": "as MNIST: light on dark, scaled into 20×20, centred by mass"
+            if net.facts.like_mnist
+            else "",
+            "classes": net.facts.classes,
+            "torch": torch.__version__,
+        }
+        _write(file, target, json.dumps(about, indent=1, ensure_ascii=False), sidecar)
+    print(wrapped(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}"), end="\n\n")
+    print("\n".join(tried))
+    print(f"\nfile: {shown(target)}\nabout it: {shown(sidecar)}")
+
+
+def _write(file: Path, target: Path, about: str, sidecar: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copyfile(file, target)
+    sidecar.write_text(about + "\n")
+
+
+def to_onnx(model: nn.Module, example: Tensor, file: Path) -> Forward:
+    """Writes the net for any number of images; returns it as ONNX Runtime runs it."""
+    import onnxruntime
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    torch.onnx.export(_traced(model, example), (), str(file), dynamo=True, input_names=["images"],
+                      output_names=["logits"], external_data=False, verbose=False)  # fmt: skip
+    session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def to_pt2(model: nn.Module, example: Tensor, file: Path) -> Forward:
+    """Writes the net for any number of images; returns it as `torch.export.load` reads it."""
+    torch.export.save(_traced(model, example), file)
+    loaded: Forward = torch.export.load(file).module()
+    return loaded
+
+
+def to_torchscript(model: nn.Module, example: Tensor, file: Path) -> Forward:
+    """Writes the net as traced; returns it as `torch.jit.load` reads it."""
+    torch.jit.trace(model, example).save(str(file))
+    loaded: Forward = torch.jit.load(str(file))
+    return loaded
+
+
+EXPORTERS = {"onnx": to_onnx, "pt2": to_pt2, "torchscript": to_torchscript}
+
+
+def _traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def _check(net: TrainedNet, exported: Forward, settings: ExportConfig) -> list[str]:
+    """A line for each kind of images, with the largest difference of the logits; `UserError` if one is too large."""
+    generator = torch.Generator().manual_seed(0)
+    samples = {"random images": torch.rand(max(BATCHES), *net.facts.image_shape, generator=generator)}
+    lines = []
+    try:
+        test = net.own_images(settings.root, torch.device("cpu")).test.images[: max(BATCHES)]
+        samples["test images"] = as_floats(test)
+    except (UserError, OSError) as error:
+        lines.append(wrapped(f"note: not checked on test images ({one_line(error)[:160]})"))
+    allowed = DESLANTED if getattr(net.model, "deslant", False) else ABSOLUTE
+    for name, images in samples.items():
+        worst = 0.0
+        for size in BATCHES:
+            batch = images[-size:]
+            with torch.inference_mode():
+                ours = net.model(batch)
+            difference = (exported(batch) - ours).abs()
+            worst = max(worst, float(difference.max()))
+            if not bool((difference <= allowed + RELATIVE * ours.abs()).all()):
+                raise UserError(
+                    f"format={settings.format}: the exported net gives other logits for {name}, by up to {worst:.2g}; "
+                    "no file was kept"
+                )
+        sizes = " and ".join(map(str, BATCHES))
+        lines.append(f"{name}, in batches of {sizes}: logits differ by at most {worst:.1e}")
+    return lines

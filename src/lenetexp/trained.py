@@ -1,0 +1,97 @@
+"""A trained net, rebuilt from its run's record; and pictures in the form that it was trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+from torch import nn
+
+from lenetexp.config.schema import check
+from lenetexp.config.targets import Dataset, Settings, Target
+from lenetexp.datasets.images import Picture, as_trained, like_mnist, read_image
+from lenetexp.datasets.load import Data
+from lenetexp.datasets.load import load as load_images
+from lenetexp.errors import UserError, one_line
+from lenetexp.runs.trust import read_config, require_trusted
+from lenetexp.tracking.names import File
+from lenetexp.tracking.query import RecordedRun
+from lenetexp.training.setup import build_net
+from lenetexp.training.state import load_checkpoint
+
+NEEDED = (File.CONFIG, File.DATASET, File.BEST)  # of a run's record
+
+
+class _Config(Settings):
+    """What is needed of a stored config."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: Target
+    dataset: Dataset
+
+
+class Facts(Settings):
+    """What is needed of a stored dataset.json."""
+
+    model_config = ConfigDict(extra="ignore", strict=False, coerce_numbers_to_str=True)
+
+    name: str | None = None
+    root: str | None = None  # absolute, where the config's may be relative to another folder
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    like_mnist: bool = False
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net with its best weights, and what its run recorded of it and its images."""
+
+    model: nn.Module
+    config: _Config
+    facts: Facts
+
+    def own_images(self, root: str | None, device: torch.device) -> Data:
+        """The images of the run's own dataset, from where the run found them unless `root` is another place."""
+        root = root or self.facts.root
+        return load_images(self.config.dataset.model_copy(update={"root": root} if root else {}), device)
+
+    def prepared(self, picture: Picture, invert: Literal["auto"] | bool = "auto") -> NDArray[np.uint8]:
+        """A picture of any size as the net's images are, C×H×W; `UserError` if it cannot be one."""
+        if self.facts.like_mnist:
+            return like_mnist(np.array(read_image(picture, "L")), invert, str(picture))
+        image = as_trained(picture, self.facts.image_shape)
+        return 255 - image if invert is True else image
+
+
+def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
+    """Rebuilds a run's net; raises `UserError` if its record is damaged, or names what is not trusted."""
+    with TemporaryDirectory(prefix="lenetexp-") as folder:
+        return rebuild(stored.download(Path(folder), *NEEDED), f"run={stored.run_id}", trust)
+
+
+def rebuild(files: Sequence[Path], whose: str, trust: Sequence[str] = ()) -> TrainedNet:
+    """The net that the files `NEEDED`, in that order, describe; raises `UserError` as `load` does."""
+    config_file, facts_file, weights_file = files
+    try:
+        config = check(_Config, read_config(config_file.read_text(), whose))
+        facts = Facts.model_validate_json(facts_file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{whose}: its record is damaged ({one_line(error)[:120]})") from None
+    require_trusted(config.model.call(), "model", trust)
+    require_trusted(config.dataset.call(), "dataset", trust)
+    model = build_net(config.model, len(facts.classes), facts.image_shape)
+    weights = load_checkpoint(weights_file)
+    try:
+        model.load_state_dict(weights)
+        with torch.no_grad():  # the sizes of a classifier that is fitted at once are those of its weights
+            model.eval()(torch.zeros(1, *facts.image_shape))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{whose}: its weights do not fit its net ({one_line(error)[:160]})") from None
+    return TrainedNet(model, config, facts)
