@@ -23,6 +23,7 @@ LAYERS = """
     runs
     sweeps
     predict find_lr describe
+    page
     hydra_plugins
 """
 HEAVY = {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}

@@ -15,6 +15,7 @@ reporting  terminal and figures
 runs       one run, from its config to its record
 sweeps     many runs, and what they show
 predict    what a trained net says of images
+page       a page to draw on, with trained nets behind it
 find_lr    the learning rates at which a recipe learns
 describe   a net layer by layer, in numbers and as a picture
 """

@@ -54,6 +54,19 @@ class PredictConfig(OtherCommand):
     device: Device
 
 
+class DrawConfig(OtherCommand):
+    """The settings of scripts/draw.py."""
+
+    run: f.OneToThreeRuns
+    port: f.Port
+    host: Literal["127.0.0.1", "0.0.0.0"]
+    open: bool
+    keep: f.Text | None
+    root: f.Text | None
+    trust: list[f.Text]
+    device: Device
+
+
 class SyncConfig(OtherCommand):
     """The settings of scripts/sync.py."""
 

@@ -1,0 +1,63 @@
+"""Drawings kept as a labelled set: FOLDER/<class>/<number>.png, which dataset=image_folder takes."""
+
+import os
+import secrets
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lenetexp.errors import UserError
+
+
+class Keeper:
+    """A folder with one folder a class. Nothing in it is ever overwritten; a file is there whole or not at all."""
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self.folder, self.classes = folder, classes
+        for name in classes:
+            if name.startswith(".") or Path(name).name != name or "\0" in name or "\\" in name:
+                raise UserError(f"keep={folder}: the class {name!r} cannot be the name of a folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"keep={folder}: must be a folder that can be written ({error.strerror})") from None
+
+    def counts(self) -> dict[str, int]:
+        """How many pictures each class has."""
+        return {name: sum(1 for _ in (self.folder / name).glob("*.png")) for name in self.classes}
+
+    def keep(self, label: str, image: NDArray[np.uint8]) -> Path:
+        """Writes a C×H×W image as the next one of its class, and returns its path; `UserError` for what is no class."""
+        if label not in self.classes:
+            raise UserError(f"the label must be one of {', '.join(self.classes)[:200]}")
+        if len(image) not in (1, 3):
+            raise UserError(f"only grey and RGB images can be kept, not those of {len(image)} channels")
+        file = BytesIO()
+        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(file, "PNG")
+        folder = self.folder / label
+        aside = self.folder / f".{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(exist_ok=True)
+            aside.write_bytes(file.getvalue())
+            return _named(aside, folder)
+        except OSError as error:
+            raise UserError(f"keep={self.folder}: cannot be written ({error.strerror})") from None
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _named(aside: Path, folder: Path) -> Path:
+    """Gives a finished file the next free number: a link, unlike a rename, overwrites nothing."""
+    number = max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=0)
+    while True:
+        number += 1
+        path = folder / f"{number:04}.png"
+        try:
+            os.link(aside, path)
+        except FileExistsError:  # another page keeps in the same folder
+            continue
+        return path
