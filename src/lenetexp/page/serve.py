@@ -42,7 +42,9 @@ def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
         address = _say_address(settings.host, listening.getsockname()[1])
         if settings.open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        _serve(bench, listening)
+        with suppress(KeyboardInterrupt):  # uvicorn has ended in order by then
+            _serve(bench, listening)
+        bench.worker.shutdown(wait=False, cancel_futures=True)
 
 
 def _serve(bench: Bench, listening: socket.socket) -> None:
@@ -50,10 +52,7 @@ def _serve(bench: Bench, listening: socket.socket) -> None:
         build(bench), log_level="error", access_log=False, http="h11", ws="none", lifespan="off", server_header=False,
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1, proxy_headers=False,
     ))  # fmt: skip
-    with suppress(KeyboardInterrupt):  # uvicorn has ended in order by then
-        server.run(sockets=[listening])
-    bench.worker.shutdown(wait=False, cancel_futures=True)
-    print("\nended")
+    server.run(sockets=[listening])
 
 
 def _bound(host: str, port: int) -> socket.socket:
