@@ -74,6 +74,7 @@ class Browser:
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)
+        self.wait("document.body && document.readyState === 'complete'")
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression, or what it promises, is in the page."""

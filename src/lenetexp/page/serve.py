@@ -4,10 +4,12 @@ import socket
 import threading
 import webbrowser
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from PIL import Image, ImageDraw
 
 from lenetexp.config.commands import DrawConfig
 from lenetexp.errors import UserError, wrapped
@@ -39,6 +41,7 @@ def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
             print(wrapped(f"run {each.run_id} ({each.name}): {each.about}"))
         if images.gallery.note:
             print(wrapped(f"note: no test images to click on: {images.gallery.note}"))
+        bench.worker.submit(bench.answer, _a_drawing()).result()  # the first answer takes a second
         address = _say_address(settings.host, listening.getsockname()[1])
         if settings.open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
@@ -55,9 +58,18 @@ def _serve(bench: Bench, listening: socket.socket) -> None:
     server.run(sockets=[listening])
 
 
+def _a_drawing() -> bytes:
+    """A line, as a picture's file."""
+    sheet, file = Image.new("L", (140, 140), "white"), BytesIO()
+    ImageDraw.Draw(sheet).line([(50, 20), (80, 120)], "black", 10)
+    sheet.save(file, "PNG")
+    return file.getvalue()
+
+
 def _bound(host: str, port: int) -> socket.socket:
     """A socket that listens, before anything slow is done."""
-    listening = socket.socket()
+    # Only with the protocol named does asyncio send at once what is written, and not 40 ms later (TCP_NODELAY).
+    listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
