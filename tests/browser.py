@@ -19,7 +19,13 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 # Chromium reads commands from file 3 and writes to file 4.
-AS_3_AND_4 = "import os, sys; one, other, *command = sys.argv[1:]; os.dup2(int(one), 3); os.dup2(int(other), 4); os.execv(command[0], command)"
+AS_3_AND_4 = """
+import os, sys
+one, other, *command = sys.argv[1:]
+os.dup2(int(one), 3)
+os.dup2(int(other), 4)
+os.execv(command[0], command)
+"""
 
 
 class Browser:

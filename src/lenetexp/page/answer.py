@@ -119,9 +119,7 @@ def answer_to_test(nets: list[Watched], image: NDArray[np.uint8]) -> Answer:
         if net.form == nets[0].form:
             forms[net.form] = [Step("The test image as it is", pixels(image))], image
         elif net.form not in forms:
-            file = BytesIO()
-            Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(file, "PNG")
-            forms[net.form] = prepared(net.form, file.getvalue())
+            forms[net.form] = prepared(net.form, png(image))
     return _answer(nets, forms)
 
 
@@ -160,11 +158,23 @@ def _mass(image: NDArray[np.uint8]) -> tuple[float, float]:
 
 def pixels(image: NDArray[np.uint8]) -> Pixels:
     """A C×H×W image for the page, reduced to what there is room for."""
-    if len(image) not in (1, 3):
-        image = image.mean(0, keepdims=True).astype(np.uint8)
-    picture = Image.fromarray(image.transpose(1, 2, 0).squeeze(2) if len(image) == 1 else image.transpose(1, 2, 0))
+    picture = as_picture(image)
     picture = picture.reduce(max(1, -(-max(picture.size) // SHOWN)))
-    return Pixels(*picture.size, len(image), b64encode(picture.tobytes()).decode())
+    return Pixels(*picture.size, len(picture.getbands()), b64encode(picture.tobytes()).decode())
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """A C×H×W image as a file."""
+    file = BytesIO()
+    as_picture(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+    """A C×H×W image in grey or RGB; of any other number of channels their mean."""
+    if len(image) == 3:
+        return Image.fromarray(image.transpose(1, 2, 0))
+    return Image.fromarray(image[0] if len(image) == 1 else image.mean(0).astype(np.uint8))
 
 
 def _layer(name: str, passed: Tensor) -> Layer:

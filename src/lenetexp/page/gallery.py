@@ -1,6 +1,7 @@
 """The test images of the nets' dataset, and which of them each net got wrong."""
 
 import csv
+from base64 import b64encode
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from lenetexp.datasets.load import Data
 from lenetexp.datasets.load import load as load_images
 from lenetexp.datasets.torchvision import is_here
 from lenetexp.errors import UserError
-from lenetexp.page.answer import Pixels, pixels
+from lenetexp.page.answer import png
 from lenetexp.predict import TrainedNet
 from lenetexp.tracking.names import File
 from lenetexp.tracking.query import RecordedRun
@@ -26,11 +27,11 @@ MISTAKES = 60  # of each net
 
 @dataclass(frozen=True)
 class Shown:
-    """A test image: its number from 0, its class, and how it looks."""
+    """A test image: its number from 0, its class, and the image in base64."""
 
     number: int
     label: int
-    pixels: Pixels
+    png: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ class TestImages:
         same = [net.facts.digest == data.digest for net in nets]  # others' numbers are of other images
         mistakes = [_mistakes(run, len(self.images)) if here else [] for run, here in zip(runs, same, strict=True)]
         named = sorted({*samples, *(number for each in mistakes for number, _ in each)})
-        shown = [Shown(number, int(self.labels[number]), pixels(self.images[number])) for number in named]
+        shown = [
+            Shown(number, int(self.labels[number]), b64encode(png(self.images[number])).decode()) for number in named
+        ]
         self.gallery = Gallery(shown, samples, mistakes)
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:

@@ -3,14 +3,13 @@
 import os
 import secrets
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lenetexp.errors import UserError
+from lenetexp.page.answer import png
 
 
 class Keeper:
@@ -34,15 +33,11 @@ class Keeper:
         """Writes a C×H×W image as the next one of its class, and returns its path; `UserError` for what is no class."""
         if label not in self.classes:
             raise UserError(f"the label must be one of {', '.join(self.classes)[:200]}")
-        if len(image) not in (1, 3):
-            raise UserError(f"only grey and RGB images can be kept, not those of {len(image)} channels")
-        file = BytesIO()
-        Image.fromarray(image.transpose(1, 2, 0).squeeze()).save(file, "PNG")
         folder = self.folder / label
         aside = self.folder / f".{secrets.token_hex(8)}"
         try:
             folder.mkdir(exist_ok=True)
-            aside.write_bytes(file.getvalue())
+            aside.write_bytes(png(image))
             return _named(aside, folder)
         except OSError as error:
             raise UserError(f"keep={self.folder}: cannot be written ({error.strerror})") from None
