@@ -18,7 +18,7 @@ class Keeper:
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
         for name in classes:
-            if name.startswith(".") or Path(name).name != name or "\0" in name or "\\" in name:
+            if not name or name.startswith(".") or Path(name).name != name or "\0" in name or "\\" in name:
                 raise UserError(f"keep={folder}: the class {name!r} cannot be the name of a folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
