@@ -99,7 +99,7 @@ def test_drawings_of_mnist_are_read_as_well_as_the_originals(mnist_root: Path, h
         drawn = answer([net], as_ink(image[0])).nets[0].winner
         right += [net.look(image, 0).winner == label, drawn == label]
     print(f"{right[0]} of 50 as they are, {right[1]} drawn")
-    assert abs(right[0] - right[1]) <= 1 and right[0] > 35, right
+    assert abs(right[0] - right[1]) <= 1 and right[0] > 25, right
 
 
 def open_store_of(store: InProcess):  # noqa: ANN201
