@@ -31,7 +31,7 @@ class PageServer:
         self.said = ""
         for line in self.process.stdout:
             self.said += line
-            if found := re.search(r"^draw at (http://127\.0\.0\.1:(\d+)) ", line):
+            if found := re.search(r"^draw at (http://[\d.]+:(\d+)) ", line):
                 self.address, self.port = found[1], int(found[2])
                 return
         raise AssertionError(self.process.communicate())

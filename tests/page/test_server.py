@@ -1,6 +1,7 @@
 """The page's program: its answers are predict.py's, and whatever is sent to it, it stays."""
 
 import asyncio
+import http.client
 import re
 import socket
 import threading
@@ -319,3 +320,20 @@ def test_mistakes_in_the_command_are_one_sentence(trained: InProcess, page: Page
     for word, said in mistakes.items():
         done = run_script("draw", word, cwd=trained.cwd)
         assert done.returncode and done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1, done
+
+
+def test_the_network_may_come_in_only_if_asked(trained: InProcess, page: PageServer) -> None:
+    """Under the address at which it comes, and no name."""
+    assert psutil.Process(page.process.pid).net_connections()[0].laddr.ip == "127.0.0.1"
+    open_to_all = PageServer(trained.cwd, "run=latest", "host=0.0.0.0")
+    try:
+        assert "warning: everyone in this network can open the page" in open_to_all.said
+        own = open_to_all.address.removeprefix("http://").partition(":")[0]
+        for address in {"127.0.0.1", own}:
+            for host, status in ((f"{address}:{open_to_all.port}", 200), (f"evil.example:{open_to_all.port}", 403)):
+                connection = http.client.HTTPConnection(address, open_to_all.port, timeout=20)
+                connection.request("GET", "/api/about", headers={"Host": host})
+                assert connection.getresponse().status == status
+                connection.close()
+    finally:
+        assert open_to_all.stop() == (0, "")

@@ -43,7 +43,7 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return found
 
 
-def read_image(file: Path | BinaryIO, mode: str, name: str = "", formats: Sequence[str] | None = None) -> Image.Image:
+def read_image(file: Path | BinaryIO, mode: str, name: str = "", formats: tuple[str, ...] | None = None) -> Image.Image:
     """Decodes a picture as `mode` ("L" or "RGB"): upright, on white, 16 bits scaled to 8; `UserError` if it cannot.
 
     `name` is what messages call it, its path if empty; `formats` are Pillow's names of those that are tried.
@@ -140,13 +140,13 @@ def mnist_steps(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: s
     ink = _ink(grey, invert, name)
     sign = Image.fromarray(ink)
     sign = sign.crop(sign.getbbox())
-    shown = [(255 * step).round().astype(np.uint8) for step in (ink, np.array(sign))]
+    inked, cropped = ((255 * step).round().astype(np.uint8) for step in (ink, np.array(sign)))
     width, height = (max(round(side * BOX / max(sign.size)), 1) for side in sign.size)
     scaled = np.array(sign.resize((width, height), Image.Resampling.BILINEAR))
     frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
     top, left = (FRAME - height) // 2, (FRAME - width) // 2
     frame[top : top + height, left : left + width] = (scaled * (255 / scaled.max())).round()
-    return Steps(*shown, frame, centred_by_mass(torch.from_numpy(frame)[None, None])[0, 0].numpy())
+    return Steps(inked, cropped, frame, centred_by_mass(torch.from_numpy(frame)[None, None])[0, 0].numpy())
 
 
 def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.float32]:
