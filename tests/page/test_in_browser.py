@@ -97,12 +97,17 @@ def sheet(page: PageServer, browser: Browser) -> Iterator[Browser]:
 
 def draw(browser: Browser, strokes: Sequence[Points], pause: float = 0.0) -> None:
     """Draws with the mouse on a clear sheet, and waits for the bars of all of it."""
-    left, top, side = browser.value(
-        "(({left, top, width}) => [left, top, width])(document.getElementById('canvas').getBoundingClientRect())"
-    )
+    left, top, side = place(browser)
     for points in strokes:
         browser.drag([(left + x * side, top + y * side) for x, y in points], pause)
     settled(browser)
+
+
+def place(browser: Browser) -> tuple[float, float, float]:
+    """Where the sheet is, in pixels of the window: left, top and side."""
+    box = "document.getElementById('canvas').getBoundingClientRect()"
+    left, top, side = browser.value(f"(({{left, top, width}}) => [left, top, width])({box})")
+    return left, top, side
 
 
 def settled(browser: Browser) -> None:
@@ -176,6 +181,19 @@ def test_the_bars_follow_the_pen(sheet: Browser, capsys: pytest.CaptureFixture[s
     with capsys.disabled():
         print(f"\npointer event to bars, {len(times)} events: median {median(times)} ms, longest {max(times)} ms")
     assert len(times) == 50 and median(times) < 1_000
+
+
+def test_a_finger_draws_and_the_page_stays_where_it_is(sheet: Browser) -> None:
+    sheet.resize(390, 700)
+    left, top, side = place(sheet)
+    points = [(left + x * side, top + y * side) for x, y in DIGITS[1][0]]
+    for i, (x, y) in enumerate(points):
+        kind = "touchMove" if i else "touchStart"
+        sheet.call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+    sheet.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    sheet.wait("document.querySelector('#steps li')")
+    settled(sheet)
+    assert winners(sheet)[0] == "1" and sheet.value("scrollY") == 0
 
 
 def test_undo_clear_thickness_and_invert(sheet: Browser) -> None:

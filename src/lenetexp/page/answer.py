@@ -17,6 +17,7 @@ from lenetexp.predict import TrainedNet
 from lenetexp.training.evaluate import evaluate
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow has decoders for many more, some of which run programs
+CPU = torch.device("cpu")
 MOST_MAPS, MOST_UNITS = 64, 1_024  # of a layer that are shown
 SHOWN = 112  # pixels of a step's longer side: what there is room for
 
@@ -78,8 +79,9 @@ Form = tuple[bool, tuple[int, int, int]]  # MNIST's or not, and the shape: nets 
 class Watched:
     """A trained net, looked into while it answers. Not for several threads at once."""
 
-    def __init__(self, net: TrainedNet) -> None:
-        self.net = net
+    def __init__(self, net: TrainedNet, device: torch.device = CPU) -> None:
+        self.net, self.device = net, device
+        net.model.to(device)
         self.form: Form = (net.facts.like_mnist, net.facts.image_shape)
         self.passed: list[tuple[str, Tensor]] = []  # by each layer in turn
         for name, module in net.model.named_modules():
@@ -100,7 +102,8 @@ class Watched:
     def look(self, image: NDArray[np.uint8], preparation: int) -> Opinion:
         """What the net makes of a C×H×W image, as predict.py would have it."""
         self.passed.clear()
-        scores = evaluate(self.net.model, Split(torch.from_numpy(image)[None], torch.zeros(1, dtype=torch.int64)))
+        images = torch.from_numpy(image)[None].to(self.device)
+        scores = evaluate(self.net.model, Split(images, torch.zeros(1, dtype=torch.int64)))
         if self.passed and self.passed[-1][1].shape == scores.logits.shape:
             self.passed.pop()  # the output, whose bars say more
         shares = scores.logits.softmax(1)[0].nan_to_num().tolist()

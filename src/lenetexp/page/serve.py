@@ -21,6 +21,7 @@ from lenetexp.predict import TrainedNet, load
 from lenetexp.tracking.names import BEST_ACCURACY
 from lenetexp.tracking.query import RecordedRun, find_run
 from lenetexp.tracking.store import open_store
+from lenetexp.training.setup import pick_device
 
 CONNECTIONS = 256  # more at once are told to come back later
 EVERYONE = "0.0.0.0"
@@ -28,6 +29,7 @@ EVERYONE = "0.0.0.0"
 
 def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
     """Serves the page until Ctrl-C; `UserError` if a run cannot be had, or the port is taken."""
+    device = pick_device(settings.device)
     with _bound(settings.host, settings.port) as listening:
         store = open_store(settings.tracking, create=False)
         runs = [find_run(store, which) for which in settings.run]
@@ -36,7 +38,7 @@ def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
         keeper = None if settings.keep is None else Keeper(Path(settings.keep).expanduser(), nets[0].facts.classes)
         images = TestImages(nets, runs, settings.root)
         shown = [_shown(net, stored) for net, stored in zip(nets, runs, strict=True)]
-        bench = Bench([Watched(net) for net in nets], shown, images, keeper, settings.device.threads or 1)
+        bench = Bench([Watched(net, device) for net in nets], shown, images, keeper, settings.device.threads or 1)
         for each in shown:
             print(wrapped(f"run {each.run_id} ({each.name}): {each.about}"))
         if images.gallery.note:
