@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from starlette.exceptions import HTTPException
 
+from colours import contrast
 from helpers import InProcess, composed, in_process, run_script
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
@@ -27,6 +28,7 @@ from lenetexp.datasets.local import digits, image_folder
 from lenetexp.errors import UserError
 from lenetexp.page import guard
 from lenetexp.page.keep import Keeper
+from lenetexp.page.server import PAGE
 from page_server import PageServer, a_digit, png_of
 
 
@@ -145,7 +147,7 @@ def test_other_pages_are_refused(page: PageServer, headers: dict[str, str]) -> N
     for path, body in (("/api/about", None), ("/api/answer", a_digit()), ("/api/keep?label=1", a_digit())):
         assert page.ask(path, body, headers=headers) == (403, {"error": "requests from other pages are refused"})
     assert page.ask("/api/answer", method="OPTIONS", headers=headers)[0] == 403
-    assert not [*Path(page.ask("/api/about")[1]["kept"]["folder"]).glob("*/*")]
+    assert page.ask("/api/kept")[1]["of"] == 0
 
 
 def test_a_link_to_the_page_may_be_followed(page: PageServer) -> None:
@@ -270,6 +272,19 @@ def test_the_page_runs_its_own_script_alone_and_holds_no_name(page: PageServer) 
     assert not re.search(rb"https?://|\son\w+=|innerHTML|insertAdjacent|document\.write|eval\(", text)
 
 
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_texts_and_bars_can_be_told_from_the_page(scheme: int) -> None:
+    """WCAG's 4.5 for text and 3 for bars and units."""
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", re.findall(r":root \{(.*?)\}", PAGE.read_text(), re.S)[scheme]))
+    for text in ("ink", "quiet", "link"):
+        assert min(contrast(colours[text], colours[back]) for back in ("page", "panel")) >= 4.5, text
+    for kind in ("good", "bad"):
+        assert contrast(colours[kind], colours[f"{kind}-back"]) >= 4.5, kind
+    for bar in ("c0", "c1", "c2"):
+        assert contrast(colours[bar], colours["page"]) >= 3, bar
+    assert min(contrast(colours[unit], colours["zero"]) for unit in ("above", "below")) >= 3
+
+
 # ---- keeping ----
 
 
@@ -279,7 +294,12 @@ def test_kept_drawings_are_a_dataset(page: PageServer, trained: InProcess) -> No
     with ThreadPoolExecutor(7) as clients:
         said = [*clients.map(lambda i: page.ask(f"/api/keep?label={labels[i]}", a_digit(i)), range(7))]
     assert {status for status, _ in said} == {200}
-    assert max((answer["counts"] for _, answer in said), key=lambda counts: sum(counts.values()))["3"] == 3
+    _, kept = page.ask("/api/kept")
+    assert kept["counts"] == {**dict.fromkeys("0123456789", 0), "0": 2, "3": 3, "7": 2} and kept["of"] == 7
+    guesses = [[net["winner"] for net in page.ask("/api/answer", a_digit(i))[1]["nets"]] for i in range(7)]
+    assert kept["right"] == [
+        sum(label == said for label, said in zip(labels, each, strict=False)) for each in zip(*guesses, strict=False)
+    ]
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert files == ["0/0001.png", "0/0002.png", "3/0001.png", "3/0002.png", "3/0003.png", "7/0001.png", "7/0002.png"]
     source = image_folder(str(folder), image_size=28, channels=1, test=0.3)

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from lenetexp.datasets.images import as_trained
+from lenetexp.datasets.load import Split
 from lenetexp.errors import UserError
 from lenetexp.page.answer import png
+
+MOST = 2_000  # pictures that nets are tested on: they are read again each time
 
 
 class Keeper:
@@ -28,6 +33,16 @@ class Keeper:
     def counts(self) -> dict[str, int]:
         """How many pictures each class has."""
         return {name: sum(1 for _ in (self.folder / name).glob("*.png")) for name in self.classes}
+
+    def images(self, shape: tuple[int, int, int]) -> Split:
+        """The newest `MOST` of all pictures as images of this shape, as dataset=image_folder reads them."""
+        files = [
+            (path, label) for label, name in enumerate(self.classes) for path in (self.folder / name).glob("*.png")
+        ]
+        newest = sorted(files, key=lambda file: file[0].stat().st_mtime)[-MOST:]
+        images = [as_trained(path, shape) for path, _ in newest]
+        stacked = np.stack(images) if images else np.zeros((0, *shape), np.uint8)
+        return Split(torch.from_numpy(stacked), torch.tensor([label for _, label in newest], dtype=torch.int64))
 
     def keep(self, label: str, image: NDArray[np.uint8]) -> Path:
         """Writes a C×H×W image as the next one of its class, and returns its path; `UserError` for what is no class."""

@@ -6,6 +6,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,9 @@ from lenetexp.page.guard import Guard
 from lenetexp.page.keep import Keeper
 
 PAGE = Path(__file__).with_name("page.html")
-AT_ONCE = 8  # pictures in memory; other requests wait before theirs is read
+SMALL = 1_000_000  # bytes: no drawing has more
+AT_ONCE = 8  # larger pictures in memory; others wait before they are read
+NOT_KEPT = "drawings are kept only if the command was given keep=FOLDER"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class Bench:
         self.worker = ThreadPoolExecutor(1, "answers", lambda: torch.set_num_threads(threads))
         self.turns = asyncio.Semaphore(AT_ONCE)
 
+    def turn(self, request: Request) -> AbstractAsyncContextManager[Any]:
+        """Waits until there is room for a picture, if it is large, or may be because its length is not told."""
+        told = int(request.headers.get("content-length", SMALL + 1))  # the guard has seen to it that it is a number
+        return nullcontext() if told <= SMALL else self.turns
+
     async def work(self, function: Callable[..., Any], *given: Any) -> Response:
         """What `function` returns, as JSON, worked out in the one thread."""
 
@@ -57,7 +65,7 @@ class Bench:
 
     def about(self) -> dict[str, Any]:
         """What the page needs to begin with."""
-        kept = {"folder": str(self.keeper.folder), "counts": self.keeper.counts()} if self.keeper else None
+        kept = None if self.keeper is None else str(self.keeper.folder)
         classes = self.nets[0].net.facts.classes
         as_mnist = self.nets[0].net.facts.like_mnist  # light on dark, where the sheet is dark on light
         return {"runs": [asdict(run) for run in self.runs], "classes": classes, "kept": kept, "mnist": as_mnist}
@@ -75,9 +83,18 @@ class Bench:
     def keep(self, label: str, picture: bytes) -> dict[str, Any]:
         """Keeps what the first net is given of a drawing, under its label."""
         if self.keeper is None:
-            raise UserError("drawings are kept only if the command was given keep=FOLDER")
+            raise UserError(NOT_KEPT)
         path = self.keeper.keep(label, prepared(self.nets[0].form, picture)[1])
-        return {"path": str(path), "counts": self.keeper.counts()}
+        return {"path": str(path)}
+
+    def kept(self) -> dict[str, Any]:
+        """How many drawings are kept of each class, and how many of them each net reads; none of another form."""
+        if self.keeper is None:
+            raise UserError(NOT_KEPT)
+        form = self.nets[0].form
+        images = self.keeper.images(form[1])
+        right = [net.correct(images) if net.form == form else None for net in self.nets]
+        return {"counts": self.keeper.counts(), "of": len(images), "right": right}
 
 
 def policy(page: str) -> str:
@@ -114,13 +131,17 @@ def build(bench: Bench) -> Guard:
 
     @app.post("/api/answer")
     async def drawn(request: Request) -> Response:
-        async with bench.turns:
+        async with bench.turn(request):
             return await bench.work(bench.answer, await request.body())
 
     @app.post("/api/keep")
     async def keep(request: Request, label: str) -> Response:
-        async with bench.turns:
+        async with bench.turn(request):
             return await bench.work(bench.keep, label, await request.body())
+
+    @app.get("/api/kept")
+    async def kept() -> Response:
+        return await bench.work(bench.kept)
 
     return Guard(app, policy(page))
 
