@@ -26,7 +26,7 @@ LAYERS = """
     page
     hydra_plugins
 """
-HEAVY = {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
+HEAVY = {"fastapi", "uvicorn", "torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
 PLAIN_LOOP = "scripts/plain.py"  # the tutorial's loop, which ours is measured against
 FILES = {str(path.relative_to(PROJECT)): path for top in ("src", "scripts") for path in (PROJECT / top).rglob("*.py")}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
@@ -94,7 +94,10 @@ def test_no_modules_import_each_other_in_a_circle(graph: dict[str, set[str]]) ->
         pytest.fail(" → ".join(error.args[1]))
 
 
-@pytest.mark.parametrize(("library", "package"), [("mlflow", "tracking"), ("matplotlib", "reporting")])
+@pytest.mark.parametrize(
+    ("library", "package"),
+    [("mlflow", "tracking"), ("matplotlib", "reporting"), ("fastapi", "page"), ("uvicorn", "page")],
+)
 def test_a_library_is_imported_by_one_package_only(library: str, package: str) -> None:
     users = {name for name, tree in TREES.items() if any(used.split(".")[0] == library for used in imports(tree))}
     assert users and all(name.startswith(f"src/lenetexp/{package}/") for name in users), users
