@@ -1,5 +1,6 @@
 """What the page shows of any net that lenetexp trains, and how well drawings are read."""
 
+from base64 import b64decode
 from pathlib import Path
 
 import numpy as np
@@ -7,24 +8,29 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import InProcess, PlainLeNet, in_process, make_pictures
+from helpers import InProcess, PlainLeNet, composed, in_process, make_pictures
+from lenetexp.config.commands import PredictConfig
+from lenetexp.config.schema import check
 from lenetexp.datasets import torchvision_dataset
 from lenetexp.datasets.local import digits
 from lenetexp.models import MLP, LeNet, LeNet1, LeNet4, LeNet5, LeNet1989, NearestNeighbours
 from lenetexp.page.answer import MOST_MAPS, Watched, answer, answer_to_test
 from lenetexp.page.gallery import TestImages
-from lenetexp.predict import TrainedNet, load
-from lenetexp.tracking.query import find_run
+from lenetexp.predict import TrainedNet, _Config, _Facts, load
+from lenetexp.tracking.query import RecordedRun, find_run
 from lenetexp.tracking.store import open_store
 from page_server import as_ink
 
 
 def watched(model: nn.Module, shape: tuple[int, int, int] = (1, 28, 28), as_mnist: bool = True) -> Watched:
     """A net with its first weights, as if a run had trained it on digits."""
-    from lenetexp.predict import _Config, _Facts
-
     facts = _Facts(classes=(*"0123456789",), image_shape=shape, like_mnist=as_mnist)
     return Watched(TrainedNet(model, _Config.model_construct(), facts))
+
+
+def newest_run(store: InProcess) -> RecordedRun:
+    settings = check(PredictConfig, composed(f"tracking.uri={store.uri}", name="predict"))
+    return find_run(open_store(settings.tracking, create=False), "latest")
 
 
 def digit() -> bytes:
@@ -58,13 +64,13 @@ def test_a_historic_net_is_looked_into() -> None:
 def test_a_layer_is_shown_after_its_activation() -> None:
     model = LeNet(activation="sigmoid")
     net = watched(model)
-    given = answer([net], digit())
-    image = torch.from_numpy(np.zeros((1, 1, 28, 28), np.float32))
-    c1 = given.nets[0].layers[0]
-    assert 0 < c1.low < c1.high < 1
+    image = digits().test.images[:1]
+    c1 = net.look(image[0].numpy(), 0).layers[0]
     with torch.no_grad():
-        out = model.activation(model.c1(image))
-    assert out.shape[1:] == (c1.count, c1.height, c1.width)
+        expected = model.activation(model.c1(image / 255))[0]
+    assert (c1.low, c1.high) == pytest.approx((float(expected.min()), float(expected.max())))
+    values = np.frombuffer(b64decode(c1.values), np.uint8).reshape(6, 28, 28) / 255 * (c1.high - c1.low) + c1.low
+    assert np.abs(values - expected.numpy()).max() < 0.51 / 255 * (c1.high - c1.low)
 
 
 def test_images_that_are_not_like_mnist_are_scaled_as_in_training() -> None:
@@ -90,7 +96,7 @@ def test_what_is_not_finite_is_shown_as_zero() -> None:
 def test_drawings_of_mnist_are_read_as_well_as_the_originals(mnist_root: Path, here: InProcess) -> None:
     """Fifty of the 10,000 test images, scaled up to the sheet as ink: at most one more or less is read correctly."""
     here.train("epochs=5", recipe=())
-    net = Watched(load(find_run(open_store_of(here), "latest")))
+    net = Watched(load(newest_run(here)))
     test = torchvision_dataset("MNIST", str(mnist_root)).test
     rows = np.random.default_rng(0).choice(len(test), 50, replace=False)
     right = np.zeros(2, int)
@@ -102,22 +108,13 @@ def test_drawings_of_mnist_are_read_as_well_as_the_originals(mnist_root: Path, h
     assert abs(right[0] - right[1]) <= 1 and right[0] > 25, right
 
 
-def open_store_of(store: InProcess):  # noqa: ANN201
-    from helpers import composed
-    from lenetexp.config.commands import PredictConfig
-    from lenetexp.config.schema import check
-
-    settings = check(PredictConfig, composed(f"tracking.uri={store.uri}", name="predict"))
-    return open_store(settings.tracking, create=False)
-
-
 def test_images_that_are_not_here_are_not_downloaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
 ) -> None:
     store = in_process(tmp_path, monkeypatch, empty_store)
     make_pictures(tmp_path / "pictures")
     store.train("dataset=image_folder", "dataset.root=pictures", "epochs=1", recipe=())
-    stored = find_run(open_store_of(store), "latest")
+    stored = newest_run(store)
     net = load(stored)
     assert [image.label for image in TestImages([net], [stored], None).gallery.images] == [0, 1]
     (tmp_path / "pictures").rename(tmp_path / "moved")

@@ -4,10 +4,12 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from math import cos, pi, sin
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -319,6 +321,40 @@ def test_the_page_asks_nobody_else_and_says_when_its_program_has_ended(sheet: Br
     sheet.value("window.fetch = () => Promise.reject(new Error('gone'))")
     draw(sheet, [line((0.2, 0.2), (0.4, 0.4))])
     assert "has it been ended?" in text(sheet, "#trouble")
+
+
+def test_a_strangers_page_gets_nothing(page: PageServer, browser: Browser, trained: InProcess) -> None:
+    """A page of another origin asks, sends and embeds, as far as the browser lets it."""
+    evil = f"""<img src="{page.address}/api/test/0"><iframe src="{page.address}"></iframe><script>
+      const body = new Blob(["x"]);
+      const post = (path, options) => fetch("{page.address}" + path, {{ method: "POST", body, ...options }});
+      Promise.allSettled([
+        post("/api/answer"), post("/api/answer", {{ mode: "no-cors" }}),
+        post("/api/keep?label=1", {{ mode: "no-cors" }}), fetch("{page.address}/api/about"),
+      ]).then((all) => {{ document.title = all.map((one) => one.value?.type ?? "refused").join(); }});
+    </script>""".encode()
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(evil)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    before = page.ask("/api/kept")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        Thread(target=stranger.serve_forever, daemon=True).start()
+        browser.open(f"http://127.0.0.1:{stranger.server_port}/")
+        browser.wait("document.title")
+        assert browser.value("document.title") == "refused,refused,refused,refused"
+        assert browser.value("document.images[0].naturalWidth") == 0
+        assert browser.value("document.querySelector('iframe').contentDocument") is None
+        stranger.shutdown()
+    assert page.ask("/api/kept") == before
+    browser.events.clear()
 
 
 @pytest.mark.parametrize("width", [390, 800, 1280])
