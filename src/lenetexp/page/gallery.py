@@ -26,7 +26,7 @@ MISTAKES = 60  # of each net
 
 
 @dataclass(frozen=True)
-class Shown:
+class Offered:
     """A test image: its number from 0, its class, and the image in base64."""
 
     number: int
@@ -38,7 +38,7 @@ class Shown:
 class Gallery:
     """What the page offers beside drawing."""
 
-    images: list[Shown] = field(default_factory=list)  # all that are named below
+    images: list[Offered] = field(default_factory=list)  # all that are named below
     samples: list[int] = field(default_factory=list)  # numbers
     mistakes: list[list[tuple[int, int]]] = field(default_factory=list)  # of each net: number, what it said
     note: str = ""  # why there is nothing
@@ -63,7 +63,7 @@ class TestImages:
         mistakes = [_mistakes(run, len(self.images)) if here else [] for run, here in zip(runs, same, strict=True)]
         named = sorted({*samples, *(number for each in mistakes for number, _ in each)})
         shown = [
-            Shown(number, int(self.labels[number]), b64encode(png(self.images[number])).decode()) for number in named
+            Offered(number, int(self.labels[number]), b64encode(png(self.images[number])).decode()) for number in named
         ]
         self.gallery = Gallery(shown, samples, mistakes)
 
