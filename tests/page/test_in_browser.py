@@ -310,7 +310,7 @@ def test_drawings_are_kept_under_their_label(sheet: Browser, trained: InProcess)
     sheet.value("document.getElementById('label').value = '4'; document.getElementById('keep-it').click()")
     sheet.wait("/Kept as/.test(document.getElementById('kept').textContent)")
     assert re.search(
-        r"1 kept in kept \(4: 1\). Of these, read correctly: .+ [01], .+ [01], .+ [01]", text(sheet, "#kept")
+        r"1 kept in kept \(4: 1\). Of these, read correctly: .+: [01]; .+: [01]; .+: [01]", text(sheet, "#kept")
     )
     assert Image.open(trained.cwd / "kept/4/0001.png").size == (28, 28)
 
