@@ -25,9 +25,10 @@ LAYERS = """
     trained
     serving
     predict export find_lr describe
+    page
     hydra_plugins
 """
-HEAVY = {"torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
+HEAVY = {"fastapi", "uvicorn", "torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
 PLAIN_LOOP = "scripts/plain.py"  # the tutorial's loop, which ours is measured against
 FILES = {str(path.relative_to(PROJECT)): path for top in ("src", "scripts") for path in (PROJECT / top).rglob("*.py")}
 TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
@@ -97,7 +98,13 @@ def test_no_modules_import_each_other_in_a_circle(graph: dict[str, set[str]]) ->
 
 @pytest.mark.parametrize(
     ("library", "packages"),
-    [("mlflow", {"tracking", "serving"}), ("matplotlib", {"reporting"}), ("onnxruntime", {"export"})],
+    [
+        ("mlflow", {"tracking", "serving"}),
+        ("matplotlib", {"reporting"}),
+        ("onnxruntime", {"export"}),
+        ("fastapi", {"page"}),
+        ("uvicorn", {"page"}),
+    ],
 )
 def test_a_library_has_its_place(library: str, packages: set[str]) -> None:
     users = {name for name, tree in MODULES.items() if any(used.split(".")[0] == library for used in imports(tree))}

@@ -18,6 +18,7 @@ trained    a trained net, rebuilt from its run's record
 serving    a trained net behind HTTP, from MLflow's registry
 predict    what a trained net says of images
 export     a trained net as a file for other programs
+page       a page to draw on, with trained nets behind it
 find_lr    the learning rates at which a recipe learns
 describe   a net layer by layer, in numbers and as a picture
 """

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from colours import contrast
 from lenetexp.reporting.report import (
     HERE,
     LARGEST,
@@ -206,20 +207,6 @@ def test_what_is_not_finite_or_missing_is_not_drawn() -> None:
 
 
 # ---- how it looks ----
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance in [0, 1], as WCAG 2.2 defines it."""
-    digits = colour.lstrip("#")
-    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
-    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-    red, green, blue = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])

@@ -73,6 +73,19 @@ class ExportConfig(OtherCommand):
     trust: list[f.Text]
 
 
+class DrawConfig(OtherCommand):
+    """The settings of scripts/draw.py."""
+
+    run: f.OneToThreeRuns
+    port: f.Port
+    host: Literal["127.0.0.1", "0.0.0.0"]
+    open: bool
+    keep: f.Text | None
+    root: f.Text | None
+    trust: list[f.Text]
+    device: Device
+
+
 class SyncConfig(OtherCommand):
     """The settings of scripts/sync.py."""
 

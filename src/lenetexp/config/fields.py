@@ -52,6 +52,12 @@ def _address(value: str) -> str:
 
 Name = Annotated[Text, BeforeValidator(_name)]
 RunId = Annotated[Name, described("latest, best, the MLflow id of a run, or models:/NAME@ALIAS")]
+OneToThreeRuns = Annotated[
+    Annotated[list[Name], Field(min_length=1, max_length=3)],
+    BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
+    described("best, latest, the MLflow id of a run, or up to three of these in brackets, as [ID,ID,ID]"),
+]
+Port = Annotated[Whole, Field(le=65_535), described("a whole number from 0 to 65535")]
 SweepId = Annotated[Name, described("latest or the MLflow id of a sweep (sweep=…)")]
 Runs = Annotated[
     Text | Annotated[list[Name], Field(min_length=1)] | None, described("latest:3, all, [ID,ID] or an MLflow filter")

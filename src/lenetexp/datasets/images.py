@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -102,9 +102,13 @@ def _opened(picture: Picture) -> ImageFile.ImageFile:
 
 def as_trained(picture: Picture, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """A picture scaled to `shape` (channels, height, width), as dataset=image_folder scales its own."""
+    return scaled_to(read_image(picture, "L" if shape[0] == 1 else "RGB"), shape)
+
+
+def scaled_to(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """A grey or RGB picture scaled to `shape` (channels, height, width), which has as many channels."""
     channels, height, width = shape
-    image = read_image(picture, "L" if channels == 1 else "RGB")
-    scaled = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    scaled = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
     return scaled.reshape(height, width, channels).transpose(2, 0, 1)
 
 
@@ -148,8 +152,22 @@ def unlike(images: Tensor, train: Tensor, held_out: Tensor) -> list[bool]:
     return found
 
 
+class Steps(NamedTuple):
+    """How a picture comes into MNIST's form: each is made of the one before, light on dark."""
+
+    ink: NDArray[np.uint8]  # H×W, the reduced picture without its paper
+    cropped: NDArray[np.uint8]  # the box around the ink
+    framed: NDArray[np.uint8]  # 28×28, the box scaled into the middle 20×20
+    centred: NDArray[np.uint8]  # 28×28, moved until the centre of mass is in the middle
+
+
 def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.uint8]:
-    """An H×W picture of one sign as MNIST would have it, 1×28×28: light on dark, scaled, centred by mass.
+    """An H×W picture of one sign as MNIST would have it, 1×28×28: the last of its `mnist_steps`."""
+    return mnist_steps(grey, invert, name).centred[None]
+
+
+def mnist_steps(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> Steps:
+    """An H×W picture of one sign on its way into MNIST's form.
 
     `invert` says whether the sign is dark on light; "auto" takes what varies less for the paper. Raises `UserError`
     if the picture, called `name`, is of one flat shade.
@@ -157,12 +175,13 @@ def like_mnist(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: st
     ink = _ink(grey, invert, name)
     sign = Image.fromarray(ink)
     sign = sign.crop(sign.getbbox())
+    inked, cropped = ((255 * step).round().astype(np.uint8) for step in (ink, np.array(sign)))
     width, height = (max(round(side * BOX / max(sign.size)), 1) for side in sign.size)
     scaled = np.array(sign.resize((width, height), Image.Resampling.BILINEAR))
     frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
     top, left = (FRAME - height) // 2, (FRAME - width) // 2
     frame[top : top + height, left : left + width] = (scaled * (255 / scaled.max())).round()
-    return centred_by_mass(torch.from_numpy(frame)[None, None])[0].numpy()
+    return Steps(inked, cropped, frame, centred_by_mass(torch.from_numpy(frame)[None, None])[0, 0].numpy())
 
 
 def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> NDArray[np.float32]:
@@ -192,10 +211,12 @@ def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> 
     faint = max(PAPER, min(1.3 * ruled, RULED))
     ink = (ink - faint).clip(0) / (1 - faint)
     parts, count = ndimage.label(ink, np.ones((3, 3)))
-    numbers = np.arange(1, count + 1)
-    sizes, strengths = ndimage.sum(ink > 0, parts, numbers), ndimage.maximum(ink, parts, numbers)
+    sizes, strengths = np.zeros(count + 1), np.zeros(count + 1)  # the first is what is no part
+    drawn = ink > 0
+    np.add.at(sizes, parts[drawn], 1)
+    np.maximum.at(strengths, parts[drawn], ink[drawn])
     # Every stroke is somewhere about as dark as the darkest; what a shadow leaves behind is not.
-    ink[np.isin(parts, numbers[(sizes < DUST * sizes.max()) | (strengths < RULED)])] = 0
+    ink[((sizes < DUST * sizes.max()) | (strengths < RULED))[parts]] = 0
     return ink.astype(np.float32)
 
 

@@ -72,6 +72,11 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
     return Source(name if split is None else f"{name} {split}", train, test, classes, like_mnist)
 
 
+def is_here(name: str, root: str, split: str | None = None) -> bool:
+    """Whether `torchvision_dataset` would find its files in `root`, and download nothing."""
+    return name in CLASSES and all(file.exists() for file in _files(name, split, Path(root).expanduser()))
+
+
 def _files(name: str, split: str | None, root: Path) -> list[Path]:
     """What torchvision keeps in `root`. In the IDX format: training images, their labels, the same for test."""
     if name in OTHER_FILES:
