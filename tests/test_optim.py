@@ -128,7 +128,7 @@ def test_an_optimizer_does_not_import_the_compiler() -> None:
         ("scheduler=plateau scheduler.factor=1.5", "scheduler: ReduceLROnPlateau.*Factor should be"),
         ("scheduler=onecycle optimizer=adagrad", "scheduler: OneCycleLR.*cycle_momentum=True.*must support momentum"),
         ("scheduler=piecewise scheduler.starts=[2,3]", r"scheduler.starts=\[2, 3\]: must be epochs that rise from 1"),
-        ("scheduler=piecewise scheduler.factors=[1]", r"scheduler.factors=\[1\]: must be as many .* 5"),
+        ("scheduler=piecewise scheduler.factors=[1]", r"scheduler.factors=\[1.0\]: must be as many .* 5"),
         ("scheduler=plateau scheduler.interval=batch", "scheduler.interval=batch: must be epoch"),
         ("scheduler=warmup_cosine scheduler.interval=epoch", "scheduler.interval=epoch: must be batch"),
         ("scheduler=onecycle scheduler.interval=epoch", "scheduler.interval=epoch: must be batch"),

@@ -37,7 +37,7 @@ NEVER = (
     "mine.subprocess.run",
     "mine.pathlib.Path",
     "mine.download_url",
-    "lenetexp.models.lenet.torch.hub.load",
+    "lenetexp.models.layers.torch.hub.load",
     "lenetexp.training.state.save_checkpoint",
     "os.system",
     "builtins.eval",

@@ -54,7 +54,7 @@ def _require_plain(value: Any, depth: int = 0) -> None:
 def require_trusted(value: Any, key: str, trust: Sequence[str]) -> None:
     """Raises `UserError` unless every `_target_` in `value`, at `key` of a stored config, is trusted.
 
-    It looks at the object that a name leads to, not at the name alone: lenetexp.models.lenet.torch.hub.load would be a
+    It looks at the object that a name leads to, not at the name alone: lenetexp.models.layers.torch.hub.load would be a
     way out. Trusted are what is `ALLOWED` of `TRUSTED` packages, and everything in the modules that the user names in
     `trust`. Below the outermost `_target_`, only nets may be named.
     """
