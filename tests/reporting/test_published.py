@@ -18,7 +18,7 @@ def test_errors_here_and_published_stand_in_one_row_the_largest_on_top() -> None
         }
     )
     (axes,) = beside_published(["experiment"], recipes, "a title").axes
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["experiment=linear", "experiment=svm"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["linear", "svm"]
     top, bottom = axes.get_ylim()[1], axes.get_ylim()[0]
     assert top < bottom  # row 0 is the highest
     (bars,) = axes.containers
