@@ -57,10 +57,14 @@ class TrainedNet:
     config: _Config
     facts: Facts
 
+    def own_dataset(self, root: str | None) -> Dataset:
+        """The run's own dataset, in the place where the run found it unless `root` is another one."""
+        root = root or self.facts.root
+        return self.config.dataset.model_copy(update={"root": root} if root else {})
+
     def own_images(self, root: str | None, device: torch.device) -> Data:
         """The images of the run's own dataset, from where the run found them unless `root` is another place."""
-        root = root or self.facts.root
-        return load_images(self.config.dataset.model_copy(update={"root": root} if root else {}), device)
+        return load_images(self.own_dataset(root), device)
 
     def prepared(self, picture: Picture, invert: Literal["auto"] | bool = "auto") -> NDArray[np.uint8]:
         """A picture of any size as the net's images are, C×H×W; `UserError` if it cannot be one."""

@@ -77,9 +77,7 @@ class TestImages:
 
 def _own(net: TrainedNet, root: str | None) -> Data:
     """The images of the run's own dataset; raises `UserError` if they are not here, or are of other classes."""
-    dataset, root = net.config.dataset, root or net.facts.root
-    if root:
-        dataset = dataset.model_copy(update={"root": root})
+    dataset = net.own_dataset(root)
     given = dataset.call()
     if dataset.name == "torchvision_dataset" and not is_here(given["name"], given["root"], given.get("split")):
         raise UserError(f"The test images of {net.facts.name} are not in {given['root']}; root=FOLDER says where")
