@@ -26,7 +26,6 @@ from lenetexp.training.batches import as_floats
 Forward = Callable[[Tensor], Tensor]
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "pt2": ".pt2"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the extra [export]
-MNISTS = "as MNIST: light on dark, scaled into 20×20 of 28×28, centred by mass"
 BATCHES = (1, 7)  # sizes that the check tries; the net is exported with another one
 ABSOLUTE, RELATIVE = 1e-4, 1e-5
 # A deslanted pixel is rounded to a grey level; where it lies halfway between two, another order of sums changes it.

@@ -14,7 +14,6 @@ from lenetexp.datasets.load import Split
 from lenetexp.errors import UserError, wrapped
 from lenetexp.reporting import run_figures, style
 from lenetexp.reporting.terminal import shown
-from lenetexp.tracking.names import BEST_ACCURACY
 from lenetexp.tracking.query import find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.trained import TrainedNet, load
@@ -35,12 +34,7 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     net.model.to(device)
     lines, figure = _photos(net, files, settings, device) if files else _test_images(net, settings, device)
     style.save({"predictions": figure}, folder)
-    accuracy = stored.metrics.get(BEST_ACCURACY)
-    ended = stored.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
-    print(
-        wrapped(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}, {ended}"),
-        end="\n\n",
-    )
+    print(wrapped(f"run {stored.run_id} ({stored.name}): {net.about(stored)}"), end="\n\n")
     print("\n".join(lines))
     print(f"\npicture: {shown(folder / 'predictions.png')}")
 

@@ -19,7 +19,7 @@ from lenetexp.datasets.load import Data
 from lenetexp.datasets.load import load as load_images
 from lenetexp.errors import UserError, one_line
 from lenetexp.runs.trust import read_config, require_trusted
-from lenetexp.tracking.names import File
+from lenetexp.tracking.names import BEST_ACCURACY, File
 from lenetexp.tracking.query import RecordedRun
 from lenetexp.training.setup import build_net
 from lenetexp.training.state import load_checkpoint
@@ -56,6 +56,12 @@ class TrainedNet:
     model: nn.Module
     config: _Config
     facts: Facts
+
+    def about(self, run: RecordedRun) -> str:
+        """The net of `run` in a few words: LeNet on digits, validation accuracy 97.20%."""
+        accuracy = run.metrics.get(BEST_ACCURACY)
+        ended = run.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
+        return f"{self.config.model.name} on {self.facts.name}, {ended}"
 
     def own_dataset(self, root: str | None) -> Dataset:
         """The run's own dataset, in the place where the run found it unless `root` is another one."""

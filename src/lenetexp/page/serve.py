@@ -17,7 +17,6 @@ from lenetexp.page.answer import Watched
 from lenetexp.page.gallery import TestImages
 from lenetexp.page.keep import Keeper
 from lenetexp.page.server import Bench, Shown, build
-from lenetexp.tracking.names import BEST_ACCURACY
 from lenetexp.tracking.query import RecordedRun, find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.trained import TrainedNet, load
@@ -111,6 +110,4 @@ def _require_same_classes(nets: list[TrainedNet], runs: list[RecordedRun]) -> No
 
 
 def _shown(net: TrainedNet, stored: RecordedRun) -> Shown:
-    accuracy = stored.metrics.get(BEST_ACCURACY)
-    ended = stored.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
-    return Shown(stored.run_id, stored.name, f"{net.config.model.name} on {net.facts.name}, {ended}")
+    return Shown(stored.run_id, stored.name, net.about(stored))

@@ -38,7 +38,7 @@ def run(settings: RegisterConfig, config: dict[str, Any], folder: Path) -> None:
         files = stored.download(Path(place), *NEEDED)
         net = rebuild(files, f"run={stored.run_id}", settings.trust)
         save(net, files, Path(place) / "model", settings.trust)
-        about = f"{net.config.model.name} on {net.facts.name}, validation accuracy {accuracy:.2%}"
+        about = net.about(stored)
         number, before = registry.register(
             store, stored.run_id, Path(place) / "model", settings.name, settings.alias, f"run {stored.run_id}: {about}"
         )
