@@ -79,7 +79,7 @@ def test_every_one_is_an_option_that_gives_zeros_before_it_learns(option: str) -
         ("model=knn model.k=0", "model.k=0: must be a whole number, 1 or more"),
         ("model=svm model.C=0", "model.C=0: must be a number above 0"),
         ("model=linear model.deslant=1", "model.deslant=1: must be true or false"),
-        ("model=pca_quadratic model.components=x", "model.components=x: must be a whole number, 1 or more"),
+        ("model=pca_quadratic model.components=2000", "model.components=2000: must be a whole number from 1 to 120"),
     ],
 )
 def test_a_wrong_setting_is_named(override: str, message: str) -> None:

@@ -29,6 +29,8 @@ Share = Annotated[Finite, Field(ge=0, le=1), described("a number from 0 to 1")]
 Degrees = Annotated[Finite, Field(ge=0, le=180), described("a number of degrees from 0 to 180")]
 Slant = Annotated[Finite, Field(ge=0, lt=90), described("a number of degrees from 0 to below 90")]
 Count = Annotated[Whole, Field(ge=1), described("a whole number, 1 or more")]
+# 120 have 7,260 products: 2 GB for MNIST's images, and more grow with the square.
+Components = Annotated[Whole, Field(ge=1, le=120), described("a whole number from 1 to 120")]
 FromZero = Annotated[Whole, described("a whole number, 0 or more")]
 Seed = Annotated[Whole, described("a whole number from 0 to below 2^63")]
 CountOrAuto = Annotated[Count | Literal["auto"], described("a whole number, 1 or more, or auto")]

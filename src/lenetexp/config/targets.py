@@ -104,7 +104,7 @@ class ClassicalModel(Target):
     deslant: bool = ABSENT
     squash: bool = ABSENT
     k: f.Count = ABSENT
-    components: f.Count = ABSENT
+    components: f.Components = ABSENT
     degree: f.Count = ABSENT
     C: f.AboveZero = ABSENT
     gamma: f.AboveZero = ABSENT
