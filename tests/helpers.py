@@ -127,8 +127,11 @@ class InProcess(Store):
 
     monkeypatch: pytest.MonkeyPatch | None = None
 
-    def train(self, *words: str, stop_after: int | None = None, recipe: Sequence[str] = ("experiment=smoke",)) -> None:
-        """A run; if it should stop after an epoch, a SIGTERM comes then."""
+    def train(
+        self, *words: str, stop_after: int | None = None, recipe: Sequence[str] = ("experiment=smoke",),
+        pictures: bool = False,
+    ) -> None:  # fmt: skip
+        """A run; if it should stop after an epoch, a SIGTERM comes then. Pictures would be most of its time."""
         assert self.monkeypatch is not None
         # MLflow keeps a relative store's file open from one folder to the next.
         place = [f"tracking.uri={self.uri}", f"tracking.experiment={self.experiment}"]
@@ -143,6 +146,8 @@ class InProcess(Store):
 
         with self.monkeypatch.context() as patched:
             patched.setattr(Progress, "epoch", and_stop)
+            if not pictures:
+                patched.setattr(experiment, "try_draw", lambda _: True)
             folder = Path(f"outputs/runs/{len(list(Path().glob('outputs/runs/*')))}")
             with suppress(Interrupted):
                 experiment.run(check(RunConfig, values), values, folder)
