@@ -75,7 +75,8 @@ def test_an_old_killed_run_is_resumed(
 ) -> None:
     """Last, because it is the newest run then; up to its sixth epoch."""
     monkeypatch.chdir(old.cwd)
-    InProcess(old.cwd, monkeypatch=monkeypatch).train("epochs=40", "seed=2", "resume=true", stop_after=6)
+    words = ["epochs=40", "seed=2", "device.name=auto", "resume=true"]
+    InProcess(old.cwd, monkeypatch=monkeypatch).train(*words, stop_after=6)
     assert f"after epoch 4 of run {KILLED}" in capsys.readouterr().out
     (run,) = [run for run in old.runs if run.info.run_id == KILLED]
     assert run.info.status == "KILLED" and old.epochs(run) == [1, 2, 3, 4, 5, 6]
