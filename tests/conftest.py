@@ -19,6 +19,18 @@ from mlflow import MlflowClient
 from helpers import MNIST, PROJECT, Command, Done, InProcess, Server, Started, in_process, kill, run_script, start_run
 from lenetexp.tracking import process
 
+# What takes longest begins first, so that no worker is left alone with it at the end.
+FIRST = (
+    "runs/test_resume.py", "runs/test_run.py", "page/test_in_browser.py", "page/test_server.py", "sweeps/test_grid.py",
+    "serving/test_register.py", "sweeps/test_report.py", "runs/test_interrupt.py", "test_cli.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of FIRST, then the others as they are."""
+    place = {f"tests/{name}": number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--kills: how often the slow tests of interruption kill each run; docs/reliability.md says 20."""

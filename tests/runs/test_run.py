@@ -1,7 +1,6 @@
 """One run, from the command line to its record in MLflow."""
 
 import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,18 +9,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from helpers import (
-    PROJECT,
-    Done,
-    InProcess,
-    PlainLeNet,
-    Server,
-    Started,
-    Store,
-    assert_same_weights,
-    composed,
-    run_script,
-)
+from helpers import PROJECT, Done, InProcess, PlainLeNet, Server, Store, composed, run_script
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
 from lenetexp.config.identity import leaves
@@ -152,21 +140,6 @@ def test_the_logged_model_predicts_any_number_of_images(here: InProcess) -> None
     images, plain = digits().test.images.float() / 255, best_weights(here, nn.AvgPool2d)
     for count in (1, 3, 359):
         torch.testing.assert_close(logged(images[:count]), plain(images[:count]), rtol=1e-3, atol=1e-3)
-
-
-def test_two_runs_that_start_at_once_in_an_empty_folder_are_both_complete(
-    start: Callable[..., Started], tmp_path: Path
-) -> None:
-    """The store does not exist yet: both would create it."""
-    for process in [start("experiment=smoke") for _ in range(2)]:
-        _, errors = process.communicate(timeout=120)
-        assert (process.returncode, errors) == (0, "")
-    runs = Store(tmp_path).runs
-    assert [run.info.status for run in runs] == ["FINISHED"] * 2
-    folders = {Path(run.data.tags["lenetexp.folder"]) for run in runs}
-    # The same seed gives the same weights, bit for bit.
-    one, other = (torch.load(folder / "checkpoints/best.pt", weights_only=True) for folder in folders)
-    assert_same_weights(one, other)
 
 
 def test_a_run_that_diverges_is_a_result(here: InProcess, capsys: pytest.CaptureFixture[str]) -> None:
