@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from helpers import PROJECT, Command, Done, Started, composed, run_script
+from helpers import PROJECT, Command, Done, InProcess, Started, composed
 from lenetexp.config.fields import Activation
 from lenetexp.config.help import choices
 from sample_images import MNIST_FILES, small_mnist, write_idx
@@ -84,10 +84,20 @@ def cases(table: dict[str, list[str]]) -> pytest.MarkDecorator:
 
 
 @cases({**IN_THE_CONFIG, **WITH_TORCH})
-def test_a_run_that_cannot_start(command: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
+def test_a_run_that_cannot_start(typed: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
     (tmp_path / "file").write_text("a regular file")
     (tmp_path / "empty").mkdir()
-    assert_one_sentence(command("run", *overrides.split()), *fragments, announced=overrides in WITH_TORCH)
+    assert_one_sentence(typed("run", *overrides.split()), *fragments, announced=overrides in WITH_TORCH)
+    assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "overrides"), [("run", "epochs=0"), ("run", "tracking.uri=http://127.0.0.1:9"), ("predict", "count=0")]
+)
+def test_a_mistake_in_a_shell(command: Command, tmp_path: Path, script: str, overrides: str) -> None:
+    """The same with all that a process says, to its very end."""
+    known = {**IN_THE_CONFIG, **WITH_TORCH, **IN_PREDICT}
+    assert_one_sentence(command(script, overrides), *known[overrides], announced=overrides in WITH_TORCH)
     assert_nothing_is_left(tmp_path)
 
 
@@ -108,10 +118,10 @@ def test_a_run_says_what_it_is_before_torch_is_imported(tmp_path: Path, terminal
     assert rest == (["  clip_norm=1", "starting …", "\x1b[K"] if terminal else ["  clip_norm=1"])
 
 
-def test_a_folder_that_holds_files_is_not_overwritten(command: Command, tmp_path: Path) -> None:
+def test_a_folder_that_holds_files_is_not_overwritten(typed: Command, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/config.yaml").write_text("another run's")
-    done = command("run", "experiment=smoke", "hydra.run.dir=full")
+    done = typed("run", "experiment=smoke", "hydra.run.dir=full")
     assert_one_sentence(done, "hydra.run.dir=", "full", "must be a new or an empty folder")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["config.yaml"]
     assert (tmp_path / "full/config.yaml").read_text() == "another run's"
@@ -119,7 +129,7 @@ def test_a_folder_that_holds_files_is_not_overwritten(command: Command, tmp_path
 
 
 def test_mnist_without_files_and_without_network(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    typed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It says which files to put where, and never trains on anything else."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -127,7 +137,7 @@ def test_mnist_without_files_and_without_network(
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
     (tmp_path / "empty").mkdir()
-    done = command("run", "dataset=mnist", "dataset.root=empty", timeout=30)
+    done = typed("run", "dataset=mnist", "dataset.root=empty")
     assert_one_sentence(
         done, "MNIST", "dataset.root=empty", *MNIST_FILES, "empty/MNIST/raw", "dataset=digits", announced=True
     )
@@ -135,11 +145,11 @@ def test_mnist_without_files_and_without_network(
     assert not list((tmp_path / "empty").iterdir())
 
 
-def test_a_data_file_that_is_cut_short(command: Command, tmp_path: Path) -> None:
+def test_a_data_file_that_is_cut_short(typed: Command, tmp_path: Path) -> None:
     write_idx(tmp_path / "root/MNIST/raw", small_mnist())
     file = tmp_path / "root/MNIST/raw/t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1])
-    done = command("run", "dataset=mnist", "dataset.root=root")
+    done = typed("run", "dataset=mnist", "dataset.root=root")
     whole = 16 + 10 * 28 * 28
     assert_one_sentence(
         done, "t10k-images-idx3-ubyte", "cut short", f"{whole - 1:,} bytes", f"{whole:,}", announced=True
@@ -148,25 +158,19 @@ def test_a_data_file_that_is_cut_short(command: Command, tmp_path: Path) -> None
 
 
 @cases(IN_PREDICT)
-def test_a_prediction_that_cannot_start(command: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
-    assert_one_sentence(command("predict", overrides), *fragments)
+def test_a_prediction_that_cannot_start(typed: Command, tmp_path: Path, overrides: str, fragments: list[str]) -> None:
+    assert_one_sentence(typed("predict", overrides), *fragments)
     assert_nothing_is_left(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one run."""
-    folder = tmp_path_factory.mktemp("trained")
-    done = run_script("run", "experiment=smoke", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "file").write_text("no picture")
-    return folder
-
-
 @cases(IN_PREDICT_WITH_A_RUN)
-def test_a_prediction_that_finds_no_run_or_picture(trained: Path, overrides: str, fragments: list[str]) -> None:
-    assert_one_sentence(run_script("predict", overrides, cwd=trained), *fragments)
-    assert not list(trained.glob("outputs/predictions/*"))
+def test_a_prediction_that_finds_no_run_or_picture(
+    typed: Command, trained: InProcess, tmp_path: Path, overrides: str, fragments: list[str]
+) -> None:
+    (tmp_path / "file").write_text("no picture")
+    words = [f"tracking.uri={trained.uri}", *overrides.split()]
+    assert_one_sentence(typed("predict", *words), *fragments)
+    assert_nothing_is_left(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from helpers import run_script
+from helpers import Command, run_script
 
 
 def pictures(cwd: Path) -> dict[str, tuple[int, int]]:
@@ -36,8 +36,8 @@ def test_lenet_5_is_counted_and_drawn(tmp_path: Path) -> None:
     assert all(name in done.stdout for name in pictures(tmp_path)), "says where they are"
 
 
-def test_a_net_without_tables_has_one_picture_and_any_number_of_classes(tmp_path: Path) -> None:
-    done = run_script("describe", "model=lenet", "classes=47", "channels=3", cwd=tmp_path)
+def test_a_net_without_tables_has_one_picture_and_any_number_of_classes(typed: Command, tmp_path: Path) -> None:
+    done = typed("describe", "model=lenet", "classes=47", "channels=3")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"output +full connection +47 +47 +3,995 +3,995", done.stdout)
     assert {*pictures(tmp_path)} == {"net.png"}
@@ -54,7 +54,7 @@ def test_a_net_without_tables_has_one_picture_and_any_number_of_classes(tmp_path
         (["model._target_=builtins.dict"], "model._target_=builtins.dict: must make a torch Module"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
-    done = run_script("describe", *words, cwd=tmp_path)
+def test_what_is_wrong_is_one_sentence(typed: Command, tmp_path: Path, words: list[str], said: str) -> None:
+    done = typed("describe", *words)
     assert done.returncode and done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
     assert not any((tmp_path / "outputs").rglob("*.png"))

@@ -21,6 +21,7 @@ from lenetexp.datasets import torchvision_dataset
 from lenetexp.datasets.images import read_image
 from lenetexp.errors import UserError
 from lenetexp.runs import experiment
+from lenetexp.tracking import process
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Start
 from lenetexp.tracking.recorder import Recorder
 from lenetexp.training import loop
@@ -72,6 +73,7 @@ def main(here: InProcess, monkeypatch: pytest.MonkeyPatch) -> Main:
     monkeypatch.setattr(experiment, "try_draw", lambda _: True)
     monkeypatch.setattr(experiment, "save_model", lambda *_: None)
     monkeypatch.setattr(Recorder, "model", lambda *_: None)
+    monkeypatch.setattr(process, "start", lambda _: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
     def call(*words: str) -> tuple[str, str]:

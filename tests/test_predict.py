@@ -6,20 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import InProcess, composed, in_process, make_pictures, run_script
+from helpers import InProcess, composed, make_pictures, run_script
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
 from lenetexp.config.schema import check
 from lenetexp.datasets.local import digits
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> InProcess:
-    """A folder with one finished run that knows digits."""
-    with pytest.MonkeyPatch.context() as patch:
-        store = in_process(tmp_path_factory.mktemp("trained"), patch, empty_store)
-        store.train("epochs=8")
-        return store
 
 
 def predicted(store: InProcess, *words: str) -> None:

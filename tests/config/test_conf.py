@@ -176,13 +176,11 @@ def test_a_machines_own_settings_cannot_change_the_tutorials_recipe(conf: Path) 
 
 
 @pytest.mark.parametrize("script", ["run", "predict"])
-def test_both_commands_take_the_machine_file_that_its_readme_shows(
-    command: Command, tmp_path: Path, script: str
-) -> None:
+def test_both_commands_take_the_machine_file_that_its_readme_shows(typed: Command, tmp_path: Path, script: str) -> None:
     """It gets as far as asking for the store, and the command line has said where that is."""
     example = re.search(r"```yaml\n(.+?)```", (CONF / "local/README.md").read_text(), re.DOTALL)
     assert example
     (tmp_path / "mine/local").mkdir(parents=True)
     (tmp_path / "mine/local/machine.yaml").write_text(example[1])
-    done = command(script, "--config-dir", "mine", "tracking.uri=nowhere")
+    done = typed(script, "--config-dir", "mine", "tracking.uri=nowhere")
     assert done.stderr.startswith("error: tracking.uri=nowhere: ")

@@ -1,8 +1,7 @@
-"""The classifiers that are fitted at once: they agree with scikit-learn's, reach known numbers, and survive a file."""
+"""The classifiers that are fitted at once: they agree with scikit-learn's, and survive a file."""
 
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,6 @@ from lenetexp.models.classical import (
     QuadraticClassifier,
     pair_signs,
 )
-from lenetexp.models.deslant import deslanted
 from lenetexp.models.svm import PolynomialSVM
 from lenetexp.training.setup import build_net
 
@@ -55,10 +53,6 @@ def through_a_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
     file.seek(0)
     loaded: dict[str, Tensor] = torch.load(file, weights_only=True)
     return loaded
-
-
-def error(model: Classical, images: Tensor = IMAGES[TRAIN:], labels: Tensor = LABELS[TRAIN:]) -> float:
-    return (model(images).argmax(1) != labels).float().mean().item()
 
 
 # ---- all of them ----
@@ -268,70 +262,3 @@ def test_the_svm_predicts_as_scikit_learns(classes: int, settings: dict[str, flo
         theirs.decision_function_shape = "ovo"
         decisions = torch.from_numpy(theirs.decision_function(unit[1::2])).float()
         torch.testing.assert_close(model.decisions(images[1::2]), decisions, rtol=0, atol=1e-3)
-
-
-# ---- deslanting ----
-
-
-def stroke(slope: float) -> Tensor:
-    """A straight stroke, three pixels wide, that goes `slope` pixels to the right for each line downwards."""
-    columns, lines = torch.arange(28.0), torch.arange(28.0)[:, None]
-    image = (2 - (columns - 13.5 - slope * (lines - 13.5)).abs()).clamp(0, 1)
-    image[:5], image[23:] = 0, 0
-    return image[None, None]
-
-
-@pytest.mark.parametrize("slope", [-0.7, -0.3, 0.0, 0.45])
-def test_a_slanted_stroke_is_upright_afterwards(slope: float) -> None:
-    """Every line the same, in the middle, with the ink that it had."""
-    upright = deslanted(stroke(slope))
-    torch.testing.assert_close(upright.sum(), stroke(slope).sum(), rtol=1e-3, atol=0)
-    centres = (upright[0, 0, 5:23] @ torch.arange(28.0)) / upright[0, 0, 5:23].sum(1)
-    torch.testing.assert_close(centres, torch.full((18,), 13.5), rtol=0, atol=0.06)
-
-
-def test_what_is_upright_empty_or_flat_is_left_in_its_frame() -> None:
-    """A flat stroke has no slant; ink beyond the frame is lost; every channel of an image moves as the others do."""
-    torch.testing.assert_close(deslanted(stroke(0.0)), stroke(0.0))
-    flat = torch.zeros(1, 1, 28, 28)
-    assert torch.equal(deslanted(flat), flat)
-    flat[:, :, 14, 3:25] = 1
-    torch.testing.assert_close(deslanted(flat), flat)
-    wild = deslanted(torch.rand(20, 3, 9, 13))
-    assert wild.shape == (20, 3, 9, 13) and wild.min() >= 0 and wild.max() <= 1
-    coloured = deslanted(stroke(0.4).expand(-1, 3, -1, -1))
-    torch.testing.assert_close(coloured, deslanted(stroke(0.4)).expand(-1, 3, -1, -1))
-
-
-# ---- known numbers ----
-
-
-def mnist(root: Path, part: str) -> tuple[Tensor, Tensor]:
-    raw = root / "MNIST/raw"
-    pixels = np.fromfile(raw / f"{part}-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 1, 28, 28)
-    labels = np.fromfile(raw / f"{part}-labels-idx1-ubyte", np.uint8)[8:]
-    return torch.from_numpy(pixels.copy()).float() / 255, torch.from_numpy(labels.astype(np.int64))
-
-
-@pytest.mark.parametrize(
-    ("kind", "deslant", "expected"),
-    [
-        (LinearClassifier, False, 14.0),
-        (LinearClassifier, True, 10.3),
-        (PairwiseLinear, True, 8.6),
-        (QuadraticClassifier, False, 3.3),  # the paper's number
-    ],
-)
-def test_errors_on_the_whole_mnist(mnist_root: Path, kind: type[Classical], deslant: bool, expected: float) -> None:
-    """As measured; other machines may differ by a few images."""
-    model = kind(deslant=deslant)  # type: ignore[call-arg]
-    model.learn(*mnist(mnist_root, "train"))
-    assert 100 * error(model, *mnist(mnist_root, "t10k")) == pytest.approx(expected, abs=0.1)
-
-
-def test_the_costly_ones_on_a_tenth_of_mnist(mnist_root: Path) -> None:
-    images, labels = mnist(mnist_root, "train")
-    test_images, test_labels = mnist(mnist_root, "t10k")
-    for model, expected in ((NearestNeighbours(), 5.5), (PolynomialSVM(), 3.2)):
-        model.learn(images[:6000], labels[:6000])
-        assert 100 * error(model, test_images[::5], test_labels[::5]) == pytest.approx(expected, abs=1)

@@ -1,8 +1,6 @@
 """The nets of the papers: their published counts, tables and shapes, what their layers compute, how they start."""
 
-import math
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,16 +13,7 @@ from lenetexp.config.targets import MODELS, ClassicalModel, Target
 from lenetexp.errors import UserError
 from lenetexp.models.bitmaps import DIGITS, HEIGHT, WIDTH, bitmaps
 from lenetexp.models.counts import Layer, layers_of
-from lenetexp.models.layers import (
-    FEW,
-    EuclideanRBF,
-    QuickConv2d,
-    ScaledTanh,
-    Subsampling,
-    TableConv2d,
-    convolve,
-    draw_weights,
-)
+from lenetexp.models.layers import FEW, EuclideanRBF, QuickConv2d, ScaledTanh, Subsampling, TableConv2d, convolve
 from lenetexp.models.lenet_1989 import LeNet1989
 from lenetexp.models.lenet_1998 import LeNet1, LeNet4, LeNet5
 from lenetexp.training.setup import build_net
@@ -265,63 +254,16 @@ def test_the_public_names_are_those_with_settings() -> None:
         assert getattr(models, name).__name__ == name
 
 
-# The number of inputs of a unit in each layer, the trained kernels of which are drawn within ± 2.4 of its inverse.
-FAN_INS: dict[type[nn.Module], dict[str, int]] = {
-    LeNet1989: {"h1": 25, "h2": 200, "h3": 192, "output": 30},
-    LeNet1: {"c1": 25, "s2": 4, "s4": 4, "output": 192},
-    LeNet4: {"c1": 25, "s2": 4, "s4": 4, "output": 120},
-    LeNet5: {"c1": 25, "s2": 4, "s4": 4, "c5": 400, "f6": 120},
-}
-
-
-@pytest.mark.parametrize("net", HISTORIC)
-def test_first_weights_are_as_wide_as_the_papers_say(net: type[nn.Module]) -> None:
-    for init, limit_of in {"lecun": lambda fan: 2.4 / fan, "torch": lambda fan: 1 / math.sqrt(fan)}.items():
-        model = net(init=init)
-        for name, fan_in in FAN_INS[net].items():
-            layer = getattr(model, name)
-            weight = getattr(layer, "coefficient", getattr(layer, "weight", None))
-            widest = torch.cat([weight.flatten(), layer.bias.flatten()]).abs().max()
-            assert 0.3 * limit_of(fan_in) < widest <= limit_of(fan_in), (init, name)
-
-
-def test_a_map_that_sees_more_starts_with_smaller_weights() -> None:
-    layer = LeNet5(init="lecun").c3
-    kernels = layer.weight.split([len(seen) for seen in LeNet5.C3_TABLE])
-    for seen, its, bias in zip(LeNet5.C3_TABLE, kernels, layer.bias, strict=True):
-        limit = 2.4 / (25 * len(seen))
-        assert 0.8 * limit < its.abs().max() <= limit and bias.abs() <= limit
-
-
-def test_xavier_counts_inputs_and_outputs_and_has_no_bias() -> None:
-    layer = LeNet5(init="xavier").c3
-    leads = Counter(i for seen in LeNet5.C3_TABLE for i in seen)
-    kernels = iter(layer.weight)
-    for seen in LeNet5.C3_TABLE:
-        for i in seen:
-            limit = math.sqrt(6 / (25 * len(seen) + 25 * leads[i]))
-            assert 0.5 * limit < next(kernels).abs().max() <= limit
-    assert not layer.bias.any()
-
-
-def test_torchs_first_weights_are_as_wide_as_torchs_own() -> None:
-    torch.manual_seed(0)
-    own, ours = nn.Linear(400, 120), nn.Linear(400, 120)
-    draw_weights(ours, "torch")
-    for one, other in pairwise((own, ours)):
-        assert one.weight.abs().max().item() == pytest.approx(other.weight.abs().max().item(), rel=1e-2)
-
-
 @pytest.mark.parametrize("net", HISTORIC)
 def test_a_historic_net_learns(net: type[nn.Module]) -> None:
-    """Ten images by heart, within 300 steps of gradient descent on its paper's kind of error."""
+    """Ten images by heart, within 100 steps of gradient descent on its paper's kind of error."""
     torch.manual_seed(0)
     model = net()
     digits = F.interpolate(bitmaps().view(10, 1, 12, 7).clamp(min=0), size=(24, 14))
     images, labels = F.pad(digits, (7, 7, 2, 2)), torch.arange(10)
     rate = {LeNet5: 0.002, LeNet1: 0.02}.get(net, 0.1)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-    for _ in range(300):
+    for _ in range(100):  # 28 to 45 are enough
         scores = model(images)
         squares = F.mse_loss(scores, 2 * F.one_hot(labels) - 1.0)
         loss = F.cross_entropy(scores, labels) if net is LeNet5 else squares

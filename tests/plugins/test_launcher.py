@@ -32,7 +32,8 @@ def no_version_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(Singleton._instances, VersionBase, raising=False)
 
 
-@pytest.mark.parametrize(("launcher_name", "overrides"), [("local", [])])
+# One process each: how jobs share several is tested below.
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("local", ["hydra.launcher.n_jobs=1"])])
 class TestHydrasLauncherSuite(LauncherTestSuite):
     pass
 
@@ -42,6 +43,7 @@ class TestHydrasBatchSuite(BatchedSweeperTestSuite):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=local"])])
 class TestHydrasIntegrationSuite(IntegrationTestSuite):
     pass

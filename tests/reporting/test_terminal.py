@@ -26,7 +26,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_prints_no_line_wider_than_the_terminal(here: InProcess, capsys: pytest.CaptureFixture[str]) -> None:
-    here.train("epochs=1")
+    here.train("epochs=1", pictures=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 15
     address = page(here.runs[0].info.experiment_id, ALL)

@@ -87,7 +87,7 @@ def test_a_signal_ends_a_run_and_the_command_that_is_printed_resumes_it(
 
 def test_a_signal_after_the_training_ends_the_run_as_killed(here: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lenetexp.reporting.run_figures.draw_run", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    here.train("epochs=1")
+    here.train("epochs=1", pictures=True)
     (run,) = here.runs
     assert run.info.status == "KILLED" and run.data.metrics["test/accuracy"] >= 0
     assert here.artifacts(run, "checkpoints") == {"checkpoints/best.pt", "checkpoints/last.pt"}

@@ -7,13 +7,14 @@ after epoch 4. Its store is a dump, with /old/place for the folder and old-host 
 
 import sqlite3
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from helpers import Store, run_script
+from helpers import Command, InProcess, Store
 from lenetexp.tracking.names import HOST
+from lenetexp.training.state import load_checkpoint
 
 ARCHIVE = Path(__file__).parents[1] / "data/old_records.tar.xz"
 FINISHED, KILLED = "7fd65517c9534d7b8f610615081675a7", "b89d5684ed6c485cb0f68b4fe0d11930"
@@ -34,40 +35,50 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(cwd)
 
 
-def shown(store: Store, script: str, *words: str) -> str:
-    """What a command prints."""
-    done = run_script(script, *words, cwd=store.cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def shown(old: Store, typed: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What a command prints in that folder."""
+    monkeypatch.chdir(old.cwd)
+
+    def call(script: str, *words: str) -> str:
+        done = typed(script, *words, f"tracking.uri={old.uri}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return call
 
 
-def test_an_old_sweep_is_compared(old: Store) -> None:
-    out = shown(old, "compare", "sweep=latest")
+def test_an_old_sweep_is_compared(shown: Callable[..., str]) -> None:
+    out = shown("compare", "sweep=latest")
     for line in ("0.01 83.22% 1 83.01%", "0.001 72.03% 1 72.42%", "2 finished"):
         assert line in " ".join(out.split())
 
 
-def test_an_old_sweep_and_an_old_run_are_reported(old: Store) -> None:
+def test_an_old_sweep_and_an_old_run_are_reported(old: Store, shown: Callable[..., str]) -> None:
     for words, expected in (("sweep=latest", "Accuracy by setting"), (f"run={FINISHED}", "Learning curves")):
-        path = shown(old, "report", words).split()[-1]
+        path = shown("report", words).split()[-1]
         assert expected in (old.cwd / path).read_text()
 
 
-def test_an_old_run_predicts(old: Store) -> None:
-    out = shown(old, "predict", f"run={FINISHED}", "count=3")
+def test_an_old_run_predicts(shown: Callable[..., str]) -> None:
+    out = shown("predict", f"run={FINISHED}", "count=3")
     assert out.count("predicted:") == 3 and "another digest" not in out
 
 
-def test_an_old_finished_run_is_known(old: Store) -> None:
-    out = shown(old, "run", "experiment=smoke", "seed=1", "resume=true")
+def test_an_old_finished_run_is_known(shown: Callable[..., str]) -> None:
+    out = shown("run", "experiment=smoke", "seed=1", "resume=true")
     assert f"Run {FINISHED} of this config is finished already: validation 83.22%, test 87.74%" in " ".join(out.split())
 
 
-def test_an_old_killed_run_is_resumed(old: Store) -> None:
-    """Last, because it is the newest run then."""
-    out = shown(old, "run", "experiment=smoke", "epochs=40", "seed=2", "resume=true")
-    assert f"after epoch 4 of run {KILLED}" in out
+def test_an_old_killed_run_is_resumed(
+    old: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Last, because it is the newest run then; up to its sixth epoch."""
+    monkeypatch.chdir(old.cwd)
+    words = ["epochs=40", "seed=2", "device.name=auto", "resume=true"]
+    InProcess(old.cwd, monkeypatch=monkeypatch).train(*words, stop_after=6)
+    assert f"after epoch 4 of run {KILLED}" in capsys.readouterr().out
     (run,) = [run for run in old.runs if run.info.run_id == KILLED]
-    assert run.info.status == "FINISHED" and old.epochs(run) == list(range(1, 41))
-    with Image.open(Path(run.data.tags["lenetexp.folder"]) / "figures/learning.gif") as animation:
-        assert animation.n_frames == 19, "of every second epoch since it was resumed, and before the first"
+    assert run.info.status == "KILLED" and old.epochs(run) == [1, 2, 3, 4, 5, 6]
+    folder = Path(run.data.tags["lenetexp.folder"])
+    assert [record["epoch"] for record in load_checkpoint(folder / "checkpoints/last.pt")["history"]][-1] == 6

@@ -41,7 +41,7 @@ def test_the_test_images_are_looked_at_once_and_after_the_last_epoch(
 
     monkeypatch.setattr(experiment, "load", watched)
     experiment._loaded.clear()
-    in_process(tmp_path, monkeypatch, empty_store).train(recipe=RECIPE)
+    in_process(tmp_path, monkeypatch, empty_store).train(recipe=RECIPE, pictures=True)
     experiment._loaded.clear()
     assert Watched.looks[0] == ("split", 3)
     assert [name for name, _ in Watched.looks].count("split") == 1

@@ -6,15 +6,13 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 
 from helpers import (
     MNIST,
-    OPTIONS,
     InProcess,
     Server,
     Started,
@@ -24,7 +22,6 @@ from helpers import (
     in_process,
     journals,
     kill,
-    make_data,
     make_pictures,
     run_script,
     start_run,
@@ -36,20 +33,12 @@ from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal
 from lenetexp.tracking.outbox import sync
-from lenetexp.training.loop import Recipe, fit
-from lenetexp.training.setup import set_up
-from lenetexp.training.state import Training, load_checkpoint, save_checkpoint
+from lenetexp.training.state import load_checkpoint
 
-CHOICES = [option for option in OPTIONS if option.startswith(("optimizer=", "scheduler="))]
 SERIES = (
-    "train/loss",
-    "train/accuracy",
-    "val/loss",
-    "val/accuracy",
-    "lr",
-    "inside/c1/gradient_norm",
-    "inside/f6/update_ratio",
-)
+    "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr",
+    "inside/c1/gradient_norm", "inside/f6/update_ratio",
+)  # fmt: skip
 ONCE = ("best/epoch", "best/val_accuracy", "best/val_loss", "test/loss", "test/accuracy")
 LENGTH = "epochs=12"
 SHORT = ["experiment=smoke", "device=cpu", LENGTH]
@@ -60,7 +49,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> 
     """A finished run of SHORT that was never interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         store = in_process(tmp_path_factory.mktemp("undisturbed"), patch, empty_store)
-        store.train(LENGTH)
+        store.train(LENGTH, pictures=True)
         return store
 
 
@@ -76,48 +65,6 @@ def assert_same_record(one: Store, other: Store) -> None:
     assert_same_weights(*(load_checkpoint(folder / "checkpoints/last.pt")["model"] for folder in folders))
     resumed, undisturbed = ((folder / "figures/learning.gif").read_bytes() for folder in folders)
     assert resumed == undisturbed
-
-
-# ---- the state ----
-
-
-def trained(words: list[str], stop_after: int, before: Path | None = None) -> Training:
-    """A training on easy images up to an epoch, from the start or from a checkpoint."""
-    settings = check(RunConfig, composed("epochs=5", *words, "model.activation=tanh"))
-    images = make_data(70)
-    training = set_up(settings, images, torch.device("cpu"))
-    if before is not None:
-        training.load_state_dict(load_checkpoint(before))
-    recipe = Recipe(5, 16, 3, settings.dataset.augment, settings.clip_norm, settings.patience)
-    for _ in islice(fit(training, images, recipe), stop_after - training.epochs_done):
-        pass
-    return training
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        *([choice] for choice in CHOICES),
-        ["optimizer=adamw", "scheduler=onecycle", "dataset.augment={shift:2,rotate:10,scale:0.1}"],
-        ["optimizer=sgd", "device.precision=bf16", "clip_norm=0.5"],
-        ["optimizer=rmsprop", "scheduler=plateau", "patience=1"],
-        ["ema=0.9", "loss.label_smoothing=0.1", "dataset.augment={shear:10,elastic:8}"],
-        ["model=lenet_5", "optimizer=levenberg_marquardt", "optimizer.samples=20", "scheduler=piecewise"],
-    ],
-    ids=" ".join,
-)
-def test_a_checkpoint_holds_all_that_decides_the_rest(words: list[str], tmp_path: Path) -> None:
-    whole, half = trained(words, 5), trained(words, 2)
-    save_checkpoint(tmp_path / "last.pt", half.state_dict())
-    resumed = trained(words, 5, before=tmp_path / "last.pt")
-    histories = [[{**vars(r), "images_per_second": 0} for r in each.history] for each in (resumed, whole)]
-    assert histories[0] == histories[1]
-    assert_same_weights(resumed.model.state_dict(), whole.model.state_dict())
-    assert_same_weights(resumed.best_weights or {}, whole.best_weights or {})
-    assert str(resumed.optimizer.state_dict()) == str(whole.optimizer.state_dict())
-
-
-# ---- the run ----
 
 
 def test_a_killed_run_resumes_and_ends_as_if_it_had_not_been_killed(
@@ -237,7 +184,7 @@ def test_offline_first_and_sent_later(
     offline = [LENGTH, "tracking.offline=true"]
     here.train(*offline, stop_after=3)
     drop_lines("files", "end")
-    here.train(*offline, "resume=true")
+    here.train(*offline, "resume=true", pictures=True)
     assert not database.exists()
     (here.cwd / "kept.db").rename(database)
     assert " 1 sent to" in send()

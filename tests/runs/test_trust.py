@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from helpers import InProcess
+from helpers import InProcess, composed
 from lenetexp import predict
-from lenetexp.config.schema import Tracking
+from lenetexp.config.schema import RunConfig, Tracking, check
+from lenetexp.datasets.load import load
 from lenetexp.errors import UserError
+from lenetexp.runs.resume import ResumePlan
 from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.query import get_run
 from lenetexp.tracking.store import open_store
+from lenetexp.training.setup import set_up
 from lenetexp.training.state import load_checkpoint, save_checkpoint
 
 MINE = """
@@ -143,13 +146,16 @@ def test_a_strangers_checkpoint_is_not_taken_for_what_it_is_not(here: InProcess)
         lambda state: state["best_weights"].pop("c1.weight"),
     ]
     intact = last.read_bytes()
+    settings = check(RunConfig, composed("experiment=smoke", "device=cpu", "epochs=3"))
+    data = load(settings.dataset, torch.device("cpu"))
+    stored = get_run(open_store(Tracking(uri=here.uri, experiment=here.experiment)), run.info.run_id)
     for change in changes:
         last.write_bytes(intact)
         state = load_checkpoint(last)
         change(state)
         save_checkpoint(last, state)
         with pytest.raises(UserError, match="is not of this net and recipe"):
-            here.train("epochs=3", f"resume={run.info.run_id}")
+            ResumePlan(stored, settings, {}).restore(set_up(settings, data, torch.device("cpu")), data.digest, last)
     last.write_bytes(intact)
     here.train("epochs=3", "resume=true")
     assert here.runs[0].info.status == "FINISHED"

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import ENVIRONMENT, InProcess, Server, composed, free_port, in_process, run_script
+from helpers import ENVIRONMENT, Command, InProcess, Server, composed, free_port, run_script
 from lenetexp.config.commands import RegisterConfig
 from lenetexp.config.schema import Tracking, check
 from lenetexp.datasets.local import digits
@@ -35,17 +35,8 @@ TEST = digits().test
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> InProcess:
-    """A folder with one finished run that knows digits."""
-    with pytest.MonkeyPatch.context() as patch:
-        store = in_process(tmp_path_factory.mktemp("registered"), patch, empty_store)
-        store.train("epochs=8")
-        return store
-
-
-@pytest.fixture(scope="module")
 def registered(trained: InProcess) -> InProcess:
-    """The same, and the run is version 1 of digits, the champion."""
+    """A folder with one finished run, which is version 1 of digits, the champion."""
     done = run_script("register", "run=best", "name=digits", "alias=champion", cwd=trained.cwd)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "version 1 of digits" in done.stdout and "the alias champion means version 1" in done.stdout
@@ -110,7 +101,7 @@ def bomb() -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def test_mlflow_serves_it_to_a_plain_client(registered: InProcess, tmp_path: Path) -> None:
+def test_mlflow_serves_it_to_a_plain_client(registered: InProcess, typed: Command, tmp_path: Path) -> None:
     """Pictures and arrays; the printed curl line; what predict.py says of the same pictures; garbage."""
     expected = [str(label) for label in TEST.labels[:10].tolist()]
     with served(registered, "models:/digits@champion") as address:
@@ -124,7 +115,7 @@ def test_mlflow_serves_it_to_a_plain_client(registered: InProcess, tmp_path: Pat
             found = [answer["predicted"] for answer in arrays]
             assert status == 200 and sum(a == b for a, b in zip(found, expected, strict=True)) >= 9
 
-        done = run_script("predict", "run=models:/digits@champion", f"images={tmp_path}", cwd=registered.cwd)
+        done = typed("predict", "run=models:/digits@champion", f"images={tmp_path}", f"tracking.uri={registered.uri}")
         said = re.findall(r'\.jpg: predicted: "(.+?)", confidence: ([\d.]+)%', " ".join(done.stdout.split()))
         for answer, (name, confidence) in zip(answers, said, strict=True):
             assert answer["predicted"] == name and f"{answer['confidence']:.1%}" == f"{confidence}%"
@@ -228,8 +219,8 @@ def test_an_empty_registry_says_how_to_fill_it(here: InProcess) -> None:
         find_run(store, "models:/digits/1")
 
 
-def test_a_store_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
-    done = run_script("register", f"tracking.uri=http://127.0.0.1:{free_port()}", "name=digits", cwd=tmp_path)
+def test_a_store_that_is_gone_is_one_sentence(typed: Command) -> None:
+    done = typed("register", f"tracking.uri=http://127.0.0.1:{free_port()}", "name=digits")
     assert done.returncode == 1 and "does not answer" in done.stderr and done.stderr.count("\n") == 1
 
 

@@ -112,6 +112,7 @@ def test_the_best_settings_are_told_by_their_means_and_not_by_a_lucky_seed(
     assert " best run a=y: validation 99.00%; alone at the top " in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_the_command_that_a_summary_gives_adds_the_seeds_that_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

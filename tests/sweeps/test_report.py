@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers import InProcess, Store, composed, run_script
+from helpers import Command, InProcess, Store, composed, run_script
 from lenetexp.config.commands import ReportConfig
 from lenetexp.config.schema import check
 from lenetexp.errors import UserError
@@ -141,8 +141,8 @@ def test_the_best_and_the_worst_run_are_beside_each_other_inside(swept: Store) -
         (["-m", "run=1"], ["-m: only run.py takes it"]),
     ],
 )
-def test_a_report_that_cannot_be_made(swept: Store, words: list[str], fragments: list[str]) -> None:
-    done = run_script("report", *words, cwd=swept.cwd)
+def test_a_report_that_cannot_be_made(swept: Store, typed: Command, words: list[str], fragments: list[str]) -> None:
+    done = typed("report", f"tracking.uri={swept.uri}", *words)
     assert done.returncode != 0 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
     assert all(fragment in done.stderr for fragment in fragments), done.stderr
 

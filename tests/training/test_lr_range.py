@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import make_data, run_script
+from helpers import Command, make_data, run_script
 from lenetexp.training.loop import Recipe
 from lenetexp.training.lr_range import Step, lr_range, suggested
 from sample_training import make_training
@@ -63,6 +63,6 @@ def test_the_command_suggests_rates_that_learn(tmp_path: Path) -> None:
         ("optimizer.lr=x", "optimizer.lr=x"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path: Path, word: str, said: str) -> None:
-    done = run_script("find_lr", word, cwd=tmp_path)
+def test_what_is_wrong_is_one_sentence(typed: Command, word: str, said: str) -> None:
+    done = typed("find_lr", word)
     assert done.returncode and done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
