@@ -202,8 +202,8 @@ def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> 
     # Light multiplies: in the shade, ink is darker by the same factor as paper.
     usual = float(np.median(np.concatenate(_sides(sheet))))
     darker = (usual - sheet * (usual / paper)).clip(0)
-    # On a large photo a few dark pixels are dust; they must not set the scale.
-    few = SPECK if darker.size > 100 * SPECK else 1
+    # On a large photo a few dark pixels are dust; they must not set the scale. On a drawing they are its first dot.
+    few = SPECK if darker.size > 1000 * SPECK else 1
     strongest = np.sort(darker, axis=None)[-few]
     if strongest < 16:  # of 255: a scan's noise, not a stroke
         asked = "" if invert == "auto" else f" with invert={str(invert).lower()}"
@@ -219,7 +219,8 @@ def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> 
     np.add.at(sizes, parts[drawn], 1)
     np.maximum.at(strengths, parts[drawn], ink[drawn])
     # Every stroke is somewhere about as dark as the darkest; what a shadow leaves behind is not.
-    ink[((sizes < DUST * sizes.max()) | (strengths < RULED))[parts]] = 0
+    strong = strengths >= RULED
+    ink[~(strong & (sizes >= DUST * sizes[strong].max()))[parts]] = 0
     return ink.astype(np.float32)
 
 
