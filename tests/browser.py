@@ -95,11 +95,20 @@ class Browser:
             assert time.monotonic() < deadline, f"not within {seconds} s: {condition}"
             time.sleep(0.03)
 
-    def drag(self, points: Sequence[tuple[float, float]], pause: float = 0.0) -> None:
-        """Presses the mouse at the first point, moves through the others and lets go."""
+    def drag(
+        self, points: Sequence[tuple[float, float]], pause: float = 0.0, pressures: Sequence[float] | None = None
+    ) -> None:
+        """Presses the mouse at the first point, moves through the others and lets go; a pen, if pressures are given."""
         steps = ["mousePressed", *["mouseMoved"] * (len(points) - 1), "mouseReleased"]
-        for kind, (x, y) in zip(steps, [*points, points[-1]], strict=True):
-            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        event = {
+            "button": "left",
+            "buttons": 1,
+            "clickCount": 1,
+            "pointerType": "mouse" if pressures is None else "pen",
+        }
+        forces = pressures or [0.0] * len(points)
+        for kind, (x, y), force in zip(steps, [*points, points[-1]], [*forces, forces[-1]], strict=True):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, force=force, **event)
             time.sleep(pause)
 
     def press(self, key: str, code: str = "", text: str = "", modifiers: int = 0) -> None:

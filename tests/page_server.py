@@ -18,6 +18,8 @@ from PIL import Image
 from helpers import ENVIRONMENT, PROJECT
 from lenetexp.datasets.local import digits
 
+HOSTILE = """<script>document.title = "owned"</script><img src=x onerror="document.title = 'owned'">"""
+
 
 class PageServer:
     """`python scripts/draw.py …` on a free port."""

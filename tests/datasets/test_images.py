@@ -100,6 +100,12 @@ def test_a_speck_far_from_the_sign_changes_nothing(side: int, paper: int, ink: i
     assert difference(like_mnist(dusty, "auto", "7"), like_mnist(clean, "auto", "7")) < 2
 
 
+def test_a_speck_that_is_much_darker_than_the_sign_leaves_something() -> None:
+    faint = np.where(sheet(SEVEN) < 128, 180, 235).astype(np.uint8)
+    faint[30:36, 250:256] = 0
+    assert like_mnist(faint, "auto", "7").max() == 255
+
+
 def test_auto_tells_dark_on_light_from_light_on_dark() -> None:
     dark_on_light = sheet(SEVEN)
     expected = like_mnist(dark_on_light, True, "7")

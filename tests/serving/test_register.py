@@ -22,7 +22,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import ENVIRONMENT, Command, InProcess, Server, composed, free_port, run_script
+import postgres
+from helpers import ENVIRONMENT, Command, InProcess, Server, composed, free_port, in_process, run_script
 from lenetexp.config.commands import RegisterConfig
 from lenetexp.config.schema import Tracking, check
 from lenetexp.datasets.local import digits
@@ -239,3 +240,21 @@ def test_the_registry_of_a_server(here: InProcess, server: Server, tmp_path: Pat
     with served(InProcess(elsewhere, server.uri), "models:/on_a_server/1") as address:
         status, answers = asked(address, {"inputs": [photo(0, tmp_path)]})
         assert status == 200 and answers[0]["predicted"] in "0123456789"
+
+
+@pytest.mark.slow
+def test_a_registry_on_postgres(here: InProcess, tmp_path: Path) -> None:
+    """Registered in the database itself, without a server; the alias moves; predicted with from another folder."""
+    with postgres.running() as here.uri:
+        here.train("epochs=8")
+        for number in (1, 2):
+            done = run_script("register", f"tracking.uri={here.uri}", "name=digits", "alias=champion", cwd=tmp_path)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert f"the alias champion means version {number}" in " ".join(done.stdout.split())
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        words = [f"tracking.uri={here.uri}", "run=models:/digits@champion", "count=3"]
+        done = run_script("predict", *words, cwd=elsewhere)
+        assert done.returncode == 0 and done.stdout.count("predicted:") == 3, done.stderr
+        done = run_script("predict", f"tracking.uri={here.uri}", "run=models:/digits@nobody", cwd=elsewhere)
+        assert done.returncode == 1 and "digits has @champion (" in done.stderr and done.stderr.count("\n") == 1

@@ -1,9 +1,6 @@
 """The same sweep with other launchers, and on a server with PostgreSQL: real ones, started here."""
 
-import glob
-import os
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import postgres
 from helpers import Server, Store, free_port, run_script
 
 pytestmark = pytest.mark.slow
@@ -59,46 +57,16 @@ def test_submitit_gives_the_same_table(locally: list[tuple[str, ...]], tmp_path:
     assert accuracies(tmp_path, "hydra/launcher=submitit_local") == locally
 
 
-def postgres_programs() -> Path | None:
-    """The folder of PostgreSQL's programs, if it is installed."""
-    there = shutil.which("initdb")
-    found = [there] if there else sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb"))
-    return Path(found[-1]).resolve().parent if found else None
-
-
 @pytest.fixture
 def server_on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real `mlflow server` on a PostgreSQL of its own."""
-    pytest.importorskip("psycopg")
-    where = postgres_programs()
-    if where is None:
-        pytest.skip("PostgreSQL is not installed")
-    # PostgreSQL refuses to run as root, and cannot reach into pytest's folders as anyone else.
-    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    folder, port = tmp_path_factory.mktemp("postgres"), free_port()
-    data = Path("/tmp") / f"lenetexp-postgres-{os.getpid()}"
-    address = ["-h", "127.0.0.1", "-p", str(port)]
-
-    def call(program: str, *words: str) -> None:
-        command = [*user, str(where / program), *words]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=120, cwd="/")
-
-    call("initdb", "-D", str(data), "-U", "postgres", "-A", "trust")
-    call(
-        "pg_ctl", "-D", str(data), "-w", "-l", str(data / "log"),
-        "-o", f"-p {port} -c listen_addresses=127.0.0.1 -k {data}", "start",
-    )  # fmt: skip
-    try:
-        call("createdb", *address, "-U", "postgres", "mlflow")
-        server = Server(folder, f"postgresql+psycopg://postgres@127.0.0.1:{port}/mlflow")
+    with postgres.running() as database:
+        server = Server(tmp_path_factory.mktemp("postgres"), database)
         try:
             server.start()
             yield server.uri
         finally:
             server.stop()
-    finally:
-        call("pg_ctl", "-D", str(data), "-m", "fast", "stop")
-        shutil.rmtree(data, ignore_errors=True)
 
 
 def test_sixteen_at_once_on_postgres_lose_nothing(server_on_postgres: str, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lenetexp.errors import UserError, one_line
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SUFFIXES = ", ".join(IMAGE_SUFFIXES)  # for messages
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # Pillow's names of those that a stranger may send
+MAX_BYTES = 20_000_000  # of a stranger's file: more than a phone's photo has
 MAX_PIXELS = 50_000_000  # of a picture to decode: a small file can unpack to gigabytes
 # MNIST: scaled into 20×20, the centre of mass in the middle of 28×28 (LeCun et al. 1998, section III A).
 BOX, FRAME, MARGIN = 20, 28, 4
@@ -74,7 +75,9 @@ def read_image(picture: Picture, mode: str) -> Image.Image:
             elif image.mode.startswith("I"):  # Pillow's own conversion would cut values off at 255
                 image = Image.fromarray((np.array(image) / 257).clip(0, 255).astype(np.uint8))
             return image.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a broken file, Pillow raises more kinds than it documents
         raise _unreadable(picture, error) from None
 
 
@@ -83,7 +86,7 @@ def size_of(picture: Picture) -> tuple[int, int]:
     try:
         with _opened(picture) as file:
             return file.width, file.height
-    except Exception as error:  # of a broken file, Pillow raises more kinds than it documents
+    except Exception as error:  # as above
         raise _unreadable(picture, error) from None
 
 
@@ -199,8 +202,8 @@ def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> 
     # Light multiplies: in the shade, ink is darker by the same factor as paper.
     usual = float(np.median(np.concatenate(_sides(sheet))))
     darker = (usual - sheet * (usual / paper)).clip(0)
-    # On a large photo a few dark pixels are dust; they must not set the scale.
-    few = SPECK if darker.size > 100 * SPECK else 1
+    # On a large photo a few dark pixels are dust; they must not set the scale. On a drawing they are its first dot.
+    few = SPECK if darker.size > 1000 * SPECK else 1
     strongest = np.sort(darker, axis=None)[-few]
     if strongest < 16:  # of 255: a scan's noise, not a stroke
         asked = "" if invert == "auto" else f" with invert={str(invert).lower()}"
@@ -216,7 +219,8 @@ def _ink(grey: NDArray[np.uint8], invert: Literal["auto"] | bool, name: str) -> 
     np.add.at(sizes, parts[drawn], 1)
     np.maximum.at(strengths, parts[drawn], ink[drawn])
     # Every stroke is somewhere about as dark as the darkest; what a shadow leaves behind is not.
-    ink[((sizes < DUST * sizes.max()) | (strengths < RULED))[parts]] = 0
+    strong = strengths >= RULED
+    ink[~(strong & (sizes >= DUST * sizes[strong].max()))[parts]] = 0
     return ink.astype(np.float32)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-LARGEST = 20_000_000  # bytes of a picture: more than a phone's photo has
+from lenetexp.datasets.images import MAX_BYTES
+
 PATIENCE = 15.0  # seconds for all of a picture to come
 
 Message = MutableMapping[str, Any]
@@ -16,7 +17,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
-TOO_LARGE = f"a picture must have at most {LARGEST // 1_000_000} MB"
+TOO_LARGE = f"a picture must have at most {MAX_BYTES // 1_000_000} MB"
 TOO_SLOW = f"the picture did not come within {PATIENCE:.0f} seconds"
 EVERYWHERE = {
     "x-content-type-options": "nosniff",
@@ -70,7 +71,7 @@ def _refusal(scope: Message) -> tuple[int, str] | None:
     if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not (follows and scope["method"] == "GET"):
         return 403, "requests from other pages are refused"
     length = headers.get("content-length", "0")
-    if not length.isdecimal() or int(length) > LARGEST:
+    if not length.isdecimal() or int(length) > MAX_BYTES:
         return 413, TOO_LARGE
     return None
 
@@ -95,7 +96,7 @@ def _counted(receive: Receive) -> Receive:
         except TimeoutError:
             raise HTTPException(408, TOO_SLOW, {"connection": "close"}) from None
         got += len(message.get("body", b""))
-        if got > LARGEST:
+        if got > MAX_BYTES:
             raise HTTPException(413, TOO_LARGE, {"connection": "close"})
         return message
 

@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lenetexp.datasets.images import MAX_PIXELS, Sent, size_of
-from lenetexp.errors import UserError, one_line
+from lenetexp.datasets.images import MAX_BYTES, MAX_PIXELS, Sent, size_of
+from lenetexp.errors import UserError
 from lenetexp.trained import TrainedNet
 
 MAX_ROWS = 1000
-MAX_BYTES = 20_000_000  # of a picture file
 MAX_PIXELS_A_REQUEST = 2 * MAX_PIXELS
 _one_at_a_time = Lock()  # a decoded picture can take half a gigabyte; the server has many threads
 
@@ -119,10 +118,5 @@ def _pixels(sent: Sent) -> int:
 
 
 def _prepared(sent: Sent, net: TrainedNet) -> NDArray[np.uint8]:
-    try:
-        with _one_at_a_time:
-            return net.prepared(sent)
-    except UserError:
-        raise
-    except Exception as error:  # a broken file makes a decoder raise anything
-        raise UserError(f"{sent} cannot be read as a picture ({one_line(error)[:120]})") from None
+    with _one_at_a_time:
+        return net.prepared(sent)
