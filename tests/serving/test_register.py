@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 import postgres
-from helpers import ENVIRONMENT, Command, InProcess, Server, composed, free_port, in_process, run_script
+from helpers import ENVIRONMENT, Command, InProcess, Server, composed, free_port, run_script
 from lenetexp.config.commands import RegisterConfig
 from lenetexp.config.schema import Tracking, check
 from lenetexp.datasets.local import digits
