@@ -42,6 +42,10 @@ IN_THE_CONFIG = {
 # The first line is there by then, but no run has begun.
 WITH_TORCH = {
     "model._target_=torch.nn.Identity": ["model: Identity", "2×10 logits", "not (2, 1, 28, 28)"],
+    "experiment=tutorial optimizer=adam dataset=digits clip_norm=1": [
+        "optimizer: Adam does not take momentum, nesterov",
+        "add ~optimizer.momentum ~optimizer.nesterov",
+    ],
     "dataset=image_folder dataset.root=empty": ["dataset.root=empty", "no pictures", ".png"],
     "tracking.uri=http://127.0.0.1:9": ["tracking.uri=http://127.0.0.1:9", "does not answer", "SQLite"],
 }

@@ -149,7 +149,7 @@ def test_the_digest_is_of_the_data_and_not_of_how_they_are_split() -> None:
         ("source", {"label": -1}, "train labels must be from 0 to 1, not -1 to 1"),
         ("source", {"label": 2, "part": "test"}, "test labels must be from 0 to 1, not 0 to 2"),
         ("source", {"shape": [1, 7, 5], "part": "test"}, "test images must have the shape of training images"),
-        ("source", {"colour": "red"}, "unexpected keyword argument 'colour'"),
+        ("source", {"colour": "red"}, "^dataset: source does not take colour; add ~dataset.colour to the command$"),
         ("of_lists", {}, "train images must be .*, not list"),
         ("nothing", {}, "must make a lenetexp Source, not a list"),
         ("broken", {}, "the disk is on fire"),
@@ -162,7 +162,7 @@ def test_what_a_custom_dataset_gets_wrong_is_said_in_one_line(
     with pytest.raises(UserError, match=message) as error:
         loaded(f"{custom}.{name}", **settings)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith((f"dataset._target_={custom}.{name}: ", f"dataset: {name}("))
+    assert str(error.value).startswith((f"dataset._target_={custom}.{name}: ", f"dataset: {name}"))
 
 
 def test_a_datasets_own_user_error_is_passed_on_unchanged(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """What a config names by `_target_`: its arguments, checked where they are known, and how it is called."""
 
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lenetexp.config import fields as f
@@ -51,12 +53,26 @@ class Target(Settings):
             cause = error.__cause__ or error
             if isinstance(cause, UserError):
                 raise cause from None
+            if unknown := self._refused(cause):
+                without = " ".join(f"~{group}.{key}" for key in unknown)
+                sentence = f"{group}: {self.name} does not take {', '.join(unknown)}; add {without} to the command"
+                raise UserError(sentence) from error
             given = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
             raise UserError(f"{group}: {self.name}({given}): {one_line(cause)}") from error
         if not isinstance(made, kind):
             wanted = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
             raise UserError(f"{group}._target_={self.target}: must make a {wanted}, not a {type(made).__name__}")
         return made
+
+    def _refused(self, error: BaseException) -> list[str]:
+        """The given arguments that what is named does not have, if that is the error: a recipe may set another's."""
+        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not isinstance(error, TypeError) or not named or named[1] not in self.call():
+            return []
+        parameters = inspect.signature(get_object(self.target)).parameters
+        takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+        known = {"_target_", *(self.call() if takes_any else parameters)} - {named[1]}
+        return [key for key in self.call() if key not in known]
 
 
 class LeNetModel(Target):
