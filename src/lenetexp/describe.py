@@ -26,6 +26,7 @@ def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> 
     print(layer_table(layers))
 
     def draw() -> None:
+        """All pictures that suit this net, into `folder`."""
         from lenetexp.reporting.net_figure import draw_bitmaps, draw_connections, draw_net  # imports matplotlib
 
         draw_net(layers, settings.model.name, folder / "net.png")

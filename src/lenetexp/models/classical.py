@@ -166,6 +166,7 @@ class PairwiseLinear(Classical):
         self.register_buffer("bias", torch.zeros(pairs))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
+        """Solves the least squares of each two classes, from one pass over the images of each class."""
         images, labels = images.cpu(), labels.cpu()
         inputs = torch.cat([self.pixels(part) for part in images.split(CHUNK)])
         sums = []  # of each class's images, from which those of any two classes add up
@@ -208,6 +209,7 @@ class QuadraticClassifier(Classical):
         self.register_buffer("bias", torch.zeros(classes))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
+        """Finds the components of all images, then the least squares over their products."""
         inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
         gram, sums = normal_equations(inputs, torch.ones(len(inputs), 1))
         mean = sums[:-1, 0] / len(inputs)
@@ -271,6 +273,7 @@ class NearestNeighbours(Classical):
         return (nearest + (inputs**2).sum(1, keepdim=True)).clamp(min=0).sqrt() / 255, rows
 
     def scores(self, images: Tensor) -> Tensor:
+        """N×C×H×W images to N×classes logarithms of shares of the vote."""
         distances, rows = self.neighbours(images)
         theirs = nn.functional.one_hot(self.labels[rows], self.classes).to(distances)  # N×k×classes
         summed = (theirs * distances[..., None]).sum(1)

@@ -62,6 +62,7 @@ def _kind(module: nn.Module) -> str:
 
 def _counting(name: str, found: list[Layer]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def count(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
+        """A forward hook: adds the layer `module` to `found`, and the image before the first one."""
         if not found:
             found.append(Layer("input", "image", tuple(given[0].shape[1:]), 0, 0))
         shape = tuple(returned.shape[1:])

@@ -43,6 +43,7 @@ class PolynomialSVM(Classical):
         self.register_buffer("intercepts", torch.zeros(pairs))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
+        """Fits one machine for each two classes by scikit-learn, and keeps its support vectors."""
         from sklearn.svm import SVC  # takes a second
 
         inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])

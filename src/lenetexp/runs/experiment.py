@@ -265,6 +265,7 @@ class Run:
         )
 
         def draw() -> None:
+            """All pictures of this run."""
             from lenetexp.reporting.animation import draw_learning
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 

@@ -49,6 +49,7 @@ def lr_range(
     mean = summed = 0.0
 
     def on_batch(totals: Totals) -> None:
+        """Notes the loss of the newest batch alone, from the sums so far; raises `Diverged` if it is not finite."""
         nonlocal mean, summed
         before, summed = summed, totals.loss_sum.item()
         size = totals.images - (totals.batches - 1) * recipe.batch_size
