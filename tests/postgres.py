@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
@@ -29,7 +30,7 @@ def running() -> Iterator[str]:
         pytest.skip("PostgreSQL is not installed")
     # PostgreSQL refuses to run as root, and cannot reach into pytest's folders as anyone else.
     user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
-    data, port = Path("/tmp") / f"lenetexp-postgres-{os.getpid()}", free_port()
+    data, port = Path(gettempdir()) / f"lenetexp-postgres-{os.getpid()}", free_port()
 
     def call(program: str, *words: str) -> None:
         command = [*user, str(where / program), *words]
