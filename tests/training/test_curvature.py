@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from helpers import make_data
 from lenetexp.errors import UserError
-from lenetexp.losses import CrossEntropy, SquaredError
+from lenetexp.losses import CrossEntropy, MaximumAPosteriori, SquaredError
+from lenetexp.models.bitmaps import bitmaps
+from lenetexp.models.layers import EuclideanRBF, Subsampling, TableConv2d
 from lenetexp.models.lenet import LeNet
 from lenetexp.models.lenet_1989 import LeNet1989
 from lenetexp.optim import DiagonalLevenbergMarquardt
@@ -73,10 +75,54 @@ def test_each_weight_has_its_own_rate() -> None:
         torch.testing.assert_close(was - parameter.detach(), 0.1 / (found[parameter] + 0.5), rtol=1e-3, atol=1e-6)
 
 
-def test_a_layer_without_a_rule_is_named() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
-    with pytest.raises(UserError, match="no rule for a layer of BatchNorm2d"):
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm2d(2),
+        nn.RMSNorm(26),
+        nn.Softmax2d(),
+        nn.LocalResponseNorm(2),
+        nn.Upsample(scale_factor=1),
+        nn.PReLU(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_layer_without_a_rule_is_named(layer: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), layer, nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
+    with pytest.raises(UserError, match=f"no rule for a layer of {type(layer).__name__}"):
         curvature(model, CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
+
+
+def test_of_lenet_5s_head_it_is_the_diagonal_of_the_hessian() -> None:
+    """RBF units and the paper's criterion are one loss of the units below; where its own Hessian is negative, 0."""
+    torch.manual_seed(0)
+    layer, head, loss = nn.Linear(6, 84), EuclideanRBF(bitmaps()), MaximumAPosteriori()
+    images, labels = torch.randn(5, 1, 2, 3), torch.randint(10, (5,))
+    found = curvature(nn.Sequential(nn.Flatten(), layer, head), loss, images, labels)[layer.bias]
+    expected = torch.zeros(84)
+    for image, label in zip(layer(images.flatten(1)).detach(), labels, strict=True):
+        hessian = torch.autograd.functional.hessian(lambda x: loss(head(x[None]), label[None]), image)  # type: ignore[no-untyped-call]  # noqa: B023
+        expected += hessian.diagonal().clamp(min=0) / len(labels)
+    torch.testing.assert_close(found, expected)
+
+
+def test_through_the_papers_own_layers() -> None:
+    """A coefficient counts the squares of the four values that it multiplies; a kernel only what its table connects."""
+    torch.manual_seed(0)
+    x, h = torch.randn(1, 3, 6, 6), torch.rand(1, 3, 3, 3)
+    pool = Subsampling(3)
+    h_x, (of_coefficient, of_bias) = _through(pool, x, None, h)
+    fours = x.square().unfold(2, 2, 2).unfold(3, 2, 2).sum((4, 5))
+    torch.testing.assert_close(of_coefficient, (fours * h).sum((0, 2, 3))[:, None, None])
+    torch.testing.assert_close(of_bias, h.sum((0, 2, 3))[:, None, None])
+    torch.testing.assert_close(h_x, (pool.coefficient.square() * h).repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+    conv, h = TableConv2d(3, [(0, 2), (1,)], kernel_size=4), torch.rand(1, 2, 3, 3)
+    _, (of_weight, of_bias) = _through(conv, x, None, h)
+    for kernel, (output, seen) in zip(of_weight, [(0, 0), (0, 2), (1, 1)], strict=True):
+        patches = x[0, seen].square().unfold(0, 4, 1).unfold(1, 4, 1)  # 3×3×4×4
+        torch.testing.assert_close(kernel, torch.einsum("hw,hwij->ij", h[0, output], patches))
+    torch.testing.assert_close(of_bias, h.sum((0, 2, 3)))
 
 
 def test_a_border_of_background_counts_with_its_square() -> None:

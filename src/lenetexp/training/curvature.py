@@ -1,7 +1,8 @@
 """The second derivative of the loss by each weight, for the diagonal Levenberg-Marquardt step: backpropagated, too.
 
 LeCun et al. (1998), appendix C: of the Hessian only the diagonal is kept, layer by layer, and of each layer's only the
-squares of first derivatives (Gauss-Newton), so that nothing is negative. A layer whose units sum w·x gives its inputs
+squares of first derivatives (Gauss-Newton). The loss's own second derivative is exact, RBF units included; where it is
+negative, 0 is taken, so that no weight's is negative. A layer whose units sum w·x gives its inputs
 h_x = Σ w² h_y and its weights h_w = Σ x² h_y, summed over the places that a shared weight is used at: the layer's own
 backward pass, on squared weights and squared inputs. A function of single values gives h_x = f'(x)² h_y.
 """
@@ -19,13 +20,15 @@ from torch.optim import Optimizer
 from lenetexp.datasets.load import Split
 from lenetexp.errors import UserError, one_line
 from lenetexp.models.boosted import Boosting
-from lenetexp.models.layers import EuclideanRBF
+from lenetexp.models.layers import ACTIVATIONS, EuclideanRBF, Subsampling, TableConv2d
 from lenetexp.optim import DiagonalLevenbergMarquardt
 from lenetexp.training.batches import as_floats, generator
 
-# Layers that hand values on as they are, or choose among them: their own backward pass is right for squares, too.
-UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d)
-NO_RULE = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU, nn.Softmax, nn.LogSoftmax)
+# Layers that pass values on as they are, or choose among them: their own backward pass is right for squares, too.
+UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.ZeroPad2d)
+# Each value by itself.
+POINTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
+WEIGHTED_SUMS = (nn.Linear, nn.Conv2d, TableConv2d, Subsampling)
 
 
 def measure_curvature(
@@ -119,19 +122,19 @@ def _through(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple
 
     `as_gradient` is what a backward pass of h itself gives its inputs.
     """
-    if isinstance(module, NO_RULE):
-        raise UserError(f"optimizer: DiagonalLevenbergMarquardt has no rule for a layer of {type(module).__name__}")
     if isinstance(module, UNCHANGED):
         return as_gradient, []
     if isinstance(module, nn.AvgPool2d):
         size = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,) * 2
         return as_gradient / (module.divisor_override or prod(size)), []
-    parameters = dict(module.named_parameters())
-    with torch.enable_grad():
-        if not parameters:
+    if isinstance(module, POINTWISE):
+        with torch.enable_grad():
             (slope,) = torch.autograd.grad(module(x.requires_grad_()).sum(), x)
-            return slope.square() * h, []
-        squares = {key: parameter.detach().square().requires_grad_() for key, parameter in parameters.items()}
+        return slope.square() * h, []
+    if not isinstance(module, WEIGHTED_SUMS):
+        raise UserError(f"optimizer: DiagonalLevenbergMarquardt has no rule for a layer of {type(module).__name__}")
+    with torch.enable_grad():
+        squares = {key: weight.detach().square().requires_grad_() for key, weight in module.named_parameters()}
         x = x.square().requires_grad_()
         constants = {key: value.square() for key, value in module.named_buffers() if value.is_floating_point()}
         sums = functional_call(module, {**squares, **constants}, (x,))
