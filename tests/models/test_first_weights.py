@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from itertools import pairwise
 
 import pytest
 import torch
@@ -28,8 +27,10 @@ def test_first_weights_are_as_wide_as_the_papers_say(net: type[nn.Module]) -> No
         for name, fan_in in FAN_INS[net].items():
             layer = getattr(model, name)
             weight = getattr(layer, "coefficient", getattr(layer, "weight", None))
-            widest = torch.cat([weight.flatten(), layer.bias.flatten()]).abs().max()
-            assert 0.3 * limit_of(fan_in) < widest <= limit_of(fan_in), (init, name)
+            values = torch.cat([weight.flatten(), layer.bias.flatten()]).abs()
+            # Of so few values as a subsampling layer has, none may come near the limit.
+            least = 0.9 if len(values) >= 100 else 0.3
+            assert least * limit_of(fan_in) < values.max() <= limit_of(fan_in), (init, name)
 
 
 def test_a_map_that_sees_more_starts_with_smaller_weights() -> None:
@@ -55,5 +56,5 @@ def test_torchs_first_weights_are_as_wide_as_torchs_own() -> None:
     torch.manual_seed(0)
     own, ours = nn.Linear(400, 120), nn.Linear(400, 120)
     draw_weights(ours, "torch")
-    for one, other in pairwise((own, ours)):
-        assert one.weight.abs().max().item() == pytest.approx(other.weight.abs().max().item(), rel=1e-2)
+    assert ours.weight.abs().max().item() == pytest.approx(own.weight.abs().max().item(), rel=1e-2)
+    assert ours.bias.abs().max().item() == pytest.approx(own.bias.abs().max().item(), rel=0.2)

@@ -46,7 +46,7 @@ def test_the_sums_are_the_papers(output: str) -> None:
 
 def test_weights_are_lecuns_or_torchs_own() -> None:
     """Uniform in ±2.4/inputs: the standard deviation is that over √3."""
-    for layer, inputs in zip(MLP(hidden=[300, 100]).layers, (784, 300, 100), strict=True):
+    for layer, inputs in zip(MLP(hidden=[300, 100], init="lecun").layers, (784, 300, 100), strict=True):
         limit = 2.4 / inputs
         assert 0.99 * limit < layer.weight.abs().max() <= limit and layer.bias.abs().max() <= limit
         assert layer.weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.05)

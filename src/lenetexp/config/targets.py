@@ -89,7 +89,7 @@ class PaperModel(Target):
 
     activation: f.Activation = "scaled_tanh"
     output: Literal["tanh", "softmax"] = "tanh"
-    init: Literal["lecun", "torch", "xavier"] = "lecun"
+    init: Literal["lecun", "torch", "xavier"] = "xavier"
 
 
 class LeNet5Model(PaperModel):

@@ -21,7 +21,7 @@ class BoostedLeNet4(nn.Module):
         channels: int = 1,
         activation: str = "scaled_tanh",
         output: str = "tanh",
-        init: str = "lecun",
+        init: str = "xavier",
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(LeNet4(classes, channels, activation, output, init) for _ in range(3))

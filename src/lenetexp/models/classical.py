@@ -121,7 +121,7 @@ def pair_signs(classes: int) -> Tensor:
 
 
 class LinearClassifier(Classical):
-    """One linear unit a class, y = Wx + b, with the least squared error to targets ±1 (III C 1): 12.0 %, 8.4 deslanted.
+    """One linear unit a class, y = Wx + b, with the least squared error to targets ±1: 12.0 %, 8.4 deslanted.
 
     The paper's units are trained step by step; here the normal equations give the least error itself.
     """
@@ -147,12 +147,12 @@ class LinearClassifier(Classical):
 
 
 class PairwiseLinear(Classical):
-    """One linear unit for each two classes, 45 for ten, trained on images of the two alone (III C 2): 7.6 %.
+    """One linear unit for each two classes, 45 for ten, trained on images of the two alone: 7.6 %.
 
     Unit i/j has the least squared error to 1 for class i and −1 for class j. The score of class i is the sum of the
     outputs of all units i/x minus the sum of all units y/i. With `squash`, an output is LeCun's 1.7159·tanh(2a/3) of
-    the unit's sum a; without, the score is a sum of linear functions, so linear itself, and twice as often wrong. That
-    the paper squashes here is our reading of its 7.6 %.
+    the unit's sum a; without, the score is a sum of linear functions, so linear itself, with two thirds more errors.
+    That the paper squashes here is our reading of its 7.6 %.
     """
 
     weight: Tensor  # P×CHW
@@ -190,7 +190,7 @@ class PairwiseLinear(Classical):
 
 
 class QuadraticClassifier(Classical):
-    """A linear classifier of the first principal components, their squares and products (III C 4): 3.3 %.
+    """A linear classifier of the first principal components, their squares and products: 3.3 %.
 
     40 components p make 40 + 820 inputs: p_i and p_i·p_j for i ≤ j. Targets are ±1, the error is squared.
     """
@@ -238,7 +238,7 @@ class QuadraticClassifier(Classical):
 
 
 class NearestNeighbours(Classical):
-    """The `k` nearest training images by Euclidean distance vote for their classes (III C 3): 5.0 %, 2.4 deslanted.
+    """The `k` nearest training images by Euclidean distance vote for their classes: 5.0 %, 2.4 deslanted.
 
     The score of a class is log(v/Σv), where v is its votes plus a hundredth of a vote times the share of the
     neighbours' summed distances that is not its own: of classes with as many votes, the one with the nearer wins.

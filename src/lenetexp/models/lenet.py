@@ -5,17 +5,9 @@ IEEE 86(11), 1998. The letter of a layer's name is its kind (convolution, subsam
 counts all layers.
 """
 
-from typing import Any
-
 from torch import Tensor, nn
 
-from lenetexp.models.layers import ACTIVATIONS, GAINS, WholeInputConv2d
-
-
-def _draw_xavier(layer: Any, gain: float) -> None:
-    """Glorot and Bengio's uniform weights (2010, equation 16), and no bias; c5 counts as the full connection it is."""
-    nn.init.xavier_uniform_(layer.weight.flatten(1) if isinstance(layer, WholeInputConv2d) else layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+from lenetexp.models.layers import ACTIVATIONS, GAINS, WholeInputConv2d, draw_weights
 
 
 class LeNet(nn.Module):
@@ -53,7 +45,7 @@ class LeNet(nn.Module):
             for layer, its_gain in zip(
                 (self.c1, self.c3, self.c5, self.f6, self.output), (gain, gain, head_gain, head_gain, 1.0), strict=True
             ):
-                _draw_xavier(layer, its_gain)
+                draw_weights(layer, "xavier", its_gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images with values in [0, 1] to N×classes logits."""

@@ -46,7 +46,7 @@ class LeNet1(nn.Module):
         channels: int = 1,
         activation: str = "scaled_tanh",
         output: str = "tanh",
-        init: str = "lecun",
+        init: str = "xavier",
     ) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]()
@@ -103,7 +103,7 @@ class LeNet4(nn.Module):
         channels: int = 1,
         activation: str = "scaled_tanh",
         output: str = "tanh",
-        init: str = "lecun",
+        init: str = "xavier",
     ) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]()
@@ -154,7 +154,7 @@ class LeNet5(nn.Module):
         channels: int = 1,
         activation: str = "scaled_tanh",
         output: str = "rbf",
-        init: str = "lecun",
+        init: str = "xavier",
     ) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]()

@@ -13,7 +13,7 @@ PIXELS = 28 * 28
 class MLP(nn.Module):
     """Full connections from the pixels of a 28×28 image through `hidden` units a layer to one unit a class.
 
-    LeCun et al. 1998, section III C 5 and 6: 4.7 % with 300 hidden units, 4.5 % with 1000, 3.05 % with 300 and 100.
+    LeCun et al. 1998, section III C: 4.7 % with 300 hidden units, 4.5 % with 1000, 3.05 % with 300 and 100.
     `activation`, of `ACTIVATIONS`, follows each hidden layer. `output` is "tanh" as in the paper, units in
     the range of targets of ±1, or "softmax": the sums themselves, for cross-entropy. `init` draws the
     weights: see `draw_weights`.
@@ -25,7 +25,7 @@ class MLP(nn.Module):
         channels: int = 1,
         hidden: Sequence[int] = (300,),
         activation: str = "scaled_tanh",
-        init: str = "lecun",
+        init: str = "xavier",
         output: str = "tanh",
     ) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ CACHE = 2000  # MB for the kernel's values while it learns: scikit-learn's own 2
 
 
 class PolynomialSVM(Classical):
-    """A support vector machine with the kernel (gamma·x·s + coef0)^degree (III C 11): degree 4, deslanted, 1.1 %.
+    """A support vector machine with the kernel (gamma·x·s + coef0)^degree: degree 4, deslanted, 1.1 %.
 
     Images x and support vectors s are scaled to unit length, so that x·s is the cosine between them and a thick digit
     is like the same digit in thin strokes; without, 1.3 % of MNIST are misclassified, not 1.0. One machine for each two
