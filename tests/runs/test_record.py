@@ -16,7 +16,7 @@ RECIPE = ("experiment=record", "dataset=digits", "epochs=3")
 
 
 # What asks for no value of an image.
-HARMLESS = {"__get__", "__len__", "size", "dim", "is_floating_point"}
+HARMLESS = {"shape", "dtype", "device", "ndim", "is_cuda", "requires_grad", "__len__", "size", "dim"}
 
 
 class Watched(Tensor):
@@ -27,6 +27,8 @@ class Watched(Tensor):
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN001,ANN206
         name = getattr(function, "__name__", "")
+        if name == "__get__":
+            name = function.__self__.__name__
         if name not in HARMLESS:
             events = JournalReader(Path("outputs/runs/0"))
             cls.looks.append((name, len([*events.of(Epoch)])))

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from helpers import make_data
 from lenetexp.errors import UserError
 from lenetexp.losses import CrossEntropy, MaximumAPosteriori, SquaredError
-from lenetexp.models.bitmaps import bitmaps
 from lenetexp.models.layers import EuclideanRBF, Subsampling, TableConv2d
 from lenetexp.models.lenet import LeNet
 from lenetexp.models.lenet_1989 import LeNet1989
@@ -94,16 +93,17 @@ def test_a_layer_without_a_rule_is_named(layer: nn.Module) -> None:
 
 
 def test_of_lenet_5s_head_it_is_the_diagonal_of_the_hessian() -> None:
-    """RBF units and the paper's criterion are one loss of the units below; where its own Hessian is negative, 0."""
+    """RBF units and the paper's criterion are one loss of the units below. So near each other, every class counts."""
     torch.manual_seed(0)
-    layer, head, loss = nn.Linear(6, 84), EuclideanRBF(bitmaps()), MaximumAPosteriori()
+    layer, head, loss = nn.Linear(6, 4), EuclideanRBF(torch.randn(10, 4) / 2), MaximumAPosteriori(j=2.0)
     images, labels = torch.randn(5, 1, 2, 3), torch.randint(10, (5,))
     found = curvature(nn.Sequential(nn.Flatten(), layer, head), loss, images, labels)[layer.bias]
-    expected = torch.zeros(84)
+    expected = torch.zeros(4)
     for image, label in zip(layer(images.flatten(1)).detach(), labels, strict=True):
         hessian = torch.autograd.functional.hessian(lambda x: loss(head(x[None]), label[None]), image)  # type: ignore[no-untyped-call]  # noqa: B023
-        expected += hessian.diagonal().clamp(min=0) / len(labels)
+        expected += hessian.diagonal() / len(labels)
     torch.testing.assert_close(found, expected)
+    assert (expected - 2).abs().min() > 0.1  # what it would be if no class counted
 
 
 def test_through_the_papers_own_layers() -> None:
@@ -118,7 +118,8 @@ def test_through_the_papers_own_layers() -> None:
     torch.testing.assert_close(h_x, (pool.coefficient.square() * h).repeat_interleave(2, 2).repeat_interleave(2, 3))
 
     conv, h = TableConv2d(3, [(0, 2), (1,)], kernel_size=4), torch.rand(1, 2, 3, 3)
-    _, (of_weight, of_bias) = _through(conv, x, None, h)
+    h_x, (of_weight, of_bias) = _through(conv, x, None, h)
+    torch.testing.assert_close(h_x, F.conv_transpose2d(h, conv.full_weight().square()))
     for kernel, (output, seen) in zip(of_weight, [(0, 0), (0, 2), (1, 1)], strict=True):
         patches = x[0, seen].square().unfold(0, 4, 1).unfold(1, 4, 1)  # 3×3×4×4
         torch.testing.assert_close(kernel, torch.einsum("hw,hwij->ij", h[0, output], patches))

@@ -38,9 +38,9 @@ class LeNet1989(nn.Module):
     """The net of 1989 for N×channels×28×28 images with values in [0, 1]; returns N×classes scores.
 
     It had 16×16 images, which the digit filled, in [-1, 1]. MNIST's digits are 20×20, but centred by their mass: the
-    middle 24×24, which holds nearly all their ink, is scaled to 16×16 here. With one channel and ten classes it has
-    9,760 parameters: h1 1,068, h2 2,592, h3 5,790, output 310; 1,256 units, those of the image included, and 64,660
-    connections.
+    middle 24×24, which holds nearly all their ink, is scaled to 16×16 here, so that a digit fills about 13×13. With one
+    channel and ten classes it has 9,760 parameters: h1 1,068, h2 2,592, h3 5,790, output 310; 1,256 units, those of the
+    image included, and 64,660 connections.
 
     `activation`, of `ACTIVATIONS`, follows h1, h2 and h3. `output` is "tanh" as in the paper, units in the range of
     their targets ±1, or "softmax": raw logits. `init` draws the weights: see `draw_weights`.

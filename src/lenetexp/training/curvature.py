@@ -1,10 +1,10 @@
 """The second derivative of the loss by each weight, for the diagonal Levenberg-Marquardt step: backpropagated, too.
 
 LeCun et al. (1998), appendix C: of the Hessian only the diagonal is kept, layer by layer, and of each layer's only the
-squares of first derivatives (Gauss-Newton). The loss's own second derivative is exact, RBF units included; where it is
-negative, 0 is taken, so that no weight's is negative. A layer whose units sum w·x gives its inputs
-h_x = Σ w² h_y and its weights h_w = Σ x² h_y, summed over the places that a shared weight is used at: the layer's own
-backward pass, on squared weights and squared inputs. A function of single values gives h_x = f'(x)² h_y.
+squares of first derivatives (Gauss-Newton). The criterion's own second derivative is exact, RBF units included; that of
+a custom loss may be negative, which counts as 0. A layer whose units sum w·x gives its inputs h_x = Σ w² h_y and its
+weights h_w = Σ x² h_y, summed over the places that a shared weight is used at: the layer's own backward pass, on
+squared weights and squared inputs. A function of single values gives h_x = f'(x)² h_y.
 """
 
 import copy
@@ -25,9 +25,10 @@ from lenetexp.optim import DiagonalLevenbergMarquardt
 from lenetexp.training.batches import as_floats, generator
 
 # Layers that pass values on as they are, or choose among them: their own backward pass is right for squares, too.
-UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.ZeroPad2d)
-# Each value by itself.
-POINTWISE = tuple(type(make()) for make in ACTIVATIONS.values())
+UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d)
+# Functions of single values.
+POINTWISE = tuple(ACTIVATIONS.values())
+# Linear in their weights and in their inputs.
 WEIGHTED_SUMS = (nn.Linear, nn.Conv2d, TableConv2d, Subsampling)
 
 
@@ -132,7 +133,10 @@ def _through(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple
             (slope,) = torch.autograd.grad(module(x.requires_grad_()).sum(), x)
         return slope.square() * h, []
     if not isinstance(module, WEIGHTED_SUMS):
-        raise UserError(f"optimizer: DiagonalLevenbergMarquardt has no rule for a layer of {type(module).__name__}")
+        raise UserError(
+            f"optimizer: DiagonalLevenbergMarquardt has no rule for a layer of {type(module).__name__}; it knows "
+            "Linear, Conv2d, TableConv2d, Subsampling, average and max pooling, and the activations of model.activation"
+        )
     with torch.enable_grad():
         squares = {key: weight.detach().square().requires_grad_() for key, weight in module.named_parameters()}
         x = x.square().requires_grad_()
