@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
 from lenetexp.config.identity import swept_name
@@ -79,7 +79,7 @@ def beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Fig
     names = lines[keys[0]] if len(keys) == 1 else map(swept_name, lines[[*keys]].to_dict("records"))
     axes.set_yticks(places, [label(name, 60) for name in names])
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.8)))
+    axes.xaxis.set_minor_formatter(lambda error, _: f"{error:g}" if f"{error:e}"[0] in "236" else "")
     axes.legend(loc="lower right")
     return figure
 
