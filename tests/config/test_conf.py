@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -198,6 +198,10 @@ def test_the_command_line_overrides_a_machines_own_settings(conf: Path) -> None:
     assert composed("epochs=3", conf=conf)["epochs"] == 3
 
 
+def is_fitted_at_once(values: dict[str, Any]) -> bool:
+    return values["model"]["_target_"].rpartition(".")[2] in CLASSICAL
+
+
 # What nobody sets for a machine, or what follows from other settings.
 NOT_A_MACHINES = ("seed", "optimizer.eps", "scheduler.epochs", "scheduler.steps_per_epoch")
 
@@ -218,7 +222,7 @@ def test_a_machines_own_settings_cannot_change_a_recipe(conf: Path, recipe: str)
     changed = composed(f"experiment={recipe}", conf=conf)
     assert (changed["data_dir"], changed["dataset"]["root"], changed["tracking"]["uri"]) == ("other",) * 3
     found = differences(values, changed)
-    if values["model"]["_target_"].rpartition(".")[2] in CLASSICAL:  # fitted at once: nothing else has an effect
+    if is_fitted_at_once(values):  # nothing else has an effect
         found = [key for key in found if key.startswith(("model.", "dataset."))]
     allowed = {f"device.{key}" for key in ("name", "threads", "compile", "deterministic")}
     allowed.add("optimizer.fused")  # the same sums
@@ -230,8 +234,7 @@ def test_a_machines_own_settings_cannot_change_a_recipe(conf: Path, recipe: str)
 def test_of_what_is_fitted_at_once_the_seed_decides_which_images_are_held_out() -> None:
     for row in ROWS:
         values = composed(f"experiment={row}", "seed=2")
-        at_once = values["model"]["_target_"].rpartition(".")[2] in CLASSICAL
-        assert values["dataset"]["split_seed"] == (2 if at_once else 0), row
+        assert values["dataset"]["split_seed"] == (2 if is_fitted_at_once(values) else 0), row
 
 
 @pytest.mark.parametrize("script", ["run", "predict"])
