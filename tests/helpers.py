@@ -48,6 +48,12 @@ Done = subprocess.CompletedProcess[str]
 Command = Callable[..., Done]
 Started = subprocess.Popen[str]
 
+# What a run draws.
+PICTURES = (
+    "confusion_matrix.png", "filters.png", "inside.png", "learning.gif", "learning_curves.png", "mistakes.png"
+)  # fmt: skip
+FIGURES = {f"figures/{name}" for name in PICTURES}
+
 # The same machine for every test: one thread, no GPU.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 

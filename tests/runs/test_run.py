@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from helpers import PROJECT, Done, InProcess, PlainLeNet, Server, Store, composed, run_script
+from helpers import FIGURES, PROJECT, Done, InProcess, PlainLeNet, Server, Store, composed, run_script
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
 from lenetexp.config.identity import leaves
@@ -25,10 +25,6 @@ from lenetexp.training.evaluate import evaluate
 from lenetexp.training.inside import MEASURES
 
 ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "predictions.csv", "reproduce"}
-PICTURES = (
-    "confusion_matrix.png", "filters.png", "inside.png", "learning.gif", "learning_curves.png", "mistakes.png"
-)  # fmt: skip
-FIGURES = {f"figures/{name}" for name in PICTURES}
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
 INSIDE = {
     f"inside/{layer}/{measure}"
