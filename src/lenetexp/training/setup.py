@@ -14,7 +14,7 @@ from lenetexp.config.targets import Target
 from lenetexp.datasets.load import Data
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.losses import loss_of
-from lenetexp.optim import build_optimizer, build_schedule, running_mean
+from lenetexp.optim import DiagonalLevenbergMarquardt, build_optimizer, build_schedule, running_mean
 from lenetexp.training.batches import seed_of
 from lenetexp.training.curvature import measure_curvature
 from lenetexp.training.state import Training
@@ -63,6 +63,11 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
     # A classifier that is fitted at once has nothing to step, and nothing to average.
     steps = parameters or [nn.Parameter(torch.zeros(()))]
     optimizer = build_optimizer(settings.optimizer, steps, settings.device.compile)
+    if settings.clip_norm is not None and isinstance(optimizer, DiagonalLevenbergMarquardt):
+        raise UserError(
+            f"clip_norm={settings.clip_norm:g}: must be null with {settings.optimizer.name}, whose rates are for whole "
+            "gradients: with clipped ones the net hardly learns"
+        )
     if parameters:
         measure_curvature(model, loss, optimizer, data.train, settings.seed, epoch=0, most=2)  # or say that it cannot
     averages = settings.ema is not None and parameters
