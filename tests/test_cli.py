@@ -35,6 +35,10 @@ IN_THE_CONFIG = {
     "dataset=mnistt": ["dataset=mnistt", "must be one of cifar10, digits", "did you mean mnist?"],
     "experiment=tut": ["experiment=tut", "smoke, tutorial"],
     "+foo=1": ["foo=1", "no such setting"],
+    "-m optimizer=sgd,adam optimizer.betas=[0.8,0.9]": [
+        "optimizer.betas=[0.8,0.9]: there is no such setting; optimizer has lr, momentum",
+        "if the settings of optimizer=sgd,adam include it, write ++optimizer.betas=[0.8,0.9]",
+    ],
     "optimizer.lr=0.1,0.2": ["optimizer.lr=0.1,0.2", "needs -m"],
     "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
     "hydra.run.dir=file/below": ["file/below", "Not a directory"],

@@ -1,6 +1,7 @@
 """One sentence for every mistake that pydantic, Hydra or OmegaConf reports: the key, the value, what is allowed."""
 
 import re
+import sys
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -103,7 +104,16 @@ def _of_composition(message: str, cause: BaseException | None) -> str | None:
     if not keys:
         return f"{given}: {place} has no settings inside; give all of it: {place}=VALUE"
     there = f"{place} has" if known else "there are"
-    return f"{given}: there is no such setting; {there} {', '.join(keys)}{nearest(unknown, [*keys, *inner])}"
+    has = f"{there} {', '.join(keys)}{nearest(unknown, [*keys, *inner])}"
+    return f"{given}: there is no such setting; {has}{_of_swept(given)}"
+
+
+def _of_swept(given: str) -> str:
+    """How to set what only some options of a swept group have: Hydra composes without the swept groups first."""
+    groups = ("experiment", given.partition(".")[0])
+    swept = [word for word in sys.argv if word.partition("=")[0] in groups and "," in word]
+    multirun = "-m" in sys.argv or "--multirun" in sys.argv
+    return f"; if the settings of {swept[0]} include it, write ++{given}" if swept and multirun else ""
 
 
 def _inner(config: DictConfig) -> list[str]:
