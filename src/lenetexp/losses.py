@@ -45,7 +45,7 @@ class MaximumAPosteriori(nn.Module):
     class more, "none of these", whose penalty is `j` for every image. The paper says only that j is positive.
     """
 
-    def __init__(self, j: float = 0.1) -> None:
+    def __init__(self, j: float = 5.0) -> None:
         super().__init__()
         self.j = j
 
