@@ -112,8 +112,7 @@ def _of_swept(given: str) -> str:
     """How to set what only some options of a swept group have: Hydra composes without the swept groups first."""
     groups = ("experiment", given.partition(".")[0])
     swept = [word for word in sys.argv if word.partition("=")[0] in groups and "," in word]
-    multirun = "-m" in sys.argv or "--multirun" in sys.argv
-    return f"; if the settings of {swept[0]} include it, write ++{given}" if swept and multirun else ""
+    return f"; if the settings of {swept[0]} include it, write ++{given}" if swept and "-m" in sys.argv else ""
 
 
 def _inner(config: DictConfig) -> list[str]:
