@@ -249,7 +249,7 @@ def main() -> None:
         diagnostics_cost(3 * options.rounds)
     if options.commands:
         print(f"\nwhole command, the tutorial's recipe, {options.epochs} epochs, {options.commands} each, in turn")
-        compare_commands(root, 1, options.epochs, options.commands)
+        compare_commands(root, 1, options.epochs, options.commands, f"device.threads={options.threads}")
         tracking_share(root, options.epochs)
     if options.sweeps:
         print(f"\nsweep, 8 runs of one epoch of MNIST at batch size 16, {options.sweeps} times each, in turn")

@@ -192,7 +192,7 @@ def test_a_prediction_that_finds_no_run_or_picture(
                 "optimizer: adagrad, adam",
                 "  batch_size=16                     images per optimizer step",
                 "  optimizer.betas=[0.9,0.999]       decay rates of the running means",
-                "  device.threads=null               torch's CPU threads, 1 or more",
+                "  device.threads=auto               CPU threads, 1 or more; auto: one",
                 "  scheduler.epochs=${epochs} ",
                 "  dataset.augment.shift=2\n",
                 "scripts/predict.py run=latest",

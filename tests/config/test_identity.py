@@ -41,6 +41,13 @@ def test_a_setting_that_is_new_leaves_older_hashes_as_they_were() -> None:
     assert config_hash(composed("experiment=tutorial", "model.init=xavier")) != config_hash(older)
 
 
+def test_a_default_run_has_the_hash_that_it_had_before_it_chose_its_threads_itself() -> None:
+    values = composed()
+    assert values["device"]["threads"] == "auto"
+    assert config_hash(values) == config_hash(composed("device.threads=null"))
+    assert config_hash(values) != config_hash(composed("device.threads=1"))
+
+
 def test_the_hash_distinguishes_seeds_that_a_float_cannot_hold() -> None:
     assert config_hash({"seed": 2**53}) != config_hash({"seed": 2**53 + 1})
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import assert_same_weights, composed, make_data
+from helpers import InProcess, assert_same_weights, composed, make_data
 from lenetexp.config.schema import Device, RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.training.loop import Recipe, fit
+from lenetexp.training import setup
 from lenetexp.training.setup import THREADS, pick_device, set_up
 from lenetexp.training.state import Training
 from sample_training import weights
@@ -54,6 +55,36 @@ def test_a_run_after_one_that_set_its_threads_has_torchs_number_again() -> None:
         assert torch.get_num_threads() == threads
     pick_device(Device(name="cpu", threads=None))
     assert torch.get_num_threads() == THREADS
+
+
+@pytest.mark.parametrize(
+    ("variable", "device", "takes_steps", "expected"),
+    [
+        (None, "cpu", True, 1),
+        ("OMP_NUM_THREADS", "cpu", True, 5),  # the user's choice, which torch has taken
+        ("MKL_NUM_THREADS", "cpu", True, 5),
+        (None, "cpu", False, 5),
+        (None, "cuda", True, 5),
+    ],
+)
+def test_auto_is_one_thread_for_a_net_on_the_cpu_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, variable: str | None, device: str, takes_steps: bool, expected: int
+) -> None:
+    monkeypatch.setattr(setup, "THREADS", 5)
+    for name in setup.THREAD_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, "5")
+    assert setup.choose_threads(Device(threads="auto"), device, takes_steps) == expected
+
+
+def test_a_default_run_says_that_it_has_one_thread(
+    here: InProcess, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(setup, "THREADS", THREADS + 1)
+    here.train()
+    assert "CPU, 1 thread, fp32" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -53,6 +53,8 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = dict(leaves(values))
     if flat.get("dataset._target_") == SAME_WHEREVER:
         flat.pop("dataset.root", None)
+    if flat.get("device.threads") == "auto":
+        flat["device.threads"] = None  # the default before there was auto: older runs keep their hashes
     known = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
     return {key: _as_typed(value) for key, value in known.items() if defines_experiment(key)}
 

@@ -33,7 +33,7 @@ class Device(Settings):
     """What to compute on, and how."""
 
     name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: f.Count | None = None
+    threads: f.CountOrAuto | None = None  # as in older runs: torch decides
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     deterministic: bool = False

@@ -37,7 +37,7 @@ def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
         keeper = None if settings.keep is None else Keeper(Path(settings.keep).expanduser(), nets[0].facts.classes)
         images = TestImages(nets, runs, settings.root)
         shown = [_shown(net, stored) for net, stored in zip(nets, runs, strict=True)]
-        bench = Bench([Watched(net, device) for net in nets], shown, images, keeper, settings.device.threads or 1)
+        bench = Bench([Watched(net, device) for net in nets], shown, images, keeper, torch.get_num_threads())
         for each in shown:
             print(wrapped(f"run {each.run_id} ({each.name}): {each.about}"))
         if images.gallery.note:

@@ -17,7 +17,7 @@ import torch
 from lenetexp.cli import require_empty
 from lenetexp.config.identity import INVOCATION_KEYS, config_hash, leaves, name_of, swept_name
 from lenetexp.config.schema import RunConfig
-from lenetexp.config.targets import Dataset
+from lenetexp.config.targets import ClassicalModel, Dataset
 from lenetexp.datasets.load import Data, load
 from lenetexp.errors import UserError, counted, one_line, without_password, wrapped
 from lenetexp.reporting.run_summary import end_of_run, start_of_run
@@ -68,7 +68,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
             said = f"is finished already: validation {reached:.2%}, test {tested:.2%}. It is not trained again"
             print(wrapped(f"Run {plan.previous.run_id} of this config {said}; without resume a new run begins."))
             return reached
-    device = pick_device(settings.device)
+    device = pick_device(settings.device, takes_steps=not isinstance(settings.model, ClassicalModel))
     data = _load_once(settings.dataset, device)
     training = set_up(settings, data, device)
     store = None if settings.tracking.offline else call(open_store, settings.tracking)

@@ -19,17 +19,34 @@ from lenetexp.training.batches import seed_of
 from lenetexp.training.curvature import measure_curvature
 from lenetexp.training.state import Training
 
-THREADS = torch.get_num_threads()  # torch's own choice, or that of OMP_NUM_THREADS
+THREADS = torch.get_num_threads()  # torch's own choice, or that of the variables that it reads
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def pick_device(settings: Device) -> torch.device:
-    """The device that `settings` name, with torch's threads and determinism set; `UserError` if there is none."""
+def choose_threads(settings: Device, device: str, takes_steps: bool) -> int:
+    """Choose the number of CPU threads from the settings and the environment, never from the machine's load.
+
+    Sums are rounded differently with another number of threads, and a run must give the same weights again.
+    """
+    if settings.threads != "auto":
+        return settings.threads or THREADS
+    # A step of a small net is short: threads that wait for each other at every layer cost more than they bring as soon
+    # as another program runs (docs/benchmark.md).
+    is_users_choice = any(name in os.environ for name in THREAD_VARIABLES)
+    return 1 if device == "cpu" and takes_steps and not is_users_choice else THREADS
+
+
+def pick_device(settings: Device, takes_steps: bool = True) -> torch.device:
+    """Find the device that `settings` name, and set torch's threads and determinism.
+
+    `takes_steps` is false for a classifier that is fitted at once. Raises `UserError` if there is no such device.
+    """
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     usable = [kind for kind, exists in found.items() if exists]
     name = usable[0] if settings.name == "auto" else settings.name
     if name not in usable:
         raise UserError(f"device={name}: torch finds no such device; must be auto or {', '.join(usable)}")
-    torch.set_num_threads(settings.threads or THREADS)
+    torch.set_num_threads(choose_threads(settings, name, takes_steps))
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, so that a number means the same everywhere
     if settings.deterministic:
         # Must be set before CUDA starts; the value is from torch's notes on reproducibility.
