@@ -84,6 +84,7 @@ def test_only_some_keys_define_an_experiment() -> None:
 def test_a_run_is_named_by_what_was_asked_for() -> None:
     asked = ["optimizer.lr=0.02", "+model.activation=relu", "tracking.uri=x", "hydra.run.dir=y", "dataset.root=z"]
     assert name_of(asked) == "lr=0.02 activation=relu"
+    assert name_of(["device=cpu", "device.threads=1", "optimizer.fused=false", "epochs=2"]) == "epochs=2"
     assert name_of([]) == ""
     assert len(name_of([f"model.x{i}={i}" for i in range(99)])) == 120, "what MLflow's table can show"
 

@@ -67,6 +67,22 @@ def test_red_is_above_zero_and_blue_below_on_one_scale_for_all_frames(tmp_path: 
     assert (some == weak_red).all(), "0.5 of 2 epochs is 1 of one"
 
 
+def test_a_map_stands_under_the_middle_of_its_kernel(tmp_path: Path) -> None:
+    """Of 28 pixels, a tile has room for 3 times as many; of a kernel's 5 for 19 times."""
+    layer, frames = nn.Conv2d(1, 1, 5), Frames()
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    data = make_data(1)
+    data.test.images.fill_(255)
+    draw_learning(layer, data, with_frame(frames, 0, layer), epochs(0), tmp_path)
+    (page,) = pages(tmp_path)
+    middles = []
+    for top in (2 * LINE + 1, 3 * LINE + TILE + 1):
+        coloured = np.flatnonzero((page[top + 5, 2 * GAP + TILE :] < 240).any(1))
+        middles.append((coloured[0] + coloured[-1]) / 2)
+    assert middles[0] == pytest.approx(middles[1], abs=1) and middles[0] == pytest.approx(TILE / 2, abs=1)
+
+
 @pytest.mark.parametrize(("side", "channels"), [(28, 1), (64, 1), (100, 3)])
 def test_the_largest_is_under_2_mb(tmp_path: Path, side: int, channels: int) -> None:
     """Noise, which cannot be compressed, in as many frames and kernels as there can be."""

@@ -19,7 +19,10 @@ def test_a_dead_layer_is_red_and_a_step_of_next_to_nothing_is_dark() -> None:
     assert figure is not None
     pictures = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in pictures] == [name for name, _, _ in MAPS.values()]
-    assert [label.get_text() for label in pictures[0].get_yticklabels()] == ["c1", "output"], "the input's at the top"
+    assert [label.get_text() for label in pictures[0].get_yticklabels()] == ["c1 (first)", "output (last)"], (
+        "the input's at the top"
+    )
+    assert any("red: nothing at all" in text.get_text() for text in figure.texts)
     for axes, (_, low, _) in zip(pictures, MAPS.values(), strict=True):
         shown = axes.images[0].get_array()
         assert shown is not None

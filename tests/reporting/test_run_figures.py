@@ -56,12 +56,24 @@ def test_learning_curves_show_every_epoch_and_the_best_one() -> None:
     assert set(accuracies.lines[3].get_ydata()) == {0.1} and len(losses.lines) == 3
 
 
+def test_the_axis_of_accuracies_is_where_they_are() -> None:
+    epochs = history(0.95, 0.99)  # in training 0.1 less
+    losses, accuracies = run_figures.learning_curves(epochs, epochs[1], 10, "t").axes
+    low, high = accuracies.get_ylim()
+    assert 0.8 < low < 0.85 and high == 1
+    assert legend(accuracies) == ["training", "validation", "best epoch: 99.00%"], "chance would be far below"
+    for line in (*losses.lines[:2], *accuracies.lines[:2]):
+        assert not line.get_clip_on(), "a marker on an axis is whole"
+    assert losses.get_xlim()[0] < 1 and losses.get_xlim()[1] > 2
+
+
 def test_a_single_epoch_is_a_point_inside_the_axes() -> None:
     epochs = history(0.7)
     for axes in run_figures.learning_curves(epochs, epochs[0], 10, "t").axes:
         assert all(line.get_marker() == "o" for line in axes.lines[:2])
         low, high = axes.get_xlim()
         assert low < 1 < high
+        assert list(axes.xaxis.get_major_locator().tick_values(low, high)) == [1]
         assert axes.get_ylim()[0] <= min(axes.lines[1].get_ydata()) <= axes.get_ylim()[1]
 
 

@@ -17,6 +17,10 @@ REMARK_KEYS = ("published",)
 COMPOSITION_KEYS = ("sweep", "hydra")
 # Part of the experiment, but of no interest when runs are compared.
 NOT_COMPARED = ("dataset.root", "device.threads")
+# Where and how the arithmetic is done: of no interest in a name either.
+NOT_NAMED = (
+    *NOT_COMPARED, "device", "device.name", "device.compile", "device.deterministic", "optimizer.fused"
+)  # fmt: skip
 # These images are the same wherever they lie. A folder of pictures is told apart by its place.
 SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
 
@@ -106,7 +110,7 @@ def short(value: str) -> str:
 def name_of(overrides: Iterable[str]) -> str:
     """A run's name, from what its command line asks for; empty if that is the default."""
     pairs = [word.lstrip("+").partition("=") for word in overrides]
-    asked = {key: value for key, _, value in pairs if value and defines_experiment(key) and key != "dataset.root"}
+    asked = {key: value for key, _, value in pairs if value and defines_experiment(key) and key not in NOT_NAMED}
     return swept_name(asked)[:120]  # what MLflow's table of runs can show
 
 

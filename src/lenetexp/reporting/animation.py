@@ -41,7 +41,8 @@ def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequenc
         limit = float(values.abs().max())  # one scale for all frames: growth is visible
         _write(sheet, f"{caption}: blue below zero, red above, up to ±{limit:.2g}", top - LINE)
         rows.append(_enlarged(_indices(values, limit)))
-    sheet.paste(Image.fromarray(_enlarged(_grey(image))), (GAP, tops[1]))
+    picture = _enlarged(_grey(image))
+    sheet.paste(Image.fromarray(picture), (GAP + (TILE - picture.shape[1]) // 2, tops[1]))
     pages = []
     for number, epoch in enumerate(frames):
         page = sheet.copy()
@@ -50,7 +51,7 @@ def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequenc
         pixels = np.asarray(page) // (256 // GREYS)
         for tiles, top in zip(rows, tops, strict=True):
             for column, tile in enumerate(tiles[number], start=1):
-                left = GAP + column * (TILE + GAP)
+                left = GAP + column * (TILE + GAP) + (TILE - tile.shape[1]) // 2  # a map under its kernel
                 pixels[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
         pages.append(Image.fromarray(pixels))
         pages[-1].putpalette(_palette())

@@ -64,7 +64,10 @@ def draw_run(
 
 @with_grid
 def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: int, title: str) -> Figure:
-    """Loss and accuracy of every epoch, with a dotted line at the best one, and the accuracy of guessing."""
+    """Draw loss and accuracy of every epoch, with a dotted line at the best one.
+
+    Accuracy reaches from its lowest value to 1, or, if a curve begins nearer to guessing than to 1, from 0.
+    """
     figure = new_figure(11, 4.2, title, fitted=False)
     figure.subplots_adjust(left=0.065, right=0.835, bottom=0.145, top=0.88)
     losses, accuracies = figure.subplots(1, 2)
@@ -74,14 +77,20 @@ def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: 
         (losses, "loss per example", [r.train_loss for r in history], [r.val_loss for r in history]),
         (accuracies, "accuracy", [r.train_accuracy for r in history], [r.val_accuracy for r in history]),
     ):
-        axes.plot(epochs, train, color=TRAIN, marker=marker, markersize=4, label="training")
-        axes.plot(epochs, val, color=VAL, marker=marker, markersize=4, label="validation")
+        for values, colour, of in ((train, TRAIN, "training"), (val, VAL, "validation")):
+            # Not clipped: markers stand on the axes, at a loss of 0 or an accuracy of 1.
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=of, clip_on=False, zorder=3)
         axes.axvline(best.epoch, color=INK, linewidth=0.8, linestyle=":", label=f"best epoch: {best.val_accuracy:.2%}")
-        axes.set(xlabel="epoch", ylabel=name, xlim=(min(1, len(epochs) - 1), None))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        room = max(0.03 * len(epochs), 0.2)
+        axes.set(xlabel="epoch", ylabel=name, xlim=(1 - room, len(epochs) + room))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     losses.set_ylim(bottom=0)
-    accuracies.axhline(1 / classes, color=TRAIN, linewidth=0.8, linestyle="--", label=f"chance: {1 / classes:.1%}")
-    accuracies.set_ylim(0, 1.005)
+    chance, lowest = 1 / classes, min(min(record.train_accuracy, record.val_accuracy) for record in history)
+    if lowest - chance < 1 - lowest:
+        accuracies.axhline(chance, color=TRAIN, linewidth=0.8, linestyle="--", label=f"chance: {chance:.1%}")
+        accuracies.set_ylim(0, 1)
+    else:
+        accuracies.set_ylim(lowest - max(0.05 * (1 - lowest), 0.005), 1)
     # Beside the curves, whose shape nobody knows beforehand.
     accuracies.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
     return figure
