@@ -73,7 +73,7 @@ def test_a_single_epoch_is_a_point_inside_the_axes() -> None:
         assert all(line.get_marker() == "o" for line in axes.lines[:2])
         low, high = axes.get_xlim()
         assert low < 1 < high
-        assert list(axes.xaxis.get_major_locator().tick_values(low, high)) == [1]
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
         assert axes.get_ylim()[0] <= min(axes.lines[1].get_ydata()) <= axes.get_ylim()[1]
 
 

@@ -34,12 +34,30 @@ def test_a_run_prints_no_line_wider_than_the_terminal(here: InProcess, capsys: p
         assert len(line) <= 72 or line.endswith((address, here.uri)), line
 
 
+def test_images_that_validate_and_test_are_not_counted_as_two_sets(
+    here: InProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here.train("dataset.validation=test", recipe=("epochs=1",))
+    assert "1,438 training, 359 test images (validation uses the same)" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_line_of_an_epoch_fits_whatever_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(epochs=9999, steps=1)
     progress.epoch(EpochRecord(9999, 1234.5678, 1.0, 1234.5678, 1.0, 1.23e-10, 123456.0, improved=True))
     group, head, line = capsys.readouterr().out.splitlines()
     assert max(map(len, (group, head, line))) <= 72
-    assert line.split() == ["9999", "1234.5678", "100.00%", "1234.5678", "100.00%", "1.23e-10", "123,456", "best"]
+    assert line.split() == ["9999", "1234.6", "100.00%", "1234.6", "100.00%", "1.23e-10", "123,456", "best"]
+
+
+def test_the_columns_of_the_epochs_stand_below_each_other_even_if_the_loss_explodes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    progress = Progress(epochs=4, steps=1)
+    for epoch, loss in enumerate((0.1234, 999.99999, 99999.9, 5.6e29), start=1):
+        progress.epoch(EpochRecord(epoch, loss, 0.1, loss, 0.1, 55100.0, 900.0, improved=False))
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert {tuple(match.start() for match in re.finditer("%", line)) for line in lines} == {(25, 45)}
+    assert len({*map(len, lines)}) == 1
 
 
 def test_a_text_is_folded_after_punctuation_and_a_command_is_not() -> None:

@@ -107,6 +107,7 @@ def test_a_classifier_that_is_fitted_at_once_takes_any_settings(words: list[str]
         (["loss._target_=torch.nn.MSELoss", "~loss.label_smoothing"], "^loss: MSELoss must make one number of 2×10"),
         (["loss._target_=torch.nn.PReLU", "~loss.label_smoothing"], "^loss: PReLU has weights of its own"),
         (["optimizer=levenberg_marquardt", "clip_norm=1"], "^clip_norm=1: must be null with DiagonalLeven"),
+        (["batch_size=151"], "^batch_size=151: must be at most 150, the number of training images$"),
         (["model=boosted_lenet_4", "optimizer=levenberg_marquardt"], "no rule for a loss of several nets"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

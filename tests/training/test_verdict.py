@@ -1,5 +1,7 @@
 """Nets made to fail in one way are told so; nets that learn are told nothing."""
 
+from dataclasses import replace
+
 import pytest
 
 from lenetexp.training.evaluate import Diverged
@@ -37,6 +39,14 @@ def test_a_diverged_run_says_what_to_try() -> None:
     assert verdict.sentence == (
         "diverged; the loss stopped being finite in epoch 2: optimizer.lr is too large, try a tenth"
     )
+
+
+def test_where_a_tenth_would_be_as_bad_the_advice_is_to_look_for_a_rate() -> None:
+    at_once = judge([], 10, 143, Diverged(1))
+    wild = judge(records(0.1, inside=HEALTHY | {"c3/update_ratio": 50.0}), 10, 143)
+    exploded = [replace(record, train_loss=5.6e19) for record in records(0.1, inside=HEALTHY | {"c3/dead": 1.0})]
+    for verdict in (at_once, wild, judge(exploded, 10, 143)):
+        assert "optimizer.lr is far too large; python scripts/find_lr.py with the same settings" in verdict.sentence
 
 
 HEALTHY = {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lenetexp.config.identity import trust_needed
 from lenetexp.config.schema import RunConfig
-from lenetexp.reporting.terminal import rows, shown
+from lenetexp.reporting.terminal import format_loss, rows, shown
 from lenetexp.tracking.names import File
 from lenetexp.tracking.recorder import Recorder
 from lenetexp.tracking.store import Store
@@ -23,8 +23,11 @@ def start_of_run(
 ) -> str:
     """What the settings' own summary cannot tell; `resumes` is the id of the run whose epochs it begins with."""
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
-    counts = f"{len(data.train):,} training, {len(data.val):,} validation, {len(data.test):,} test images"
-    chosen_on = "the test images" if settings.dataset.validation == "test" else "validation images"
+    if settings.dataset.validation == "test":
+        others, chosen_on = f"{len(data.test):,} test images (validation uses the same)", "the test images"
+    else:
+        others, chosen_on = f"{len(data.val):,} validation, {len(data.test):,} test images", "validation images"
+    counts = f"{len(data.train):,} training, {others}"
     pairs = [
         ("net", f"{parameters:,} parameters" if parameters else "no weights that steps would train"),
         ("data", f"{data.name}: {counts}, {'×'.join(map(str, data.image_shape))}, {len(data.classes)} classes"),
@@ -54,8 +57,8 @@ def end_of_run(
         correct = f"{test.correct:,} of {len(test.labels):,} correct"
         pairs += [
             ("best epoch", f"{best.epoch} of {len(history)}"),
-            ("validation", f"accuracy {best.val_accuracy:.2%}, loss {best.val_loss:.4f}"),
-            ("test", f"accuracy {test.accuracy:.2%} ({correct}), loss {test.loss:.4f}{published}"),
+            ("validation", f"accuracy {best.val_accuracy:.2%}, loss {format_loss(best.val_loss)}"),
+            ("test", f"accuracy {test.accuracy:.2%} ({correct}), loss {format_loss(test.loss)}{published}"),
             ("throughput", f"{throughput:,.0f} images/s"),
             ("weights", shown(folder / File.BEST)),
             ("pictures", shown(folder / File.FIGURES)),

@@ -113,11 +113,16 @@ class Progress:
             say("         training           validation")
             say("  epoch      loss accuracy       loss accuracy       lr  images/s")
         say(
-            f"  {record.epoch:>5}  {record.train_loss:>8.4f} {record.train_accuracy:>8.2%}"
-            f"  {record.val_loss:>9.4f} {record.val_accuracy:>8.2%}"
+            f"  {record.epoch:>5}  {format_loss(record.train_loss):>8} {record.train_accuracy:>8.2%}"
+            f"  {format_loss(record.val_loss):>9} {record.val_accuracy:>8.2%}"
             f" {record.lr:>8.3g} {record.images_per_second:>9,.0f}"
             f"{'  best' if record.improved else ''}"
         )
+
+
+def format_loss(loss: float) -> str:
+    """Format a loss in at most eight characters: one that explodes must not push its line's columns apart."""
+    return f"{loss:.4f}" if loss < 999 else f"{loss:.1f}" if loss < 1e5 else f"{loss:.2e}"
 
 
 def sparkline(accuracies: Sequence[float]) -> str:

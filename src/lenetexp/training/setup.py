@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lenetexp.config.schema import Device, RunConfig
-from lenetexp.config.targets import Target
+from lenetexp.config.targets import ClassicalModel, Target
 from lenetexp.datasets.load import Data
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.losses import loss_of
@@ -70,6 +70,10 @@ def describe_device(device: torch.device) -> str:
 
 def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
     """What learns, before the first step; the seed alone decides the weights. `UserError` if it cannot work."""
+    if settings.batch_size > len(data.train) and not isinstance(settings.model, ClassicalModel):
+        raise UserError(
+            f"batch_size={settings.batch_size}: must be at most {len(data.train)}, the number of training images"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("weights", settings.seed, 0))
         model = build_net(settings.model, len(data.classes), data.image_shape)

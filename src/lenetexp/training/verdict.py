@@ -12,6 +12,8 @@ LEARNED, FAILED, COLLAPSED, DIVERGED = "learned", "did not learn", "collapsed", 
 # between 5e-4 and 5e-3, the deviation before the output layer and the ratio of gradients above 0.3: docs/verdicts.md.
 SATURATED = 0.9  # share of a layer
 TOO_LARGE, TOO_SMALL = 0.03, 1e-4  # size of a step, relative to the weights
+FAR_TOO_LARGE = 0.3  # of which a tenth may still be too large
+EXPLODED = 1000.0  # loss; guessing has the logarithm of the number of classes
 SAME_FOR_ALL = 0.02  # deviation from image to image
 VANISHED = 0.02  # gradient of the first layer, relative to that of the last
 
@@ -37,7 +39,7 @@ class Verdict:
 def judge(history: Sequence[EpochRecord], classes: int, images: int, diverged: Diverged | None = None) -> Verdict:
     """The verdict on a finished training; `images` are those of the validation accuracy."""
     if diverged is not None:
-        return Verdict(DIVERGED, DIVERGED, (f"{diverged}: optimizer.lr is too large, try a tenth",))
+        return Verdict(DIVERGED, DIVERGED, (f"{diverged}: {_advise_smaller(is_far=not history)}",))
     chance, last = 1 / classes, history[-1].val_accuracy
     reached = [record for record in history if better_than_chance(record.val_accuracy, classes, images)]
     best = max(record.val_accuracy for record in history)
@@ -49,6 +51,12 @@ def judge(history: Sequence[EpochRecord], classes: int, images: int, diverged: D
     # The last epoch that was good by the same measure.
     good = [record.epoch for record in reached if record.val_accuracy - chance >= (best - chance) / 2]
     return Verdict(COLLAPSED, f"{COLLAPSED} after epoch {good[-1]}", tuple(_why(history[good[-1] :]))[:2])
+
+
+def _advise_smaller(is_far: bool) -> str:
+    """What to do about a rate that is too large, or so far too large that a tenth of it may be as well."""
+    find = "python scripts/find_lr.py with the same settings shows which rates learn"
+    return f"optimizer.lr is far too large; {find}" if is_far else "optimizer.lr is too large, try a tenth"
 
 
 def _why(history: Sequence[EpochRecord]) -> Iterator[str]:
@@ -68,9 +76,12 @@ def _why(history: Sequence[EpochRecord]) -> Iterator[str]:
     elif flat is not None:
         share = f"{last[f'{flat}/saturated']:.0%}"
         yield f"{share} of what {flat} passes on is saturated, where its activation has almost no slope"
-    if steps[largest] > TOO_LARGE:
+    highest = max(record.train_loss for record in history)
+    if highest > EXPLODED:
+        yield f"the loss rose to {highest:.0e}: {_advise_smaller(is_far=True)}"
+    elif steps[largest] > TOO_LARGE:
         size = f"{steps[largest]:.0%} of its weights"
-        yield f"one step changes {largest} by {size}: optimizer.lr is too large, try a tenth"
+        yield f"one step changes {largest} by {size}: {_advise_smaller(is_far=steps[largest] > FAR_TOO_LARGE)}"
     elif len(inside) > 1 and max(one.get(f"{largest}/update_ratio", 0.0) for one in inside) < TOO_SMALL and not dead:
         size = f"{steps[largest]:.0e} of its weights"
         yield f"one step changes no layer by more than {size}: optimizer.lr is too small, try ten times as much"
