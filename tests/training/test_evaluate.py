@@ -1,9 +1,11 @@
 """Evaluation: every example once, and scores as plain torch computes them."""
 
 import pytest
+import torch
 import torch.nn.functional as F
 
 from helpers import make_data
+from lenetexp.datasets.load import Split
 from lenetexp.models.lenet import LeNet
 from lenetexp.training import evaluate as module
 from lenetexp.training.batches import as_floats
@@ -20,6 +22,14 @@ def test_every_example_is_scored_once_in_any_batching(monkeypatch: pytest.Monkey
     logits = model(as_floats(split.images))
     assert whole.loss == pytest.approx(F.cross_entropy(logits, split.labels).item(), rel=1e-5)
     assert whole.accuracy == pytest.approx((logits.argmax(1) == split.labels).double().mean().item())
+
+
+def test_images_that_are_floats_already_stay_as_they_are() -> None:
+    data = make_data(20).train
+    split = Split(data.images.float(), data.labels)
+    model = LeNet()
+    assert evaluate(model, split).loss == evaluate(model, split).loss == evaluate(model, data).loss
+    assert torch.equal(split.images, data.images.float())
 
 
 def test_the_confusion_matrix_has_true_classes_in_rows() -> None:

@@ -28,8 +28,8 @@ def generator(purpose: str, seed: int, epoch: int) -> torch.Generator:
 
 
 def as_floats(images: Tensor) -> Tensor:
-    """uint8 images as floats in [0, 1]."""
-    return images.float().div_(255)
+    """Images of 0 to 255 as floats in [0, 1]; the images stay as they are."""
+    return images.float() / 255
 
 
 def batches(
