@@ -50,6 +50,7 @@ def test_onnx_from_the_command_line(trained: InProcess) -> None:
     assert about["classes"] == [*"0123456789"] and about["input"]["shape"] == ["batch", 1, 28, 28]
     images = digits().test.images[:300].float() / 255
     session = onnxruntime.InferenceSession(str(file))
+    assert [ends[0].shape[0] for ends in (session.get_inputs(), session.get_outputs())] == ["batch", "batch"]
     for count in (1, 4, 5, 300):
         (found,) = session.run(None, {"images": images[:count].numpy()})
         assert np.allclose(found, logits(trained, images[:count]).detach().numpy(), atol=1e-4)

@@ -92,8 +92,8 @@ def to_onnx(model: nn.Module, example: Tensor, file: Path) -> Forward:
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.onnx.export(_traced(model, example), (), str(file), dynamo=True, input_names=["images"],
-                      output_names=["logits"], external_data=False, verbose=False)  # fmt: skip
+    torch.onnx.export(_traced(model, example), (example,), str(file), dynamo=True, dynamic_shapes=({0: "batch"},),
+                      input_names=["images"], output_names=["logits"], external_data=False, verbose=False)  # fmt: skip
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
