@@ -67,7 +67,7 @@ IN_PREDICT = {
 IN_PREDICT_WITH_A_RUN = {
     "run=4d1f": ["run=4d1f", "no such run", "latest, best or a run's id"],
     "tracking.experiment=Default": ["run=latest", "no finished run", "scripts/run.py"],
-    "images=file": ["file cannot be read as a picture"],
+    "images=file": ["file cannot be read"],
 }
 
 

@@ -1,7 +1,8 @@
 """What a trained net makes of images: scripts/predict.py. A run's record is all that it needs."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenetexp.config.commands import PredictConfig
-from lenetexp.datasets.images import find_images, read_image, unlike
+from lenetexp.datasets.images import SUFFIXES, Familiar, PictureFile, describe_counts, find_images, read_image
 from lenetexp.datasets.load import Split
+from lenetexp.datasets.mnist_form import Invert
 from lenetexp.errors import UserError, wrapped
 from lenetexp.reporting import run_figures, style
 from lenetexp.reporting.terminal import shown
@@ -26,13 +28,15 @@ Answer = tuple[list[str], style.Figure]  # what is printed, and the picture
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     """Prints what the net of a run predicts, and draws it into `folder`; `UserError` if there is nothing to predict."""
     device = pick_device(settings.device)
-    files = find_images(settings.images) if settings.images else []
+    files, ignored = find_images(settings.images or [])
     if len(files) == 1:
-        read_image(files[0], "L")  # if it cannot be read, say so before the slow part
+        read_image(files[0].path, "L")  # if it cannot be read, say so before the slow part
     stored = find_run(open_store(settings.tracking, create=False), settings.run)
     net = load(stored, settings.trust)
     net.model.to(device)
     lines, figure = _photos(net, files, settings, device) if files else _test_images(net, settings, device)
+    if ignored:
+        lines.append(f"ignored: {describe_counts(ignored)}; pictures are {SUFFIXES}")
     style.save({"predictions": figure}, folder)
     print(wrapped(f"run {stored.run_id} ({stored.name}): {net.about(stored)}"), end="\n\n")
     print("\n".join(lines))
@@ -40,7 +44,7 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
 
 
 def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
-    """Lines and a picture of the first test images of the run's own dataset."""
+    """Lines and a picture of some test images of the run's own dataset: the first, or of all classes if sorted."""
     data = net.own_images(settings.root, device)
     if data.classes != net.facts.classes:
         where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
@@ -49,7 +53,10 @@ def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device)
     lines = []
     if data.digest != net.facts.digest:
         lines.append("note: these are not the images that the run was made with (another digest)")
-    test = data.test[torch.arange(min(settings.count, len(data.test)), device=device)]
+    is_sorted = bool((data.test.labels.diff() >= 0).all())
+    count = min(settings.count, len(data.test))
+    numbers: Sequence[int] = _spread(len(data.test), count) if is_sorted else range(count)
+    test = data.test[torch.tensor(numbers, device=device)]
     predicted, confidences, all_classes = _guesses(net, test.images)
     actual = [data.classes[number] for number in test.labels]
     for guess, truth, confidence, every in zip(predicted, actual, confidences, all_classes, strict=True):
@@ -59,33 +66,75 @@ def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device)
     return lines, run_figures.predictions(test.images.cpu().numpy(), predicted, actual, confidences)
 
 
-def _photos(net: TrainedNet, files: list[Path], settings: PredictConfig, device: torch.device) -> Answer:
+def _spread(total: int, count: int) -> Sequence[int]:
+    """At most `count` numbers below `total`, in order and evenly spaced."""
+    count = min(total, count)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
+class Photo(NamedTuple):
+    """A picture of the user's that the net can be given."""
+
+    name: str
+    original: NDArray[np.uint8]  # H×W×3
+    image: NDArray[np.uint8]  # C×H×W, what the net is given of it
+    signs: int  # side by side, as far as that is looked for
+    actual: str | None  # its folder's name, if that is a class
+
+
+def _photos(net: TrainedNet, files: list[PictureFile], settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named."""
     lines = []
     if len(files) > settings.count:
-        lines.append(f"the first {settings.count} of {len(files)} pictures (count={len(files)} for all)")
-    used: list[tuple[str, NDArray[np.uint8], NDArray[np.uint8]]] = []  # name, picture, what the net is given of it
-    for file in files[: settings.count]:
+        chosen: Sequence[int] = range(settings.count)
+        if any(file.folder for file in files):
+            chosen = _spread(len(files), settings.count)
+        which = "the first " if chosen == range(settings.count) else ""
+        lines.append(f"{which}{settings.count} of {len(files)} pictures (count={len(files)} for all)")
+        files = [files[number] for number in chosen]
+    photos: list[Photo] = []
+    for file in files:
         try:
-            image = net.prepared(file, settings.invert)
-            used.append((str(file), np.array(read_image(file, "RGB")), image))
+            photos.append(_read_photo(net, file, settings.invert))
         except UserError as error:
             if len(files) == 1:
                 raise
             lines.append(f"skipped: {error}")
-    if not used:
+    if not photos:
         raise UserError(f"images: none of the pictures can be used; {lines[-1]}")
-    names, originals, prepared = zip(*used, strict=True)
-    images = np.stack(prepared)
+    images = np.stack([photo.image for photo in photos])
     predicted, confidences, all_classes = _guesses(net, torch.from_numpy(images).to(device))
     strange, captions = _strange(net, images, settings), []
-    for name, guess, confidence, every, odd in zip(names, predicted, confidences, all_classes, strange, strict=True):
-        doubt = "   not to be trusted: unlike the training images" if odd else ""
-        lines.append(f'{name}: predicted: "{guess}", confidence: {confidence:.1%}{doubt}')
+    for photo, guess, confidence, every, odd in zip(photos, predicted, confidences, all_classes, strange, strict=True):
+        actual = "" if photo.actual is None else f', actual: "{photo.actual}"'
+        wrong = "   wrong" if photo.actual not in (None, guess) else ""
+        doubt = "; ".join(_doubts(photo, odd))
+        note = f"   not to be trusted: {doubt}" if doubt else ""
+        lines.append(f'{photo.name}: predicted: "{guess}"{actual}, confidence: {confidence:.1%}{wrong}{note}')
         lines += [every] if settings.probabilities else []
-        captions.append(f"{guess}? unlike training" if odd else f"{guess} ({confidence:.0%})")
+        captions.append(f"{guess}? {doubt}" if doubt else f"{guess} ({confidence:.0%})")
+    scored = [photo.actual == guess for photo, guess in zip(photos, predicted, strict=True) if photo.actual is not None]
+    if scored:
+        lines.append(f"accuracy: {sum(scored) / len(scored):.2%} ({sum(scored)} of {len(scored)} correct)")
     title = "Each picture and what the net was given of it"
-    return lines, run_figures.prepared_photos([Path(name).name for name in names], originals, images, captions, title)
+    names, originals = [Path(photo.name).name for photo in photos], [photo.original for photo in photos]
+    return lines, run_figures.prepared_photos(names, originals, images, captions, title)
+
+
+def _read_photo(net: TrainedNet, file: PictureFile, invert: Invert) -> Photo:
+    signs = 1
+    if net.facts.like_mnist:
+        steps = net.mnist_steps(file.path, invert)
+        image, signs = steps.centred[None], steps.count_signs()
+    else:
+        image = net.prepared(file.path, invert)
+    actual = file.folder if file.folder in net.facts.classes else None
+    return Photo(str(file.path), np.array(read_image(file.path, "RGB")), image, signs, actual)
+
+
+def _doubts(photo: Photo, is_strange: bool) -> list[str]:
+    unlike = ["unlike the training images"] if is_strange else []
+    return unlike + ([f"holds {photo.signs} signs side by side, and a net reads one"] if photo.signs > 1 else [])
 
 
 def _strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:
@@ -94,7 +143,7 @@ def _strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig
         data = net.own_images(settings.root, torch.device("cpu"))
     except (UserError, OSError):
         return [False] * len(images)
-    return unlike(torch.from_numpy(images), data.train.images, data.val.images)
+    return Familiar(data.train.images, data.val.images).find_strangers(torch.from_numpy(images))
 
 
 def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float], list[str]]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,9 +13,10 @@ from torch import nn
 
 from lenetexp.config.schema import check
 from lenetexp.config.targets import Dataset, Settings, Target
-from lenetexp.datasets.images import Picture, as_trained, like_mnist, read_image
+from lenetexp.datasets.images import Picture, as_trained, read_image
 from lenetexp.datasets.load import Data
 from lenetexp.datasets.load import load as load_images
+from lenetexp.datasets.mnist_form import Invert, Steps, mnist_steps
 from lenetexp.errors import UserError, one_line
 from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.names import BEST_ACCURACY, File
@@ -72,12 +72,16 @@ class TrainedNet:
         """The images of the run's own dataset, from where the run found them unless `root` is another place."""
         return load_images(self.own_dataset(root), device)
 
-    def prepared(self, picture: Picture, invert: Literal["auto"] | bool = "auto") -> NDArray[np.uint8]:
+    def prepared(self, picture: Picture, invert: Invert = "auto") -> NDArray[np.uint8]:
         """A picture of any size as the net's images are, C×H×W; `UserError` if it cannot be one."""
         if self.facts.like_mnist:
-            return like_mnist(np.array(read_image(picture, "L")), invert, str(picture))
+            return self.mnist_steps(picture, invert).centred[None]
         image = as_trained(picture, self.facts.image_shape)
         return 255 - image if invert is True else image
+
+    def mnist_steps(self, picture: Picture, invert: Invert = "auto") -> Steps:
+        """A picture on its way into the form of a net for digits or letters; `UserError` if it shows no sign."""
+        return mnist_steps(np.array(read_image(picture, "L")), invert, str(picture))
 
 
 def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lenetexp.datasets.images import find_images, like_mnist, unlike
+from lenetexp.datasets.images import Familiar, PictureFile, find_images, read_image
+from lenetexp.datasets.local import digits
+from lenetexp.datasets.mnist_form import like_mnist, mnist_steps
 from lenetexp.errors import UserError
 from sample_images import centres_of_mass
 
@@ -131,6 +133,85 @@ def test_a_picture_without_a_sign_is_refused_by_name(spread: int, invert: bool |
         like_mnist(flat, invert, "scan-3.png")
 
 
+# ---- small pictures ----
+
+
+def cropped(image: Pixels) -> Pixels:
+    picture = Image.fromarray(image)
+    return np.array(picture.crop(picture.getbbox()))
+
+
+FORMS = {  # how a 28×28 digit, white on black, may be saved
+    "as it is": lambda image: image,
+    "inverted": lambda image: 255 - image,
+    "with a margin": lambda image: np.pad(image, 14),
+    "on a larger sheet": lambda image: np.pad(image, 42),
+    "four times larger": lambda image: np.array(Image.fromarray(image).resize((112, 112))),
+    "cut out": cropped,
+}
+
+
+def send_back(images: Pixels, form: str) -> Pixels:
+    return np.stack([like_mnist(FORMS[form](image), "auto", f"{i}.png")[0] for i, image in enumerate(images)])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_small_pictures_of_mnists_digits_come_back_as_they_were(form: str, mnist_root: Path) -> None:
+    content = (mnist_root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()
+    images = np.frombuffer(content, np.uint8, offset=16)[: 200 * 784].reshape(-1, 28, 28)
+    assert difference(send_back(images, form), images) < 12  # one pixel off 14 to 23, a blank image 33
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_small_pictures_of_digits_are_recognised(form: str) -> None:
+    train, test = digits().train, digits().test
+    back = torch.from_numpy(send_back(test.images[:100, 0].numpy(), form))
+    nearest = torch.cdist(*(some.flatten(1).float() for some in (back, train.images))).argmin(1)
+    assert (train.labels[nearest] == test.labels[:100]).sum() >= 80
+
+
+def test_a_thin_light_line_is_seen() -> None:
+    dark = np.zeros((300, 300), np.uint8)
+    dark[40:240, 150:152] = 255
+    assert size(like_mnist(dark, "auto", "1"))[0] == 20
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("ink", ["black", "white"])
+def test_ink_on_transparency_is_seen(ink: str, mode: str, tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (100, 100), (255, 255, 255, 0))
+    picture.paste(ink, (20, 10, 30, 90))
+    picture.save(tmp_path / "ink.png")
+    pixels = np.array(read_image(tmp_path / "ink.png", mode))
+    assert {int(pixels[50, 25].max()), int(pixels[0, 0].max())} == {0, 255}
+
+
+BLOCK = np.pad(np.full((180, 180), 100, np.uint8), 60, constant_values=200)  # wider than any stroke
+
+
+@pytest.mark.parametrize(
+    ("picture", "invert", "reason"),
+    [
+        (np.full((40, 30), 200, np.uint8), "auto", "it is one flat shade"),
+        (BLOCK, "auto", "nothing in it stands out from its paper"),
+        (np.pad(np.full((9, 9), 255, np.uint8), 9), True, "nothing in it is darker than its paper"),
+        (255 - np.pad(np.full((9, 9), 255, np.uint8), 9), False, "nothing in it is lighter than its paper"),
+    ],
+)
+def test_what_is_not_flat_is_not_called_flat(picture: Pixels, invert: bool | str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"^7.png: must show a sign; {reason}"):
+        like_mnist(picture, invert, "7.png")
+
+
+def test_signs_side_by_side_are_counted() -> None:
+    alone = [mnist_steps(255 - image, "auto", "one").count_signs() for image in digits().test.images[:100, 0].numpy()]
+    assert {*alone} == {1}
+    dotted = boxes((2, 12, 5, 16), (9, 12, 26, 16))  # an i
+    one, two = sheet(SEVEN, 100, 10), sheet(SEVEN, 110, 150)
+    for picture, count in ((one, 1), (np.minimum(one, two), 2), (sheet(dotted), 1)):
+        assert mnist_steps(picture, "auto", "signs").count_signs() == count
+
+
 # ---- which pictures ----
 
 
@@ -159,8 +240,27 @@ def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_file_a_folder_or_a_glob_names_pictures(pattern: str, names: list[str], scans: Path) -> None:
-    found = find_images([str(scans / "sub"), pattern])
-    assert [path.absolute() for path in found] == [scans / name for name in ("sub/c.png", *names)]
+    found, _ = find_images([str(scans / "sub"), pattern])
+    assert [file.path.absolute() for file in found] == [scans / name for name in ("sub/c.png", *names)]
+
+
+def test_other_files_are_counted_and_hidden_ones_are_not(scans: Path) -> None:
+    for name in ("IMG_1.HEIC", "IMG_2.heic", "scan.pdf", ".hidden"):
+        (scans / name).touch()
+    assert find_images([".", "b.PNG", "*.P*"])[1] == {".heic": 2, ".pdf": 1, ".txt": 1}
+    with pytest.raises(UserError, match=r"^images=\*\.\[Hh\]\*: no pictures there, but 2 \.heic; must be"):
+        find_images(["*.[Hh]*"])
+
+
+def test_a_folder_without_pictures_is_searched_in_its_folders(scans: Path) -> None:
+    for name in ("kept/7/1.png", "kept/3/2.png", "kept/3/note.txt", "kept/.git/x.png", "kept/3/deep/y.png"):
+        (scans / name).parent.mkdir(parents=True, exist_ok=True)
+        (scans / name).touch()
+    kept = Path("kept")
+    files = [PictureFile(kept / "3/2.png", "3"), PictureFile(kept / "7/1.png", "7")]
+    assert find_images(["kept"]) == (files, {".txt": 1})
+    (kept / "0.png").touch()
+    assert find_images(["kept"])[0] == [PictureFile(kept / "0.png")]
 
 
 @pytest.mark.parametrize("pattern", ["missing.png", "*.gif", "empty"])
@@ -194,4 +294,5 @@ def test_an_image_unlike_all_training_images_is_found() -> None:
     signs = torch.stack([torch.from_numpy(SEVEN).roll(place.tolist(), (0, 1)) for place in places])[:, None]
     noise = torch.from_numpy(rng.integers(0, 256, (1, 1, 28, 28)).astype(np.uint8))
     faint = noise // 20
-    assert unlike(torch.cat([signs[:1], noise, faint]), signs[:500], signs[500:]) == [False, True, True]
+    familiar = Familiar(signs[:500], signs[500:])
+    assert familiar.find_strangers(torch.cat([signs[:1], noise, faint])) == [False, True, True]

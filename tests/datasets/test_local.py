@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from lenetexp.datasets import Source, digits, image_folder
-from lenetexp.datasets.images import into_mnist_frame
+from lenetexp.datasets.mnist_form import into_mnist_frame
 from lenetexp.errors import UserError
 from sample_images import centres_of_mass
 
@@ -144,7 +144,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     save(tmp_path / "cat/good.png")
     whole = (tmp_path / "cat/good.png").read_bytes()
     (tmp_path / "cat/half.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cat/half.png cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"cat/half.png cannot be read"):
         opened(tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_a_photo_is_read_from_its_own_pixels(sheet: Browser, tmp_path: Path) -> 
     (tmp_path / "broken.png").write_bytes(b"garbage")
     sheet.call("DOM.setFileInputFiles", files=[str(tmp_path / "broken.png")], nodeId=node)
     sheet.wait("!document.getElementById('trouble').hidden")
-    assert text(sheet, "#trouble").startswith("The picture cannot be read as a picture")
+    assert text(sheet, "#trouble").startswith("The picture cannot be read: it is none of BMP")
     sheet.events.clear()  # the browser notes the refusal
 
 

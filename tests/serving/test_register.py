@@ -136,7 +136,7 @@ def test_mlflow_serves_it_to_a_plain_client(registered: InProcess, typed: Comman
         for content, sentence in [
             ({"inputs": [bomb()]}, "row 0 has 10000×6000 pixels: must be at most 50,000,000"),
             ({"inputs": ["A" * 30_000_000]}, "row 0: a picture file must have at most 20,000,000 bytes"),
-            ({"inputs": ["A" * 1000]}, "row 0 cannot be read as a picture"),
+            ({"inputs": ["A" * 1000]}, "row 0 cannot be read"),
             ({"inputs": [[[0.5] * 28] * 28]}, "row 0 has no value above 1"),
             ({"inputs": "no list"}, "must be a list"),
             ({"messages": [1]}, "must be a list"),

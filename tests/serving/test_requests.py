@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from lenetexp.config.schema import check
-from lenetexp.datasets.images import like_mnist
+from lenetexp.datasets.mnist_form import like_mnist
 from lenetexp.errors import UserError
 from lenetexp.serving.classifier import Classifier, Refusal
 from lenetexp.serving.register import example
@@ -81,12 +81,12 @@ REFUSED = [
     ([PICTURE, 7], "row 1 must be a picture file in base64 or an array"),
     (["%%%"], "row 0 must be a picture file in base64; this is not base64"),
     ([""], "row 0 is empty"),
-    (["aGVsbG8="], "row 0 cannot be read as a picture (it is none of BMP, GIF"),
+    (["aGVsbG8="], "row 0 cannot be read: it is none of BMP, GIF"),
     ([base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").decode()], "it is none of BMP"),
-    ([base64.b64encode(example()[:200]).decode()], "row 0 cannot be read as a picture"),
+    ([base64.b64encode(example()[:200]).decode()], "row 0 cannot be read"),
     (["A" * 30_000_000], "at most 20,000,000 bytes"),
     ([bomb(10_000, 6_000)], "row 0 has 10000×6000 pixels: must be at most 50,000,000"),
-    ([bomb(30_000, 30_000)], "row 0 cannot be read as a picture"),
+    ([bomb(30_000, 30_000)], "row 0 cannot be read"),
     ([bomb(6_000, 6_000)] * 3, "all pictures together must have at most 100,000,000 pixels"),
     ([png(Image.new("L", (50, 50), 200))], "row 0: must show a sign; it is one flat shade"),
     ([ARRAY.tolist(), [[1, 2], [3, 4]]], "row 1 must be an array of 28×28 or 1×28×28 numbers, not 2×2"),

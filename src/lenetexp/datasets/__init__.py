@@ -1,7 +1,8 @@
 """Where images come from: the functions that conf/dataset/ names, and the types of a custom dataset.
 
 load         `Source`, what every dataset function returns; a config's dataset checked, split, on the device
-images       pictures found, decoded and scaled; MNIST's form
+images       pictures found, decoded, scaled and compared
+mnist_form   a picture of one sign as MNIST would have it
 local        scikit-learn's digits; the user's own pictures, one folder a class
 torchvision  torchvision's datasets: downloaded, checked, brought to one form
 """

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lenetexp.datasets.images import IMAGE_SUFFIXES, SUFFIXES, as_trained, into_mnist_frame
+from lenetexp.datasets.images import IMAGE_SUFFIXES, SUFFIXES, as_trained
 from lenetexp.datasets.load import Source, Split, hold_out
+from lenetexp.datasets.mnist_form import into_mnist_frame
 from lenetexp.errors import UserError
 
 

@@ -14,8 +14,9 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from lenetexp.datasets.images import into_mnist_frame, resized
+from lenetexp.datasets.images import resized
 from lenetexp.datasets.load import Source, Split
+from lenetexp.datasets.mnist_form import into_mnist_frame
 from lenetexp.errors import UserError, one_line
 
 EMNIST_CLASSES = {

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from lenetexp.datasets.images import BOX, FRAME, Sent, mnist_steps, read_image, scaled_to
+from lenetexp.datasets.images import Sent, read_image, scaled_to
 from lenetexp.datasets.load import Split
+from lenetexp.datasets.mnist_form import BOX, FRAME, mnist_steps
 from lenetexp.trained import TrainedNet
 from lenetexp.training.evaluate import evaluate
 
