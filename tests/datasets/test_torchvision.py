@@ -7,7 +7,9 @@ import pickle
 import socket
 import string
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -238,7 +240,7 @@ def test_without_network_the_missing_files_are_named_and_no_folder_is_left(
     with pytest.raises(UserError) as error:
         torchvision_dataset("MNIST", str(tmp_path / root))
     message = str(error.value)
-    for wanted in (str(tmp_path / root / "MNIST/raw"), "(Temporary failure", "dataset=digits", *MNIST_FILES):
+    for wanted in (str(tmp_path / root / "MNIST/raw"), "(Temporary", "root=FOLDER", "dataset=digits", *MNIST_FILES):
         assert wanted in message
     assert "\n" not in message and list(tmp_path.iterdir()) == [] and socket.getdefaulttimeout() is None
 
@@ -256,7 +258,7 @@ def test_only_the_missing_file_is_asked_for_and_the_others_stay(tmp_path: Path, 
     ("name", "files"), [("USPS", "files usps.bz2, usps.t.bz2"), ("CIFAR10", "file cifar-10-batches-py")]
 )
 def test_other_datasets_name_their_missing_files_too(name: str, files: str, tmp_path: Path, no_network: None) -> None:
-    with pytest.raises(UserError, match=f"put the {files} into {tmp_path}/data by hand, or use dataset=digits"):
+    with pytest.raises(UserError, match=f"put the {files} into {tmp_path}/data by hand, say with dataset.root=FOLDER"):
         torchvision_dataset(name, str(tmp_path / "data"))
     assert list(tmp_path.iterdir()) == []
 
@@ -298,3 +300,28 @@ def test_a_download_with_a_wrong_checksum_is_not_used(tmp_path: Path, mirror: Pa
     with pytest.raises(UserError, match="could not be downloaded"):
         torchvision_dataset("MNIST", str(tmp_path / "data"))
     assert not (tmp_path / "data/MNIST/raw/train-images-idx3-ubyte").exists()
+
+
+def test_one_process_downloads_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when one fails while another waits, and a third comes then."""
+    from torchvision import datasets
+
+    running, most = [], []
+
+    def fail(root: str, **_: Any) -> None:
+        running.append(root)
+        most.append(len(running))
+        time.sleep(0.3)
+        running.pop()
+        raise OSError("no space left")
+
+    def load() -> None:
+        with pytest.raises(UserError, match="no space left"):
+            torchvision_dataset("MNIST", str(tmp_path / "data"))
+
+    monkeypatch.setattr(datasets, "MNIST", fail)
+    with ThreadPoolExecutor(3) as pool:
+        for delay in (0.0, 0.1, 0.3):
+            time.sleep(delay)
+            pool.submit(load).add_done_callback(lambda done: done.result())
+    assert most == [1, 1, 1] and not [*tmp_path.rglob("*.lock")]

@@ -100,8 +100,12 @@ def _download(name: str, split: str | None, root: Path, files: list[Path], lock:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
-            for train in (True, False):
-                getattr(datasets, name)(str(root), train=train, download=True, **options)
+            try:
+                for train in (True, False):
+                    getattr(datasets, name)(str(root), train=train, download=True, **options)
+            finally:
+                with contextlib.suppress(OSError):
+                    lock.unlink()  # while it is held: who waits for it finds it gone, and takes a new one
     except Exception as error:  # of the network, the disk, or torchvision's checks
         found = re.search(r"urlopen error (?:\[Errno -?\d+\] )?(.*?)>", str(error))
         reason = found[1] if found else one_line(error)[:150]
@@ -109,12 +113,11 @@ def _download(name: str, split: str | None, root: Path, files: list[Path], lock:
         raise UserError(
             f"{name} is not in dataset.root={root} and could not be downloaded ({reason}): "
             f"put the {'file' if len(missing) == 1 else 'files'} {', '.join(missing)} into {folder} by hand, "
-            "or use dataset=digits, which needs nothing"
+            "say with dataset.root=FOLDER where they are, or use dataset=digits, which needs nothing"
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
         with contextlib.suppress(OSError):  # a folder that holds something stays
-            lock.unlink(missing_ok=True)
             for path in new_folders:
                 path.rmdir()
 
