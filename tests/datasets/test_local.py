@@ -1,5 +1,6 @@
 """scikit-learn's digits, and the user's own pictures: splits, how pictures are decoded, and what is refused."""
 
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,10 @@ def test_each_folder_is_a_class(tmp_path: Path) -> None:
 
 
 def test_pictures_may_have_colours_and_another_size(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        save(tmp_path / f"colour/{name}.png", Image.new("RGB", (50, 20), (255, 128, 0)))
+    for name in ("one/a", "one/b", "other/a", "other/b"):
+        save(tmp_path / f"{name}.png", Image.new("RGB", (50, 20), (255, 128, 0)))
     source = opened(tmp_path, image_size=12, channels=3, test=0.5)
-    assert source.train.images.shape == (1, 3, 12, 12)
+    assert source.train.images.shape == (2, 3, 12, 12)
     assert [channel.unique().tolist() for channel in source.train.images[0]] == [[255], [128], [0]]
 
 
@@ -108,6 +109,34 @@ def test_a_class_that_only_the_test_folder_has_is_named(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("part", [".", "train"])
+def test_pictures_of_one_class_are_refused(part: str, tmp_path: Path) -> None:
+    """A net would have nothing to tell apart, and be right without learning."""
+    for name in (f"{part}/cat/a.png", f"{part}/cat/b.png", "test/cat/c.png"):
+        save(tmp_path / name)
+    (tmp_path / part / "dog").mkdir()
+    if part == ".":
+        shutil.rmtree(tmp_path / "test")
+    with pytest.raises(UserError, match=r"all pictures are of one class, cat; must be of two or more$"):
+        opened(tmp_path)
+
+
+def test_an_empty_class_folder_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("two words/a", "two words/b", "7=7/a", "7=7/b"):
+        save(tmp_path / f"{name}.png")
+    assert opened(tmp_path).classes == ("7=7", "two words") and capsys.readouterr().err == ""
+    (tmp_path / "owl").mkdir()
+    assert opened(tmp_path).classes == ("7=7", "owl", "two words")
+    assert "no pictures of these classes: owl" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_class_with_one_picture_is_named(tmp_path: Path) -> None:
+    for name in ("cat/a", "cat/b", "owl/a"):
+        save(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match=r"the class owl has one image; must have at least 2"):
+        opened(tmp_path)
+
+
 def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     with pytest.raises(UserError, match=f"dataset.root={tmp_path}: there are no pictures"):
@@ -134,14 +163,15 @@ def half(mode: str, top: Any, bottom: Any) -> Image.Image:
 def test_pictures_are_decoded_as_they_look(picture: Image.Image, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for name in ("a", "b"):
-        save(tmp_path / f"class/{name}.png", picture, exif=exif)
+    for name in ("one/a", "one/b", "other/a", "other/b"):
+        save(tmp_path / f"{name}.png", picture, exif=exif)
     image = opened(tmp_path).train.images[0, 0]
     assert (image[:14] == 0).all() and (image[14:] == 255).all()
 
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     save(tmp_path / "cat/good.png")
+    save(tmp_path / "dog/good.png")
     whole = (tmp_path / "cat/good.png").read_bytes()
     (tmp_path / "cat/half.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cat/half.png cannot be read"):
@@ -153,6 +183,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
 def test_a_huge_picture_is_refused_before_it_is_decoded(width: int, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "cat/huge.bmp"
     save(file)
+    save(tmp_path / "dog/small.png")
     content = file.read_bytes()
     file.write_bytes(content[:18] + struct.pack("<ii", width, 10_000) + content[26:])  # promises more than it holds
     with pytest.raises(UserError, match=rf"cat/huge.bmp .*{reason}"):

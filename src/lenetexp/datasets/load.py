@@ -1,6 +1,7 @@
 """Images with their labels, and the dataset that a config names: checked, split, and on the device."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,20 +76,20 @@ def load(settings: Dataset, device: torch.device) -> Data:
     if settings.validation == "test":
         train, val = source.train, source.test
     else:
-        train, val = hold_out(source.train, settings.validation, settings.split_seed)
+        train, val = hold_out(source.train, settings.validation, settings.split_seed, source.classes)
     train, val, test = (split.to(device) for split in (train, val, source.test))
     return Data(source.name, train, val, test, tuple(source.classes), source.like_mnist, _digest(source))
 
 
-def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """The rest and `fraction` of each class, both in order; `UserError` if a class has only one image."""
+def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str]) -> tuple[Split, Split]:
+    """The rest and `fraction` of each class, both in order; `UserError` if one of `classes` has only one image."""
     rng = np.random.default_rng(seed)
     labels = split.labels.numpy()
     held = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
-            raise UserError(f"dataset: class number {label} (from 0) has one image; must have at least 2")
+            raise UserError(f"dataset: the class {classes[label]} has one image; must have at least 2")
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         held[members[:count]] = True
     return split[torch.from_numpy(~held)], split[torch.from_numpy(held)]
@@ -108,6 +109,8 @@ def _mistake(source: Source) -> str | None:
         lowest, highest, last = int(labels.min()), int(labels.max()), len(source.classes) - 1
         if lowest < 0 or highest > last:
             return f"{name} labels must be from 0 to {last}, not {lowest} to {highest}"
+    if bool((source.train.labels == source.train.labels[0]).all()):
+        return f"train images must be of two or more classes, not all of {source.classes[source.train.labels[0]]}"
     return None
 
 
