@@ -303,7 +303,7 @@ def test_a_download_with_a_wrong_checksum_is_not_used(tmp_path: Path, mirror: Pa
 
 
 def test_one_process_downloads_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when one fails while another waits, and a third comes then."""
+    """Also if a third comes just when the first has given up and the second has begun."""
     from torchvision import datasets
 
     running, most = [], []
@@ -315,13 +315,19 @@ def test_one_process_downloads_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
         running.pop()
         raise OSError("no space left")
 
+    def unlink_slowly(path: Path, missing_ok: bool = False) -> None:
+        time.sleep(0.2)
+        unlink(path, missing_ok)
+
     def load() -> None:
         with pytest.raises(UserError, match="no space left"):
             torchvision_dataset("MNIST", str(tmp_path / "data"))
 
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", unlink_slowly)
     monkeypatch.setattr(datasets, "MNIST", fail)
     with ThreadPoolExecutor(3) as pool:
-        for delay in (0.0, 0.1, 0.3):
+        for delay in (0.0, 0.1, 0.45):
             time.sleep(delay)
             pool.submit(load).add_done_callback(lambda done: done.result())
     assert most == [1, 1, 1] and not [*tmp_path.rglob("*.lock")]
