@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+needs_browser = pytest.mark.usefixtures("chromium")
 
 # Chromium reads commands from file 3 and writes to file 4.
 AS_3_AND_4 = """

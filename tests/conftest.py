@@ -16,14 +16,21 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
 
+from browser import CHROMIUM
 from helpers import MNIST, PROJECT, Command, Done, InProcess, Server, Started, in_process, kill, run_script, start_run
 from lenetexp.tracking import process
+from needs import read_required, report_missing
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
 FIRST = (
     "runs/test_resume.py", "runs/test_run.py", "page/test_in_browser.py", "page/test_server.py", "sweeps/test_grid.py",
     "serving/test_register.py", "sweeps/test_report.py", "runs/test_interrupt.py", "test_cli.py",
 )  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """A word of LENETEXP_REQUIRE that means nothing must not pass for a requirement."""
+    read_required()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,9 +53,16 @@ def kills(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def mnist_root() -> Path:
     """The folder that holds MNIST/raw with the published files."""
-    if not (MNIST / "MNIST/raw/train-images-idx3-ubyte").exists():
-        pytest.skip("the real MNIST is not at ../shared/data")
+    file = MNIST / "MNIST/raw/train-images-idx3-ubyte"
+    if not file.exists():
+        report_missing("mnist", f"there is no {file}; LENETEXP_MNIST=FOLDER names another folder")
     return MNIST
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program's path."""
+    return CHROMIUM or report_missing("browser", "Chromium is not installed")
 
 
 @pytest.fixture

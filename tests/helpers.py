@@ -36,7 +36,7 @@ from lenetexp.tracking.journal import Epoch, JournalReader
 from lenetexp.training.state import EpochRecord
 
 PROJECT = Path(__file__).resolve().parents[1]
-MNIST = PROJECT.parent / "shared" / "data"
+MNIST = Path(os.environ.get("LENETEXP_MNIST") or PROJECT.parent / "shared/data").resolve()
 CONF = PROJECT / "conf"
 OPTIONS = sorted(
     f"{path.parent.name}={path.stem}"

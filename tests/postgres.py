@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import gettempdir
 
-import pytest
-
 from helpers import free_port
+from needs import report_missing
 
 
 def programs() -> Path | None:
@@ -23,11 +22,10 @@ def programs() -> Path | None:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The address of an empty database, as MLflow takes it; skips the test if PostgreSQL is not here."""
-    pytest.importorskip("psycopg")
+    """The address of an empty database, as MLflow takes it."""
     where = programs()
     if where is None:
-        pytest.skip("PostgreSQL is not installed")
+        report_missing("postgres", "PostgreSQL is not installed")
     # PostgreSQL refuses to run as root, and cannot reach into pytest's folders as anyone else.
     user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
     data, port = Path(gettempdir()) / f"lenetexp-postgres-{os.getpid()}", free_port()

@@ -2,18 +2,14 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
+from browser import CHROMIUM, needs_browser
 from lenetexp.reporting.report import render
 from sample_report import HOSTILE, Page, report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BROWSERS_OWN = ("google.com", "googleapis.com", "gvt1.com")  # whom Chromium itself asks for news
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 def browse(page: str, folder: Path) -> tuple[str, list[str], list[str]]:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from helpers import (
-    MNIST,
     InProcess,
     Server,
     Started,
@@ -235,16 +234,16 @@ RECIPES = {
 }  # fmt: skip
 
 
-def first_10_000(folder: Path) -> None:
+def write_first_10_000(mnist_root: Path, folder: Path) -> None:
     """MNIST with its first 10,000 training images, in the files' own format."""
     raw = folder / "MNIST/raw"
     raw.mkdir(parents=True)
     for name, head, size in (("train-images-idx3-ubyte", 16, 784), ("train-labels-idx1-ubyte", 8, 1)):
-        content = (MNIST / "MNIST/raw" / name).read_bytes()
+        content = (mnist_root / "MNIST/raw" / name).read_bytes()
         count = (10_000).to_bytes(4, "big")
         (raw / name).write_bytes(content[:4] + count + content[8:head] + content[head : head + 10_000 * size])
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
-        shutil.copy(MNIST / "MNIST/raw" / name, raw / name)
+        shutil.copy(mnist_root / "MNIST/raw" / name, raw / name)
 
 
 def epochs_done(cwd: Path) -> list[Epoch]:
@@ -270,8 +269,7 @@ def test_killed_at_random_moments(name: str, tmp_path: Path, kills: int, request
     for store in (killed, whole):
         store.cwd.mkdir()
         if "dataset.root=mnist" in RECIPES[name]:
-            request.getfixturevalue("mnist_root")
-            first_10_000(store.cwd / "mnist")
+            write_first_10_000(request.getfixturevalue("mnist_root"), store.cwd / "mnist")
     words, draw, at = [*RECIPES[name], "device.threads=1"], random.Random(name), [0]
     total = int(next((w for w in words if w.startswith("epochs=")), "epochs=10").removeprefix("epochs="))
     for left in range(kills, 0, -1):

@@ -35,7 +35,6 @@ def locally(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, ...]]:
 @pytest.fixture
 def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a cluster of one machine, started by hand as docs/scaling.md says."""
-    pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # a fresh machine has none in its home
     ray, port = str(Path(sys.executable).with_name("ray")), free_port()
@@ -53,7 +52,6 @@ def test_a_ray_cluster_gives_the_same_table(ray_cluster: str, locally: list[tupl
 
 
 def test_submitit_gives_the_same_table(locally: list[tuple[str, ...]], tmp_path: Path) -> None:
-    pytest.importorskip("submitit")
     assert accuracies(tmp_path, "hydra/launcher=submitit_local") == locally
 
 
