@@ -1,19 +1,19 @@
-"""The files of conf/: every option composes and is explained, the README names them all, recipes are complete."""
+"""The files of conf/: every option composes and is explained, the README's table is theirs, recipes are complete."""
 
 import inspect
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
+from doc_tables import TABLES, read_history, write_table
 from helpers import CONF, OPTIONS, PROJECT, Command, composed
-from lenetexp.config.fields import Activation
 from lenetexp.config.identity import differences, leaves
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.config.targets import CLASSICAL
@@ -51,24 +51,17 @@ def test_every_option_composes_to_a_correct_config(option: str) -> None:
         inspect.signature(get_method(call.pop("_target_"))).bind(**call)
 
 
-# ---- the README ----
+# ---- the README and the docs ----
 
 
-def test_the_readmes_table_names_every_option_and_no_other() -> None:
-    """A group with one option is no choice, and is not in the table."""
-    table: dict[str, set[str]] = {}
-    for row in re.findall(r"^\| (`.+?) \| (.+?) \|$", README, re.MULTILINE):
-        for key, options in zip(row[0].split(", "), row[1].split("; "), strict=False):
-            table[key.strip("`")] = set(re.split(r", | or ", options))
-    expected = {group: names for group, names in GROUPS.items() if len(names) > 1}
-    expected["model.activation"] = set(get_args(Activation))
-    expected |= {"model.pooling": {"avg", "max"}, "model.head_activation": {"false", "true"}}
-    assert table == expected
+@pytest.mark.parametrize("page", TABLES)
+def test_a_table_is_what_the_files_of_conf_and_the_measurements_say(page: str) -> None:
+    assert write_table(page) == (PROJECT / page).read_text(), "python tests/doc_tables.py writes it"
 
 
 def test_every_option_that_the_readme_uses_exists() -> None:
-    """sweep= of compare.py and report.py names a sweep that ran, not an option."""
-    lines = [line for line in README.splitlines() if "compare.py" not in line and "report.py" not in line]
+    """sweep= of compare.py and report.py names a sweep that ran, not an option; the table has a test of its own."""
+    lines = [line for line in README.splitlines() if not re.search(r"compare\.py|report\.py|^\|", line)]
     used = re.findall(rf"(?<![\w.])({'|'.join(GROUPS)})=([a-z]\w*)(?!\w*\()", "\n".join(lines))
     assert {group for group, _ in used} >= {"experiment", "dataset", "optimizer", "sweep", "hydra/sweeper"}
     assert [f"{group}={name}" for group, name in used if name not in GROUPS[group]] == []
@@ -130,20 +123,15 @@ def test_the_table_of_1998_has_every_row_and_three_seeds() -> None:
     assert sweep["seed"] == "0,1,2"
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_what_a_row_gives_is_what_the_docs_say(row: str) -> None:
-    """The published error, and the mean and the extremes of three seeds, stand in docs/history.md."""
-    head = (CONF / f"experiment/{row}.yaml").read_text()
-    gives = re.search(r"What it gives: ([\d.]+) % test error, the mean of 3 seeds \(([\d.]+) to ([\d.]+)\)", head)
-    table = [line.strip("| ").split(" | ") for line in (PROJECT / "docs/history.md").read_text().splitlines()]
-    name = f"`{row.removeprefix('lecun_1998/')}`"
-    (cells,) = [line for line in table if line[0] == name and line[2].endswith(" %")]
-    published, mean, errors = cells[2:5]
-    assert f"published {published}." in head
-    seeds = sorted(map(float, errors.split(", ")))
-    assert gives and mean == f"{gives[1]} %" and len(seeds) == 3
-    assert (seeds[0], seeds[-1]) == (float(gives[2]), float(gives[3]))
-    assert sum(seeds) / 3 == pytest.approx(float(gives[1]), abs=0.006)
+@pytest.mark.parametrize("row", read_history(), ids=lambda row: row["recipe"])
+def test_what_a_recipe_says_it_gives_is_what_was_measured(row: dict[str, Any]) -> None:
+    head = (CONF / f"experiment/lecun_1998/{row['recipe']}.yaml").read_text()
+    spread = f"({min(row['errors']):.2f} to {max(row['errors']):.2f})"
+    assert f"What it gives: {row['mean']:.2f} % test error, the mean of 3 seeds {spread}" in head
+
+
+def test_every_row_was_measured() -> None:
+    assert sorted(f"lecun_1998/{row['recipe']}" for row in read_history()) == ROWS
 
 
 # ---- recipes, schedules and this machine's settings ----
