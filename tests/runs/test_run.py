@@ -1,8 +1,6 @@
 """One run, from the command line to its record in MLflow."""
 
-import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,14 +9,10 @@ import yaml
 from torch import Tensor, nn
 
 from helpers import FIGURES, PROJECT, Done, InProcess, PlainLeNet, Server, Store, composed, run_script
-from lenetexp import predict
-from lenetexp.config.commands import PredictConfig
 from lenetexp.config.identity import leaves
-from lenetexp.config.schema import check
 from lenetexp.config.targets import Dataset
 from lenetexp.datasets.load import load
 from lenetexp.datasets.local import digits
-from lenetexp.errors import UserError
 from lenetexp.runs import provenance
 from lenetexp.runs.experiment import recorded_config
 from lenetexp.training.evaluate import evaluate
@@ -159,68 +153,6 @@ def test_a_password_is_neither_recorded_nor_printed(tmp_path: Path, monkeypatch:
     printed = provenance.command_to_resume("4d1f")
     assert "secret" not in written + printed and written.count("me:***@host") == printed.count("me:***@host") + 1 == 2
     assert printed.endswith("resume=4d1f") and "resume" not in (tmp_path / "config.yaml").read_text()
-
-
-CUSTOM = """
-import torch
-from torch import nn
-from lenetexp.datasets import Source, digits
-
-class TwoLayers(nn.Module):
-    def __init__(self, classes, channels, hidden):
-        super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(channels * 28 * 28, hidden), nn.ReLU(),
-                                 nn.Linear(hidden, classes))
-    def forward(self, x):
-        return self.net(x)
-
-class SignSGD(torch.optim.SGD):
-    def step(self, closure=None):
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad.sign_()
-        return super().step(closure)
-
-def odd_and_even(upside_down):
-    source = digits()
-    for split in (source.train, source.test):
-        split.labels.remainder_(2)
-        if upside_down:
-            split.images.copy_(split.images.flip(2))
-    return Source("odd_and_even", source.train, source.test, ("even", "odd"))
-"""
-CHOICES = {
-    "model/two_layers": "_target_: mine.TwoLayers\nhidden: 40\n",
-    "optimizer/sign": "_target_: mine.SignSGD\nlr: 1e-3\n",
-    "dataset/parity": "_target_: mine.odd_and_even\nupside_down: true\nvalidation: 0.2\n",
-}
-
-
-def test_custom_classes_are_chosen_by_yaml_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """docs/extending.md: a module, a YAML file for each class, no change to lenetexp."""
-    (tmp_path / "mine.py").write_text(CUSTOM)
-    for name, text in CHOICES.items():
-        path = tmp_path / "myconf" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    options = ["--config-dir", "myconf", "model=two_layers", "optimizer=sign", "dataset=parity", "epochs=4"]
-    finished = Finished(tmp_path, *options, "model.hidden=50")
-    (run,) = finished.runs
-    assert (run.data.params["model._target_"], run.data.params["model.hidden"]) == ("mine.TwoLayers", "50")
-    assert run.data.metrics["test/accuracy"] > 0.7
-    assert "even" in (Path(run.data.tags["lenetexp.folder"]) / "dataset.json").read_text()
-    assert finished.done.stdout.count("'trust=[mine]'") == 1, "the command that it prints can be given"
-    # Even if the config files are gone: predict needs the record alone, and trust in a custom class.
-    shutil.rmtree(tmp_path / "myconf")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for trust, expected in (("[]", pytest.raises(UserError, match=r"trust=\[mine\]")), ("[mine]", nullcontext())):
-        values = composed(f"tracking.uri={finished.uri}", f"trust={trust}", "device=cpu", name="predict")
-        with expected:
-            predict.run(check(PredictConfig, values), values, Path("predicted"))
-    assert 'actual: "odd"' in capsys.readouterr().out
 
 
 class Undecided(nn.Module):
