@@ -1,10 +1,8 @@
 """A headless Chromium that a test drives: real pointer events, keys, screenshots. It needs no package."""
 
 import base64
-import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +13,8 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from needs import CHROMIUM
+
 needs_browser = pytest.mark.usefixtures("chromium")
 
 # Chromium reads commands from file 3 and writes to file 4.
@@ -32,6 +31,8 @@ class Browser:
     """One page, by Chromium's DevTools protocol over a pair of pipes: JSON messages that end with a zero byte."""
 
     def __init__(self, folder: Path, width: int = 1280, height: int = 900) -> None:
+        import fcntl  # not on Windows
+
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (theirs_in, theirs_out)]

@@ -16,10 +16,9 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from mlflow import MlflowClient
 
-from browser import CHROMIUM
 from helpers import MNIST, PROJECT, Command, Done, InProcess, Server, Started, in_process, kill, run_script, start_run
 from lenetexp.tracking import process
-from needs import read_required, report_missing
+from needs import CHROMIUM, read_required, report_missing
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
 FIRST = (

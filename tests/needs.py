@@ -1,11 +1,13 @@
 """What some tests need and a machine may lack: a browser, MNIST, PostgreSQL."""
 
 import os
+import shutil
 from typing import NoReturn
 
 import pytest
 
 NAMES = ("browser", "mnist", "postgres")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def read_required() -> set[str]:

@@ -1,11 +1,15 @@
 """What a checkout promises: a hang fails, no test skips where it could run, its files agree with each other."""
 
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from helpers import PROJECT
 from needs import report_missing
@@ -41,3 +45,44 @@ def test_what_is_missing_skips_a_test_unless_it_is_required(monkeypatch: pytest.
     monkeypatch.setenv("LENETEXP_REQUIRE", "postgers")
     with pytest.raises(pytest.UsageError, match="LENETEXP_REQUIRE=postgers: must be some of browser,mnist,postgres"):
         report_missing("browser", "no browser")
+
+
+def test_what_was_tested_together_is_what_the_project_allows() -> None:
+    """Each requirement has its pin in constraints.txt, within its bounds."""
+    pins = [Requirement(line) for line in (PROJECT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    project = PYPROJECT["project"]
+    for text in [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]:
+        requirement = Requirement(text)
+        if requirement.name != project["name"]:
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), text
+
+
+def test_hydra_is_neither_a_release_with_the_hole_nor_one_that_breaks_sweeps() -> None:
+    (hydra,) = [Requirement(text) for text in PYPROJECT["project"]["dependencies"] if text.startswith("hydra-core")]
+    assert [version for version in ("1.3.2", "1.3.7", "1.3.8", "1.4.0") if version in hydra.specifier] == ["1.3.8"]
+
+
+def test_a_commit_is_checked_as_ci_checks_it() -> None:
+    (repository,) = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook["entry"] for hook in repository["hooks"]]
+    _, _, rest = CI.partition('begin "format, lint, types"\n')
+    assert rest.split("\n\n")[0].splitlines() == hooks
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    citation = yaml.safe_load((PROJECT / "CITATION.cff").read_text())
+    assert citation["version"] == PYPROJECT["project"]["version"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+
+
+@pytest.mark.parametrize(
+    "page", sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md")]), ids=lambda page: page.name
+)
+def test_a_page_leads_somewhere(page: Path) -> None:
+    """Every relative link is to a file that is there."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -5,8 +5,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from browser import CHROMIUM, needs_browser
+from browser import needs_browser
 from lenetexp.reporting.report import render
+from needs import CHROMIUM
 from sample_report import HOSTILE, Page, report
 
 BROWSERS_OWN = ("google.com", "googleapis.com", "gvt1.com")  # whom Chromium itself asks for news
