@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from helpers import PROJECT
+from helpers import CONF, PROJECT
 from needs import report_missing
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
@@ -86,3 +86,11 @@ def test_a_page_leads_somewhere(page: Path) -> None:
     """Every relative link is to a file that is there."""
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_names_every_folder_that_a_command_leaves() -> None:
+    """The runs' own, and those of the other commands that write files."""
+    tree = (PROJECT / "README.md").read_text().partition("```\noutputs/\n")[2].partition("```")[0]
+    text = "".join(path.read_text() for path in CONF.glob("*.yaml") if path.stem not in ("draw", "sync"))
+    folders = {*re.findall(r"dir: \S*outputs/(\w+)/", text)}
+    assert len(folders) > 7 and {folder for folder in folders if f"{folder}/" not in tree} == set()
