@@ -22,8 +22,9 @@ from needs import CHROMIUM, read_required, report_missing
 
 # What takes longest begins first, so that no worker is left alone with it at the end.
 FIRST = (
-    "runs/test_resume.py", "runs/test_run.py", "page/test_in_browser.py", "page/test_server.py", "sweeps/test_grid.py",
-    "serving/test_register.py", "sweeps/test_report.py", "runs/test_interrupt.py", "test_cli.py",
+    "sweeps/test_interrupted.py", "sweeps/test_scaling.py", "runs/test_resume.py", "runs/test_run.py",
+    "page/test_in_browser.py", "page/test_server.py", "sweeps/test_grid.py", "serving/test_register.py",
+    "sweeps/test_report.py", "runs/test_interrupt.py", "test_cli.py",
 )  # fmt: skip
 
 
