@@ -1,40 +1,49 @@
-"""What --help and tab completion tell of the settings: the comments of conf/, the words that a setting may be."""
+"""What --help tells of the settings: their values, the comments of conf/, the other commands."""
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
-from hydra.plugins.completion_plugin import CompletionPlugin
-from omegaconf import Container, DictConfig, OmegaConf
-from pydantic import ValidationError
+from omegaconf import DictConfig, OmegaConf
 
-from lenetexp.config.commands import PredictConfig
+from lenetexp.config.command_line import options_of
 from lenetexp.config.identity import leaves
-from lenetexp.config.schema import RunConfig
 from lenetexp.errors import wrapped
 
 COMMENT = re.compile(r"^ *(\w+):.* # (.+)$", re.MULTILINE)
 WIDTH = 34  # of key and value
+# What is typed most comes first, then what belongs to no group.
+FIRST = ("run", "images", "optimizer.lr", "model.activation", "epochs", "batch_size", "seed")
+GROUPS = ("", "model", "optimizer", "scheduler", "loss", "dataset", "device")  # others follow
+UNTYPED = ("_target_", "job", "given")  # settings that nobody types
 
 
-def explained(config: DictConfig, typed: Mapping[str, str]) -> str:
-    """Every setting as one types it, with the comment of its line in conf/; `typed` are keys with other names."""
+def explained(config: DictConfig, renamed: Mapping[str, str]) -> str:
+    """Every setting as one types it, with the comment of its line in conf/.
+
+    Args:
+        config: The composed config.
+        renamed: Keys as they are typed and as the config has them.
+    """
     runtime = config.hydra.runtime
+    typed_as = {key: name for name, key in renamed.items()}
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     lines = []
-    for key, value in leaves(_plain(config)):
+    for key, value in sorted(leaves(to_plain(config)), key=_place):
         group, dot, name = key.partition(".")
         if dot:  # its file comes first; it may begin with another one of the group
             files = [path for folder in folders for path in sorted(folder.glob(f"{group}/*.yaml"))]
             files.sort(key=lambda path: path.stem != runtime.choices.get(group))
         else:
             files = [folder / f"{config.hydra.job.config_name}.yaml" for folder in folders]
+            files += [folder / "config.yaml" for folder in folders]  # which find_lr.yaml begins with
         comments = (dict(COMMENT.findall(path.read_text())).get(name or key) for path in files if path.exists())
         if name != "_target_":
-            start = f"  {typed.get(key, key)}={_as_typed(value)}"
+            start = f"  {typed_as.get(key, key)}={_as_typed(value)}"
             comment = next(filter(None, comments), "")
             if not comment or len(start) > WIDTH:
                 lines.append(start)
@@ -44,36 +53,10 @@ def explained(config: DictConfig, typed: Mapping[str, str]) -> str:
     return "\n".join(lines).replace("$", "$$")  # for Hydra, which fills in a template
 
 
-def choices(key: str, values: Mapping[str, Any]) -> list[str]:
-    """The words that a setting of such a config may be, if it is one of few words: what is said of a wrong one."""
-    *groups, name = key.split(".")
-    values = inner = dict(values)
-    for group in groups:
-        if not isinstance(inner.get(group), Mapping):
-            return []
-        inner[group] = inner = dict(inner[group])
-    inner[name] = object()
-    for kind in (RunConfig, PredictConfig):
-        try:
-            kind.model_validate(values)
-        except ValidationError as error:
-            for problem in error.errors(include_url=False):
-                if ".".join(map(str, problem["loc"])) == key and problem["type"] in ("bool_type", "literal_error"):
-                    expected = problem.get("ctx", {}).get("expected", "true or false")
-                    return [word.strip("'").lower() for word in re.split(", | or ", expected)]
-    return []
-
-
-def complete_values() -> None:
-    """Has Hydra's tab completion, which knows groups and keys, offer the words that a setting may be as well."""
-    matches = CompletionPlugin._get_matches
-
-    def with_values(config: Container, word: str) -> list[str]:
-        key, equals, begun = word.partition("=")
-        words = choices(key, _plain(config)) if equals and isinstance(config, DictConfig) else []
-        return [f"{key}={option}" for option in words if option.startswith(begun)] or matches(config, word)
-
-    CompletionPlugin._get_matches = staticmethod(with_values)  # type: ignore[method-assign]
+def other_commands() -> str:
+    """One line that names the others of all commands, which have a file each in conf/hydra/help/."""
+    names = {"run" if name == "lenetexp" else name for name in options_of("hydra/help")} - {Path(sys.argv[0]).stem}
+    return wrapped(f"Other commands: {', '.join(sorted(names))} (python scripts/NAME.py --help)")
 
 
 def list_groups_quickly() -> None:
@@ -86,9 +69,18 @@ def list_groups_quickly() -> None:
     ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment,method-assign]
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def to_plain(config: DictConfig) -> dict[str, Any]:
+    """The settings as plain dicts and lists, with interpolations as they are written."""
     values = OmegaConf.to_container(config, resolve=False)
     return {str(key): value for key, value in values.items() if key != "hydra"}  # type: ignore[union-attr]
+
+
+def _place(setting: tuple[str, Any]) -> tuple[int, int]:
+    """Where a setting stands among the others, which keep their order."""
+    key, _ = setting
+    group = key.rpartition(".")[0].partition(".")[0]
+    first = FIRST.index(key) if key in FIRST else len(FIRST)
+    return first, GROUPS.index(group) if group in GROUPS else len(GROUPS)
 
 
 def _as_typed(value: Any) -> str:

@@ -1,0 +1,93 @@
+"""What stands on this command line, and the config files that it chooses from."""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+
+from lenetexp.config.identity import leaves
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+GLOBAL = "# @package _global_"  # the first line of a file that sets more than its own group
+
+# Words with a meaning of their own that a setting may be, beside what the user alone knows.
+SPECIAL_WORDS = {
+    "run": ("latest", "best"),
+    "which": ("latest",),
+    "runs": ("all", "latest:3"),
+    "resume": ("true", "false"),
+}
+
+
+def typed_pairs() -> dict[str, str]:
+    """The settings of this command line, or of this job of a sweep, by their keys."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    pairs = [word.lstrip("+").partition("=") for word in (*sys.argv[1:], *overrides)]
+    return {key: value for key, equals, value in pairs if equals}
+
+
+def config_folders() -> list[Path]:
+    """Where config files are looked for, first where this command line says."""
+    words = [part for word in sys.argv for part in word.split("=", 1)]  # --config-dir=a is --config-dir a
+    return [*(Path(value) for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")), CONF]
+
+
+def options_of(group: str) -> list[str]:
+    """The options of a config group, those in its folders included: lecun_1998/svm."""
+    files = {
+        str(path.relative_to(folder / group).with_suffix("").as_posix())
+        for folder in config_folders() for path in (folder / group).rglob("*.yaml") if path.stem[0] != "_"
+    }  # fmt: skip
+    return sorted(files)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """A config file as it lies there, from the first folder that has it; empty if none has."""
+    for path in (folder / f"{name}.yaml" for folder in config_folders()):
+        if path.is_file():
+            values = yaml.safe_load(path.read_text())
+            return values if isinstance(values, dict) else {}
+    return {}
+
+
+def command_config() -> dict[str, Any]:
+    """The settings of this command's main config file and, under "defaults", its groups with their options."""
+    name = Path(sys.argv[0]).stem
+    values = read_config("config" if name in ("run", "find_lr") else name)
+    entries = [entry for entry in values.get("defaults", ()) if isinstance(entry, dict)]
+    groups = {group: option for entry in entries for group, option in entry.items() if " " not in group}
+    return {**values, "defaults": groups}
+
+
+def suggest_setting(word: str) -> str:
+    """The setting that a bare word seems to mean, as experiment=tutorial for tutorial; empty if there is none."""
+    config = command_config()
+    for group in sorted(config["defaults"], key=("experiment", "sweep").__contains__, reverse=True):
+        if word in options_of(group):
+            return f"{group}={word}"
+    for key, words in SPECIAL_WORDS.items():
+        if key in config and word in words:
+            return f"{'sweep' if key == 'which' else key}={word}"
+    return next((f"{key}={word}" for key in ("images", "run") if key in config), "")
+
+
+def setting_file(key: str) -> Path | None:
+    """The file that sets this key: this machine's own, or one that the command line chooses; None if typed itself."""
+    typed = typed_pairs()
+    if any(f"{key}.".startswith(f"{other}.") and not options_of(other) for other in typed):
+        return None
+    chosen = {"local": "machine", **{group: option for group, option in typed.items() if "." not in group}}
+    for group, option in chosen.items():
+        for folder in config_folders():
+            path = folder / group / f"{option}.yaml"
+            if path.is_file():
+                prefix = "" if path.read_text().startswith(GLOBAL) else f"{group}."
+                if any(
+                    f"{key}.".startswith(f"{leaf}.") for leaf, _ in leaves(read_config(f"{group}/{option}"), prefix)
+                ):
+                    return path
+                break
+    return None
