@@ -1,10 +1,25 @@
 """Errors that a user can fix: one line that names the key, the value and what is allowed. And how messages read."""
 
 import difflib
+import os
 import re
 import shutil
 import textwrap
 from collections.abc import Iterable
+
+DEBUG = "LENETEXP_DEBUG"  # the environment variable that shows the whole traceback of every error
+
+# What others call our settings and their options. Of these, the first that there is to choose is meant.
+OTHER_NAMES = {
+    **dict.fromkeys(("learning_rate", "learningrate", "rate", "eta"), ("lr", "optimizer.lr")),
+    **dict.fromkeys(("wd", "l2", "decay"), ("weight_decay", "optimizer.weight_decay")),
+    **dict.fromkeys(("batch", "bs", "minibatch"), ("batch_size",)),
+    **dict.fromkeys(("nonlinearity", "act"), ("activation", "model.activation")),
+    **dict.fromkeys(("net", "network", "arch"), ("model",)),
+    **dict.fromkeys(("gpu", "nvidia"), ("cuda", "device")),
+    **dict.fromkeys(("swish",), ("silu",)),
+    **dict.fromkeys(("none", "fixed", "off"), ("constant", "off")),
+}
 
 
 class UserError(Exception):
@@ -33,9 +48,21 @@ def wrapped(text: str, first: str = "", others: str = "  ") -> str:
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """ "; did you mean …?" for a mistyped word; empty if no option is close."""
-    close = difflib.get_close_matches(word, list(options), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """Suggest what a mistyped word may mean: "; did you mean …?", or "" if no option is close.
+
+    The same letters in another case come first, then what others call an option, then a similar spelling.
+    """
+    option_of = {option.lower(): option for option in options}
+    same = {word.lower()} & option_of.keys()
+    synonyms = [name for name in OTHER_NAMES.get(word.lower(), ()) if name in option_of]
+    similar = difflib.get_close_matches(word.lower(), option_of, n=1)
+    matches = [*same, *synonyms, *similar]
+    return f"; did you mean {option_of[matches[0]]}?" if matches else ""
+
+
+def is_debugging() -> bool:
+    """Whether the user wants to see the traceback of every error."""
+    return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
 def without_password(text: str) -> str:

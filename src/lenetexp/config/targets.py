@@ -9,7 +9,9 @@ from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lenetexp.config import fields as f
-from lenetexp.errors import UserError, one_line
+from lenetexp.config.command_line import typed_pairs
+from lenetexp.config.custom import explain_failure
+from lenetexp.errors import UserError, nearest, one_line
 
 # The default of an argument that a class may not have. If it is given, it must not be null.
 ABSENT: Any = None
@@ -54,9 +56,9 @@ class Target(Settings):
             if isinstance(cause, UserError):
                 raise cause from None
             if unknown := self._refused(cause):
-                without = " ".join(f"~{group}.{key}" for key in unknown)
-                sentence = f"{group}: {self.name} does not take {', '.join(unknown)}; add {without} to the command"
-                raise UserError(sentence) from error
+                raise UserError(self._advise(group, unknown)) from error
+            if reason := explain_failure(error, self.target):
+                raise UserError(f"{group}: {self.name} failed: {reason}") from error
             given = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
             raise UserError(f"{group}: {self.name}({given}): {one_line(cause)}") from error
         if not isinstance(made, kind):
@@ -65,14 +67,33 @@ class Target(Settings):
         return made
 
     def _refused(self, error: BaseException) -> list[str]:
-        """The given arguments that what is named does not have, if that is the error: a recipe may set another's."""
-        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if not isinstance(error, TypeError) or not named or named[1] not in self.call():
+        """The arguments that what is named does not have, if that is the error: a recipe may set another's."""
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if not isinstance(error, TypeError) or not unexpected or unexpected[1] not in self.call():
             return []
+        if (parameters := self._parameters()) is None:  # it hands them on
+            return [unexpected[1]]
+        return [key for key in self.call() if key not in ("_target_", *parameters)]
+
+    def _parameters(self) -> list[str] | None:
+        """The arguments that what is named takes; None if it takes any."""
         parameters = inspect.signature(get_object(self.target)).parameters
         takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-        known = {"_target_", *(self.call() if takes_any else parameters)} - {named[1]}
-        return [key for key in self.call() if key not in known]
+        return None if takes_any else [*parameters]
+
+    def _advise(self, group: str, unknown: list[str]) -> str:
+        """The sentence for arguments that do not exist: a typed one is a mistake, a recipe's may be for another class.
+
+        A key that is taken out of the command by ~ must be in the config, as what is typed with + is not.
+        """
+        for key in unknown:
+            if f"{group}.{key}" in typed_pairs():
+                takes = sorted({*(self._parameters() or ())} - {"self", "params", "optimizer", "classes", "channels"})
+                there_are = f"; it has {', '.join(takes)}" if takes else ""
+                value = f"{group}.{key}={self.call()[key]}"
+                return f"{value}: {self.name} has no such argument{there_are}{nearest(key, takes)}"
+        without = " ".join(f"~{group}.{key}" for key in unknown)
+        return f"{group}: {self.name} does not take {', '.join(unknown)}; add {without} to the command"
 
 
 class LeNetModel(Target):

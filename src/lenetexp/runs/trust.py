@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lenetexp.config.custom import explain_failure
 from lenetexp.config.identity import TRUSTED
 from lenetexp.datasets import digits, image_folder, torchvision_dataset
 from lenetexp.errors import UserError, one_line
@@ -76,7 +77,8 @@ def require_trusted(value: Any, key: str, trust: Sequence[str]) -> None:
     try:
         found = get_object(target)
     except Exception as error:  # importing runs the module's own code
-        raise UserError(f"{key}._target_={target}: {one_line(error)[:120]}") from None
+        reason = explain_failure(error, target) or one_line(error)[:120]
+        raise UserError(f"{key}._target_={target}: {reason}") from None
     allowed = ALLOWED.get(key, (nn.Module,))
     kinds = tuple(kind for kind in allowed if isinstance(kind, type))
     is_allowed = found in allowed or (isinstance(found, type) and issubclass(found, kinds))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from lenetexp.config.custom import explain_failure
 from lenetexp.datasets.load import Split
 from lenetexp.errors import UserError, one_line
 from lenetexp.models.boosted import Boosting
@@ -59,7 +60,8 @@ def measure_curvature(
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a custom net may do anything
-        raise UserError(f"optimizer: {name} cannot work with this net ({one_line(error)[:160]})") from error
+        reason = explain_failure(error, "") or one_line(error)[:160]
+        raise UserError(f"optimizer: {name} cannot work with this net ({reason})") from error
 
 
 def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor) -> dict[nn.Parameter, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lenetexp.config.custom import explain_failure
 from lenetexp.config.schema import Device, RunConfig
 from lenetexp.config.targets import ClassicalModel, Target
 from lenetexp.datasets.load import Data
@@ -76,7 +77,8 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of("weights", settings.seed, 0))
-        model = build_net(settings.model, len(data.classes), data.image_shape)
+        has_size = "image_size" in settings.dataset.call()
+        model = build_net(settings.model, len(data.classes), data.image_shape, has_size)
     # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
     model.to(device).to(memory_format=torch.channels_last)
     loss = build_loss(settings.loss, model, len(data.classes)).to(device)
@@ -106,10 +108,13 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
     )
 
 
-def build_net(settings: Target, classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def build_net(
+    settings: Target, classes: int, image_shape: tuple[int, int, int], has_size: bool = False
+) -> nn.Module:  # fmt: skip
     """The net that `settings` name, for so many classes and images of this shape (C, H, W), on the CPU.
 
-    A custom net's class takes `classes` and `channels` beside its settings. Raises `UserError` if the net does not fit.
+    A custom net's class takes `classes` and `channels` beside its settings. Raises `UserError` if the net does not fit;
+    `has_size` says whether dataset.image_size can change the images.
     """
     model = settings.make("model", nn.Module, classes=classes, channels=image_shape[0])
     size = "×".join(map(str, image_shape))
@@ -117,9 +122,12 @@ def build_net(settings: Target, classes: int, image_shape: tuple[int, int, int])
         with torch.no_grad():
             shape = tuple(model.eval()(torch.zeros(2, *image_shape)).shape)
     except Exception as error:
+        if reason := explain_failure(error, settings.target):
+            advice = "; dataset.image_size sets the images' size" if has_size else ""
+            raise UserError(f"model: {settings.name} failed on two {size} images: {reason}{advice}") from error
+        advice = " (dataset.image_size=28)" if has_size else ""
         raise UserError(
-            f"model: {settings.name} does not take {size} images ({one_line(error)[:120]}); "
-            "lenet takes 28×28 (dataset.image_size=28)"
+            f"model: {settings.name} does not take {size} images ({one_line(error)[:120]}); lenet takes 28×28{advice}"
         ) from error
     if shape != (2, classes):
         raise UserError(f"model: {settings.name} must return 2×{classes} logits for two {size} images, not {shape}")
@@ -136,6 +144,8 @@ def build_loss(settings: Target, model: nn.Module, classes: int) -> nn.Module:
             value = loss.train(mode)(torch.zeros(2, classes), torch.tensor([0, classes - 1]))
             mistake = None if value.shape == () else f"it returned {tuple(value.shape)}"
         except Exception as error:
+            if reason := explain_failure(error, settings.target):
+                raise UserError(f"loss: {settings.name} failed on 2×{classes} outputs: {reason}") from error
             mistake = one_line(error)[:120]
         if mistake:
             raise UserError(

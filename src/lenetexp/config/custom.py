@@ -1,0 +1,48 @@
+"""A user's own classes and functions, named by `_target_`: where in their code an error was raised."""
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from lenetexp.config.identity import TRUSTED
+from lenetexp.errors import DEBUG, one_line
+
+# Code that no user of lenetexp has written.
+OURS = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parents[1]), "<")
+INSTALLED = {"site-packages", "dist-packages"}
+
+
+def explain_failure(error: BaseException, target: str) -> str | None:
+    """The error and the line of a user's code that raised it; None if no such code did.
+
+    Args:
+        error: What was raised, with what caused it.
+        target: The dotted name of the class or function that was called.
+    """
+    for cause in [*_causes(error)][::-1]:  # the first one knows best
+        if isinstance(cause, SyntaxError) and cause.filename:
+            place = f"{cause.filename}, line {cause.lineno}"
+            return f"{type(cause).__name__}: {one_line(cause.msg)} ({place}; {DEBUG}=1 shows the whole traceback)"
+        if frame := _last_custom_frame(cause, target.partition(".")[0]):
+            place = f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+            reason = one_line(cause)[:200]
+            return f"{type(cause).__name__}: {reason} ({place}; {DEBUG}=1 shows the whole traceback)"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _last_custom_frame(error: BaseException, package: str) -> traceback.FrameSummary | None:
+    """The innermost frame in a user's code, or in the package that the user named."""
+    last = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        is_named = package not in TRUSTED and frame.f_globals.get("__name__", "").partition(".")[0] == package
+        if is_named or not (file.startswith(OURS) or INSTALLED & {*Path(file).parts}):
+            last = traceback.FrameSummary(file, line, frame.f_code.co_name, lookup_line=False)
+    return last
