@@ -22,3 +22,14 @@ page       a page to draw on, with trained nets behind it
 find_lr    the learning rates at which a recipe learns
 describe   a net layer by layer, in numbers and as a picture
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """`__version__`, read when it is needed: a registered model brings a copy of this package that is not installed."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("lenetexp")
+    raise AttributeError(f"module 'lenetexp' has no attribute {name!r}")

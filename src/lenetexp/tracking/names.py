@@ -9,6 +9,7 @@ class Tag:
     HOST = "lenetexp.host"  # the machine that runs it
     FOLDER = "lenetexp.folder"  # its folder there
     DEVICE = "lenetexp.device"
+    VERSION = "lenetexp.version"
     JOURNAL = "lenetexp.journal"  # the journal's own random key
     CONFIG_HASH = "lenetexp.config_hash"
     CONTINUES = "lenetexp.continues"  # the finished run whose epochs it begins with

@@ -100,8 +100,9 @@ def create_run(store: Store, name: str, tags: Mapping[str, str], time_ms: int | 
 
 
 def origin_tags(folder: Path) -> dict[str, str]:
-    """Tags that say who runs this, on which machine, in which folder."""
-    tags = {Tag.HOST: HOST, Tag.FOLDER: str(folder.resolve()), "mlflow.source.name": sys.argv[0]}
+    """Tags that say who runs this, on which machine, in which folder, with which lenetexp."""
+    tags = {Tag.HOST: HOST, Tag.FOLDER: str(folder.resolve()), Tag.VERSION: version("lenetexp")}
+    tags["mlflow.source.name"] = sys.argv[0]
     with suppress(OSError, KeyError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     return {**tags, "mlflow.source.type": "LOCAL"}
