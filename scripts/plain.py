@@ -79,4 +79,6 @@ def plain_run(root: str, epochs: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or not sys.argv[2].isdecimal():
+        sys.exit("usage: python scripts/plain.py FOLDER EPOCHS, where FOLDER holds MNIST/raw/…")
     plain_run(sys.argv[1], int(sys.argv[2]))

@@ -81,7 +81,6 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(process, "start", lambda _: None)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # the command sets it, and it must not stay
 
     def call(script: str, *arguments: str) -> Done:
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])

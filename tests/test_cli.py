@@ -2,17 +2,18 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import pytest
+import torch
 
+import lenetexp
 from helpers import PROJECT, Command, Done, InProcess, Started, composed
-from lenetexp.config.fields import Activation
-from lenetexp.config.help import choices
+from lenetexp.config.identity import leaves
 from sample_images import MNIST_FILES, small_mnist, write_idx
 
 # Checked before anything heavy is imported.
@@ -27,6 +28,27 @@ IN_THE_CONFIG = {
     "epochs=0": ["epochs=0", "a whole number, 1 or more"],
     "epochs=": ["epochs=", "a whole number, 1 or more"],
     "batch_size=0": ["batch_size=0", "a whole number, 1 or more"],
+    "learning_rate=0.1": ["no such setting", "did you mean optimizer.lr?"],
+    "bs=32": ["no such setting", "did you mean batch_size?"],
+    "LR=0.1": ["no such setting; did you mean optimizer.lr?"],
+    "optimizer=SGD": ["optimizer=SGD", "did you mean sgd?"],
+    "dataset=MNIST": ["dataset=MNIST", "did you mean mnist?"],
+    "device=gpu": ["device=gpu", "did you mean cuda?"],
+    "scheduler=none": ["scheduler=none", "did you mean constant?"],
+    "model.activation=Relu": ["model.activation=Relu", "did you mean relu?"],
+    "model.activation=swish": ["model.activation=swish", "did you mean silu?"],
+    "--epochs 3": ["--epochs: there is no such flag", "key=value: epochs=3"],
+    "--batch-size=3 seed=1": ["--batch-size=3: there is no such flag", "key=value: batch_size=3"],
+    "seed=1 --cfg jobs": ["argument --cfg/-c: invalid choice: 'jobs'"],
+    "tutorial": ["tutorial: must be key=value; did you mean experiment=tutorial?"],
+    "lecun_1998/svm": ["must be key=value; did you mean experiment=lecun_1998/svm?"],
+    "nothing": ["nothing: must be key=value, as epochs=5"],
+    "data_dir=my(files)": ["a value with such characters needs quotes", """'data_dir="my(files)"'"""],
+    "model=svm optimizer.lr=0.1": ["optimizer.lr=0.1: has no effect on PolynomialSVM, which is fitted at once"],
+    "model=knn epochs=3": ["epochs=3: has no effect on NearestNeighbours"],
+    "model=linear scheduler=cosine": ["scheduler=cosine: has no effect on LinearClassifier"],
+    "-m model=svm sweep=lr": ["optimizer.lr=0.001: has no effect on PolynomialSVM"],
+    "-m model=lenet,svm optimizer.lr=0.1,0.2": ["optimizer.lr=0.1: has no effect on PolynomialSVM"],
     "model=lenett": ["model=lenett", "must be one of boosted_lenet_4, knn, lenet,", "did you mean lenet?"],
     "modell=lenet": ["modell=lenet", "there are experiment, sweep, scheduler", "did you mean model?"],
     "model.activation=sigmoidd": ["model.activation=sigmoidd", "gelu or scaled_tanh", "did you mean sigmoid?"],
@@ -37,8 +59,9 @@ IN_THE_CONFIG = {
     "+foo=1": ["foo=1", "no such setting"],
     "-m optimizer=sgd,adam optimizer.betas=[0.8,0.9]": [
         "optimizer.betas=[0.8,0.9]: there is no such setting; optimizer has lr, momentum",
-        "if the settings of optimizer=sgd,adam include it, write ++optimizer.betas=[0.8,0.9]",
+        "if all of optimizer=sgd,adam have it, write ++optimizer.betas=[0.8,0.9]; if not, sweep those that have it",
     ],
+    "-m dataset=digits,mnist dataset.root=x": ["dataset.root=x: there is no such setting", "write data_dir=x"],
     "optimizer.lr=0.1,0.2": ["optimizer.lr=0.1,0.2", "needs -m"],
     "tracking.uri=mlruns": ["tracking.uri=mlruns", "sqlite:///outputs/mlflow.db", "http://127.0.0.1:5000"],
     "hydra.run.dir=file/below": ["file/below", "Not a directory"],
@@ -50,6 +73,8 @@ WITH_TORCH = {
         "optimizer: Adam does not take momentum, nesterov",
         "add ~optimizer.momentum ~optimizer.nesterov",
     ],
+    "+optimizer.lrr=3 clip_norm=1": ["optimizer.lrr=3: SGD has no such argument; it has ", "did you mean lr?"],
+    "+model.hiden=3 clip_norm=1": ["model.hiden=3: LeNet has no such argument; it has activation"],
     "dataset=image_folder dataset.root=empty": ["dataset.root=empty", "no pictures", ".png"],
     "tracking.uri=http://127.0.0.1:9": ["tracking.uri=http://127.0.0.1:9", "does not answer", "SQLite"],
 }
@@ -57,6 +82,9 @@ IN_PREDICT = {
     "count=0": ["count=0", "a whole number, 1 or more"],
     "traking.uri=x": ["traking.uri=x", "no such setting", "did you mean tracking?"],
     "threads=2": ["threads=2", "no such setting; did you mean device.threads?"],
+    "photo.png": ["photo.png: must be key=value; did you mean images=photo.png?"],
+    "best": ["best: must be key=value; did you mean run=best?"],
+    "images=photo(1).png": ["needs quotes", """'images="photo(1).png"'"""],
     "run.x=latest": ["run.x=latest", "run has no settings inside"],
     "runn=latest": ["runn=latest", "no such setting", "did you mean run?"],
     "run=4d1f": ["outputs/mlflow.db does not exist", "no run was recorded yet"],
@@ -225,14 +253,71 @@ def test_help_config_and_completion_import_nothing_heavy(
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 
-def test_tab_offers_every_word_that_a_setting_may_be() -> None:
-    values = composed("optimizer=sgd")
-    assert choices("model.activation", values) == [*get_args(Activation)]
-    assert choices("device.precision", values) == ["fp32", "bf16", "fp16"]
-    assert choices("optimizer.nesterov", values) == ["true", "false"]
-    assert choices("invert", composed(name="predict")) == ["auto", "true", "false"]
-    for other in ("optimizer.lr", "optimizer", "no.such", "nosuch", "dataset.augment.shift"):
-        assert choices(other, values) == []
+def test_every_command_names_the_others_and_its_version(typed: Command) -> None:
+    for file in (PROJECT / "conf/hydra/help").glob("*.yaml"):
+        assert "${hydra.help.footer}\n  ${lenetexp.commands:}\n" in file.read_text(), file
+    commands = {path.stem for path in (PROJECT / "scripts").glob("*.py") if "cli.start" in path.read_text()}
+    help_text = typed("predict", "--help").stdout
+    (others,) = re.findall(r"\nOther commands: ([\s\S]+)\(python\s+scripts/NAME.py\s+--help\)\n", help_text)
+    assert {*others.replace(",", "").split()} == commands - {"predict"}
+    assert help_text.index("  run=") < help_text.index("  images=") < help_text.index("  count=")
+    for script in commands:
+        assert typed(script, "--version").stdout == f"lenetexp {lenetexp.__version__}\n"
+
+
+def test_help_begins_with_what_is_typed_most(typed: Command) -> None:
+    settings = re.findall(r"^  ([\w.]+)=", typed("run", "--help").stdout, re.MULTILINE)
+    assert settings[:4] == ["optimizer.lr", "model.activation", "epochs", "batch_size"]
+    assert {*settings} == {key for key, _ in leaves(composed()) if not key.endswith("_target_")}, "none is lost"
+
+
+def test_settings_may_stand_on_both_sides_of_a_flag(typed: Command) -> None:
+    done = typed("run", "epochs=3", "--cfg", "job", "seed=7")
+    assert done.returncode == 0 and "\nepochs: 3\n" in done.stdout and "seed: 7\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "fragments"),
+    [
+        ("# @package _global_\nepocs: 3", ["epocs=3: there is no such setting (in mine/local/machine.yaml)"]),
+        ("# @package _global_\ndevice: {threads: x}", ["device.threads=x: must be", "(in mine/local/machine.yaml)"]),
+        ("device: {threads: 1}", ["machine.yaml: must begin with the line # @package _global_"]),
+    ],
+)
+def test_a_mistake_in_the_settings_of_this_machine_names_their_file(
+    typed: Command, tmp_path: Path, content: str, fragments: list[str]
+) -> None:
+    (tmp_path / "mine/local").mkdir(parents=True)
+    (tmp_path / "mine/local/machine.yaml").write_text(content)
+    assert_one_sentence(typed("run", "--config-dir", "mine"), *fragments)
+    if "_global_" not in content:
+        assert_one_sentence(typed("sync", "--config-dir", "mine"), *fragments)
+    if "threads: x" in content:
+        assert "(in " not in typed("run", "--config-dir", "mine", "device.threads=y").stderr, "it was typed"
+
+
+def test_a_mistake_in_a_recipe_names_its_file(typed: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine/optimizer").mkdir(parents=True)
+    (tmp_path / "mine/optimizer/own.yaml").write_text("_target_: torch.optim.SGD\nlr: fast")
+    done = typed("run", "--config-dir=mine", "optimizer=own")
+    assert_one_sentence(done, "optimizer.lr=fast: must be a number above 0 (in mine/optimizer/own.yaml)")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_device_is_refused_before_the_run_is_announced(typed: Command) -> None:
+    assert_one_sentence(typed("run", "device=cuda"), "device=cuda: torch finds no such device")
+
+
+def test_a_sweep_over_models_takes_settings_that_only_some_of_them_use(typed: Command) -> None:
+    """Its jobs are checked, and then the server does not answer."""
+    done = typed("run", "-m", "model=lenet,svm", "optimizer.lr=0.1", "tracking.uri=http://127.0.0.1:9")
+    assert "does not answer" in done.stderr and "no effect" not in done.stderr
+
+
+def test_the_plain_script_says_how_it_is_called(typed: Command) -> None:
+    for words in ([], ["data"], ["data", "many"]):
+        done = typed("plain", *words)
+        assert done.returncode == 1 and done.stderr.startswith("usage: python scripts/plain.py FOLDER EPOCHS")
 
 
 def test_a_reader_that_stops_reading_gets_no_traceback(start: Callable[..., Started]) -> None:

@@ -74,7 +74,6 @@ def main(here: InProcess, monkeypatch: pytest.MonkeyPatch) -> Main:
     monkeypatch.setattr(experiment, "save_model", lambda *_: None)
     monkeypatch.setattr(Recorder, "model", lambda *_: None)
     monkeypatch.setattr(process, "start", lambda _: None)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
 
     def call(*words: str) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["run.py", *words])

@@ -10,25 +10,31 @@ import secrets
 import sys
 import traceback
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lenetexp.config.help import complete_values, explained, list_groups_quickly
+from lenetexp.config.completion import bash_script, complete_words
+from lenetexp.config.help import explained, list_groups_quickly, other_commands
 from lenetexp.config.messages import of_exception
-from lenetexp.config.schema import check
+from lenetexp.config.schema import RunConfig, check
 from lenetexp.config.targets import Settings
-from lenetexp.errors import UserError, one_line, wrapped
+from lenetexp.errors import DEBUG, UserError, is_debugging, one_line, without_password, wrapped
 
+HYDRA_DEBUG = "HYDRA_FULL_ERROR"
 LOG = "log.txt"  # what a sweep's job prints, in its own folder
 
 # Letters and digits that keep the folders of two commands apart that start in the same second.
@@ -38,21 +44,28 @@ OmegaConf.register_new_resolver(
 
 
 def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyType({}), sweeps: bool = False) -> None:
-    """Runs `main`, decorated with `hydra.main`; user errors print one line, no traceback.
+    """Runs `main`, decorated with `hydra.main`; user errors print one line, no traceback unless the user wants it.
 
     `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m.
     """
-    multirun = bool({"-m", "--multirun"} & {*sys.argv})
-    if multirun:  # argparse takes no settings on both sides of it
-        sys.argv[1:] = ["-m", *(word for word in sys.argv[1:] if word not in ("-m", "--multirun"))]
-    if multirun and not sweeps:
-        _exit_for(UserError("-m: only run.py takes it"))
-    typed = {key: name for name, key in renamed.items()}
-    OmegaConf.register_new_resolver("lenetexp.settings", lambda *, _root_: explained(_root_, typed), replace=True)
-    if {"-h", "--help"} & {*sys.argv}:
+    if "--version" in sys.argv:
+        print(f"lenetexp {version('lenetexp')}")
+        return
+    try:
+        flags = _sort_words()
+        if flags.multirun and not sweeps:
+            raise UserError("-m: only run.py takes it")
+    except UserError as error:
+        _exit_for(error)
+    OmegaConf.register_new_resolver("lenetexp.settings", lambda *, _root_: explained(_root_, renamed), replace=True)
+    OmegaConf.register_new_resolver("lenetexp.commands", other_commands, replace=True)
+    if flags.help:
         list_groups_quickly()
-    if {"-sc", "--shell-completion"} & {*sys.argv}:
-        complete_values()
+    if flags.shell_completion and "install=bash" in sys.argv:
+        print(bash_script(Path(sys.argv[0]).parent))
+        return
+    if flags.shell_completion:
+        complete_words(renamed)
     for i, word in enumerate(sys.argv):
         key, equals, value = word.partition("=")
         if equals and key in renamed:
@@ -60,20 +73,48 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     sys.path.append(str(Path.cwd()))  # for a `_target_` there
     # Our files in conf/hydra/launcher/ have the names of the plugins' own and are checked against those.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
-    # Hydra prints its own report of an error unless it is told to raise.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
     atexit.register(_thaw)
-    try:
-        main()
-        gc.freeze()  # the process ends: nothing that is left need be looked through
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno and error.filename:  # Hydra could not make its folder
-            multirun = multirun or any(word.startswith("sweep=") for word in sys.argv)
-            key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
-            _exit_for(UserError(f"{key}={error.filename}: cannot be made or written ({error.strerror})"))
-        _exit_for(error)
+    # Hydra prints its own report of an error unless it is told to raise, with a variable that is a user's, too.
+    variables = {HYDRA_DEBUG: "1"} | ({DEBUG: "1"} if os.environ.get(HYDRA_DEBUG) == "1" else {})
+    with env_override(variables):  # which a sweep's processes inherit
+        try:
+            main()
+            gc.freeze()  # the process ends: nothing that is left need be looked through
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except Exception as error:
+            if isinstance(error, OSError) and _made_a_folder(error):
+                multirun = flags.multirun or any(word.startswith("sweep=") for word in sys.argv)
+                key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+                sentence = f"{key}={error.filename}: cannot be made or written ({error.strerror})"
+                error = UserError(sentence).with_traceback(error.__traceback__)
+            _exit_for(error)
+
+
+def _sort_words() -> Namespace:
+    """Puts settings before flags: argparse takes none on both sides of one. Raises `UserError` for an unknown flag."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    words = sys.argv[1:]
+    flags, others = parser.parse_known_args(words)
+    for word in others:
+        if word.startswith("-"):
+            key, equals, value = word.lstrip("-").replace("-", "_").partition("=")
+            following = words[words.index(word) + 1 :][:1]
+            value = value if equals else next((one for one in following if one in others + flags.overrides), "VALUE")
+            raise UserError(f"{word}: there is no such flag; settings are typed as key=value: {key}={value}")
+    settings = [*flags.overrides, *others]
+    sys.argv[1:] = [*settings, *(word for word in words if word not in settings)]
+    return flags
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(one_line(message))
+
+
+def _made_a_folder(error: OSError) -> bool:
+    """Whether the error is that Hydra, which makes the folder of a run, could not."""
+    return bool(error.filename) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir")
 
 
 def _thaw() -> None:
@@ -89,7 +130,18 @@ def _exit_for(error: Exception) -> NoReturn:
         sys.exit(141)
     if (sentence := of_exception(error)) is None:
         raise error
+    if is_debugging():
+        print_whole(error)
     sys.exit("error: " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence))
+
+
+def print_whole(error: BaseException) -> None:
+    """Prints an error with all that led to it, on stderr, without a password."""
+    cause: BaseException | None = error
+    while cause is not None:
+        cause.__suppress_context__ = False
+        cause = cause.__cause__ or cause.__context__
+    print(without_password("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
@@ -107,7 +159,10 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         settings = check(kind, values)
         if not values.get("resume"):  # a resumed run has a folder already
             require_empty(folder)
+        if isinstance(settings, RunConfig) and not in_sweep:  # a sweep has looked at all its jobs together
+            settings.require_effect(settings.given)
         with _log(folder) if in_sweep else nullcontext():
+            _require_device(settings)
             if settings.headline:
                 print(wrapped(settings.headline), flush=True)
             with starting():
@@ -117,12 +172,20 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
                         import_module(module)
                 return getattr(sys.modules[module], name)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
-        if in_sweep:
-            raise UserError(of_exception(error)) from None
+        if in_sweep and (sentence := of_exception(error)):
+            raise UserError(sentence) from error
         _exit_for(error)  # here, because Hydra would print a line of its own above the sentence
     finally:
         with suppress(OSError):  # Hydra has made the folder; it goes if nothing was written into it
             folder.rmdir()
+
+
+def _require_device(settings: Settings) -> None:
+    """Raises `UserError` for a device that is not there, before anything is announced. Only torch can tell."""
+    device = getattr(settings, "device", None)
+    if device is not None and device.name in ("cuda", "mps"):
+        with starting(), importing():
+            import_module("lenetexp.training.setup").pick_device(device)
 
 
 @contextmanager
@@ -186,6 +249,8 @@ def _log(folder: Path) -> Iterator[None]:
             yield
         except UserError as error:
             print(f"error: {error}")
+            if is_debugging():
+                print_whole(error)
             raise
         except Exception as error:
             traceback.print_exc()

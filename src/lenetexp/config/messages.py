@@ -1,15 +1,18 @@
 """One sentence for every mistake that pydantic, Hydra or OmegaConf reports: the key, the value, what is allowed."""
 
+import errno
 import re
+import shlex
 import sys
+from pathlib import Path
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
+from lenetexp.config.command_line import setting_file, suggest_setting
 from lenetexp.errors import UserError, nearest, one_line
 
 # What is wrong, by pydantic's name for it.
@@ -43,7 +46,9 @@ def of_validation(error: ValidationError) -> str:
     if problem["type"] == "literal_error":
         options = details["expected"].replace("'", "")
         details["expected"] = options + nearest(str(value), re.split(", | or ", options))
-    return SENTENCES.get(problem["type"], "{key}={value}: {message}").format(**details)
+    sentence = SENTENCES.get(problem["type"], "{key}={value}: {message}").format(**details)
+    file = setting_file(details["key"])
+    return f"{sentence} (in {file})" if file else sentence
 
 
 def of_exception(error: Exception) -> str | None:
@@ -56,17 +61,19 @@ def of_exception(error: Exception) -> str | None:
         case MissingMandatoryValue():
             return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
         case OverrideParseException():
-            reason = one_line(str(error).partition("\nSee ")[0].partition("\n")[2])
-            return f"{error.override}: must be key=value as Hydra reads it ({reason})"
+            return _of_word(error.override, str(error))
         case UserError() | HydraException() | OmegaConfBaseException():
             cause = error.__cause__
             if isinstance(error, ConfigCompositionException) and (sentence := _of_composition(str(error), cause)):
                 return sentence
             reason = f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else ""
             return f"{one_line(error)}{reason}"
-        case OSError():
-            output = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "the output"
-            return f"{error.filename or output}: cannot be read or written ({error.strerror or one_line(error)})"
+        case OSError(filename=str() | Path() as file):
+            return f"{file}: cannot be read or written ({error.strerror or one_line(error)})"
+        case OSError(
+            errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EROFS | errno.EIO
+        ):  # in the midst of a file
+            return f"a file cannot be written ({error.strerror})"
         case yaml.YAMLError():
             return f"a config file is not YAML: {one_line(error)}"
         case ValueError() if str(error).startswith("Only one of --run"):  # --cfg together with -m
@@ -76,6 +83,20 @@ def of_exception(error: Exception) -> str | None:
         case AssertionError() if "Unexpected type for root" in str(error):
             return "a setting inside one that is null cannot be set; give all of it, e.g. key={inner:1}"
     return None
+
+
+def _of_word(word: str, message: str) -> str:
+    """The sentence for a word of the command line that Hydra cannot read."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        meant = suggest_setting(word)
+        return f"{word}: must be key=value{f'; did you mean {meant}?' if meant else ', as epochs=5'}"
+    if re.search(r"[\s()\[\],{}'\"]|[^\x00-\x7f]", value):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        quoted = shlex.quote(f'{key}="{escaped}"')
+        return f"{word}: a value with such characters needs quotes, and the shell takes one pair away: {quoted}"
+    reason = one_line(message.partition("\nSee ")[0].partition("\n")[0])
+    return f"{word}: must be key=value as Hydra reads it ({reason})"
 
 
 def _of_composition(message: str, cause: BaseException | None) -> str | None:
@@ -97,7 +118,7 @@ def _of_composition(message: str, cause: BaseException | None) -> str | None:
     keys = [str(k) for k in node if k not in ("hydra", "_target_")]
     place = ".".join(known)
     inner = [] if known else _inner(node)
-    if meant := [name for name in inner if name.rpartition(".")[2] == unknown]:
+    if meant := [name for name in inner if name.rpartition(".")[2].lower() == unknown.lower()]:
         return f"{given}: there is no such setting; did you mean {' or '.join(meant)}?"
     if not known and "seed" in keys:  # run.py's own config
         keys = ["experiment", "sweep", *keys]
@@ -110,9 +131,14 @@ def _of_composition(message: str, cause: BaseException | None) -> str | None:
 
 def _of_swept(given: str) -> str:
     """How to set what only some options of a swept group have: Hydra composes without the swept groups first."""
-    groups = ("experiment", given.partition(".")[0])
+    key, _, value = given.partition("=")
+    groups = ("experiment", key.partition(".")[0])
     swept = [word for word in sys.argv if word.partition("=")[0] in groups and "," in word]
-    return f"; if the settings of {swept[0]} include it, write ++{given}" if swept and "-m" in sys.argv else ""
+    if not swept or not {"-m", "--multirun"} & {*sys.argv}:
+        return ""
+    if key == "dataset.root" and "image_folder" not in swept[0]:
+        return f"; for all datasets of a sweep write data_dir={value}"
+    return f"; if all of {swept[0]} have it, write ++{given}; if not, sweep those that have it by themselves"
 
 
 def _inner(config: DictConfig) -> list[str]:

@@ -1,13 +1,14 @@
 """The settings of a run, checked. Imports neither torch nor MLflow: a sweep checks all its configs first."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import unquote
 
 from pydantic import Field, ValidationError
 
 from lenetexp.config import fields as f
+from lenetexp.config.command_line import CONF, GLOBAL
 from lenetexp.config.messages import of_validation
 from lenetexp.config.targets import (
     CROSS_ENTROPY,
@@ -27,6 +28,9 @@ from lenetexp.config.targets import (
 from lenetexp.errors import UserError, counted
 
 S = TypeVar("S", bound=Settings)
+
+# What only training in steps reads.
+OF_STEPS = ("epochs", "batch_size", "clip_norm", "ema", "patience", "optimizer", "scheduler", "dataset.augment")
 
 
 class Device(Settings):
@@ -116,6 +120,15 @@ class RunConfig(Settings):
         ]
         return ", ".join(parts)
 
+    def require_effect(self, overrides: Iterable[str]) -> None:
+        """Raise `UserError` if one of these typed settings has no effect on a classifier that is fitted at once."""
+        if isinstance(self.model, ClassicalModel):
+            for word in overrides:
+                key = word.lstrip("+~").partition("=")[0]
+                if f"{key}.".startswith(tuple(f"{setting}." for setting in OF_STEPS)):
+                    name = self.model.name
+                    raise UserError(f"{word}: has no effect on {name}, which is fitted at once; leave it out")
+
 
 def words(arguments: Mapping[str, Any]) -> list[str]:
     """Arguments that do something, as one would say them: relu, nesterov, momentum=0.9."""
@@ -129,6 +142,10 @@ def words(arguments: Mapping[str, Any]) -> list[str]:
 
 def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     """A composed config as `kind`; raises `UserError` that names the first wrong key, which `prefix` precedes."""
+    if "local" in values:
+        raise UserError(
+            f"{CONF / 'local/machine.yaml'}: must begin with the line {GLOBAL}, or nothing of it has an effect"
+        )
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:

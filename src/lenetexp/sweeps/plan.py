@@ -50,11 +50,17 @@ class Plan:
         self.fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
 
     def job(self, overrides: Sequence[str]) -> Job:
-        """One job, with its config composed and checked. Raises `UserError` if it is wrong."""
+        """One job, with its config composed and checked. Raises `UserError` if it is wrong.
+
+        Where the model is swept, a setting with one value is for those that it has an effect on.
+        """
         values = cli.plain(self._compose(overrides))
         given = dict(word.split("=", 1) for word in overrides if "=" in word)
         swept = {name: given[key] for name, key in zip(self.names, self.keys, strict=True)}
-        return Job(tuple(overrides), swept, check(RunConfig, values), config_hash(values))
+        settings = check(RunConfig, values)
+        has_other_models = not {"model", "experiment"}.isdisjoint(swept)
+        settings.require_effect([f"{key}={value}" for key, value in swept.items()] if has_other_models else overrides)
+        return Job(tuple(overrides), swept, settings, config_hash(values))
 
     def identity(self) -> str:
         """Twelve hexadecimal digits that say which sweep this is, whatever its values."""
