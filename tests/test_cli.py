@@ -24,7 +24,7 @@ IN_THE_CONFIG = {
     "lr=0.01": ["lr=0.01", "no such setting; did you mean optimizer.lr?"],
     "activaton=relu": ["activaton=relu", "no such setting", "did you mean model.activation?"],
     "optimizer.momentum=2": ["optimizer.momentum=2", "from 0 to below 1"],
-    "optimizer.lr==": ["optimizer.lr==", "must be key=value"],
+    "optimizer.lr==": ["optimizer.lr==", "must be key=value as Hydra reads it (extraneous input '='"],
     "epochs=0": ["epochs=0", "a whole number, 1 or more"],
     "epochs=": ["epochs=", "a whole number, 1 or more"],
     "batch_size=0": ["batch_size=0", "a whole number, 1 or more"],
@@ -42,6 +42,9 @@ IN_THE_CONFIG = {
     "seed=1 --cfg jobs": ["argument --cfg/-c: invalid choice: 'jobs'"],
     "tutorial": ["tutorial: must be key=value; did you mean experiment=tutorial?"],
     "lecun_1998/svm": ["must be key=value; did you mean experiment=lecun_1998/svm?"],
+    "optimizer": ["optimizer: must be key=value; did you mean optimizer=…?"],
+    "epochs:3": ["epochs:3: must be key=value"],
+    "experiment=svm": ["experiment=svm: must be one of", "did you mean lecun_1998/svm?"],
     "nothing": ["nothing: must be key=value, as epochs=5"],
     "data_dir=my(files)": ["a value with such characters needs quotes", """'data_dir="my(files)"'"""],
     "model=svm optimizer.lr=0.1": ["optimizer.lr=0.1: has no effect on PolynomialSVM, which is fitted at once"],
@@ -271,6 +274,10 @@ def test_help_begins_with_what_is_typed_most(typed: Command) -> None:
     assert {*settings} == {key for key, _ in leaves(composed()) if not key.endswith("_target_")}, "none is lost"
 
 
+def test_a_space_beside_the_equals_sign(typed: Command) -> None:
+    assert_one_sentence(typed("run", "epochs = 3"), "epochs = 3: must be key=value without spaces", ": epochs=3")
+
+
 def test_settings_may_stand_on_both_sides_of_a_flag(typed: Command) -> None:
     done = typed("run", "epochs=3", "--cfg", "job", "seed=7")
     assert done.returncode == 0 and "\nepochs: 3\n" in done.stdout and "seed: 7\n" in done.stdout
@@ -301,6 +308,13 @@ def test_a_mistake_in_a_recipe_names_its_file(typed: Command, tmp_path: Path) ->
     (tmp_path / "mine/optimizer/own.yaml").write_text("_target_: torch.optim.SGD\nlr: fast")
     done = typed("run", "--config-dir=mine", "optimizer=own")
     assert_one_sentence(done, "optimizer.lr=fast: must be a number above 0 (in mine/optimizer/own.yaml)")
+    (tmp_path / "mine/experiment").mkdir()
+    (tmp_path / "mine/experiment/own.yaml").write_text("epochs: 3")
+    done = typed("run", "--config-dir=mine", "experiment=own")
+    assert_one_sentence(done, "mine/experiment/own.yaml: must begin with the line # @package _global_")
+    (tmp_path / "mine/experiment/own.yaml").write_text("# @package _global_\noptimizer: {lrr: 3}")
+    done = typed("run", "--config-dir=mine", "experiment=own")
+    assert "SGD does not take lrr (in mine/experiment/own.yaml); add ~optimizer.lrr" in done.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

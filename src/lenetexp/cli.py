@@ -104,7 +104,8 @@ def _sort_words() -> Namespace:
             value = value if equals else next((one for one in following if one in others + flags.overrides), "VALUE")
             raise UserError(f"{word}: there is no such flag; settings are typed as key=value: {key}={value}")
     settings = [*flags.overrides, *others]
-    sys.argv[1:] = [*settings, *(word for word in words if word not in settings)]
+    rest = [word for word in words if word not in (*settings, "-m", "--multirun")]
+    sys.argv[1:] = [*(["-m"] if flags.multirun else []), *settings, *rest]
     return flags
 
 

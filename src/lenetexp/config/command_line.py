@@ -65,6 +65,8 @@ def command_config() -> dict[str, Any]:
 def suggest_setting(word: str) -> str:
     """The setting that a bare word seems to mean, as experiment=tutorial for tutorial; empty if there is none."""
     config = command_config()
+    if word in (*config, *config["defaults"]):
+        return f"{word}=…"
     for group in sorted(config["defaults"], key=("experiment", "sweep").__contains__, reverse=True):
         if word in options_of(group):
             return f"{group}={word}"
@@ -74,20 +76,22 @@ def suggest_setting(word: str) -> str:
     return next((f"{key}={word}" for key in ("images", "run") if key in config), "")
 
 
+def option_file(group: str) -> Path | None:
+    """The file of the option that the command line chooses in a group; of local it is this machine's own."""
+    option = typed_pairs().get(group, "machine" if group == "local" else "")
+    paths = [folder / group / f"{option}.yaml" for folder in config_folders()]
+    path = next(filter(Path.is_file, paths), None)
+    return path.relative_to(Path.cwd()) if path and path.is_relative_to(Path.cwd()) else path
+
+
 def setting_file(key: str) -> Path | None:
     """The file that sets this key: this machine's own, or one that the command line chooses; None if typed itself."""
-    typed = typed_pairs()
-    if any(f"{key}.".startswith(f"{other}.") and not options_of(other) for other in typed):
+    groups = {"local": "machine", **typed_pairs()}
+    if any(f"{key}.".startswith(f"{other}.") and not options_of(other) for other in groups):
         return None
-    chosen = {"local": "machine", **{group: option for group, option in typed.items() if "." not in group}}
-    for group, option in chosen.items():
-        for folder in config_folders():
-            path = folder / group / f"{option}.yaml"
-            if path.is_file():
-                prefix = "" if path.read_text().startswith(GLOBAL) else f"{group}."
-                if any(
-                    f"{key}.".startswith(f"{leaf}.") for leaf, _ in leaves(read_config(f"{group}/{option}"), prefix)
-                ):
-                    return path
-                break
+    for group, option in groups.items():
+        if path := option_file(group):
+            prefix = "" if path.read_text().startswith(GLOBAL) else f"{group}."
+            if any(f"{key}.".startswith(f"{leaf}.") for leaf, _ in leaves(read_config(f"{group}/{option}"), prefix)):
+                return path
     return None

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from lenetexp.config.command_line import setting_file, suggest_setting
+from lenetexp.config.command_line import options_of, setting_file, suggest_setting
 from lenetexp.errors import UserError, nearest, one_line
 
 # What is wrong, by pydantic's name for it.
@@ -57,7 +57,9 @@ def of_exception(error: Exception) -> str | None:
         case MissingConfigException(missing_cfg_file=str(file), options=[_, *_] as names):
             group, _, choice = file.rpartition("/")
             options = [option for option in names if not option.startswith("_")]
-            return f"{group}={choice}: must be one of {', '.join(options)}{nearest(choice, options)}"
+            in_folders = [option for option in options_of(group) if option.endswith(f"/{choice}")]
+            meant = nearest(choice, options) or "".join(f"; did you mean {option}?" for option in in_folders[:1])
+            return f"{group}={choice}: must be one of {', '.join(options)}{meant}"
         case MissingMandatoryValue():
             return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
         case OverrideParseException():
@@ -91,11 +93,13 @@ def _of_word(word: str, message: str) -> str:
     if not equals:
         meant = suggest_setting(word)
         return f"{word}: must be key=value{f'; did you mean {meant}?' if meant else ', as epochs=5'}"
+    if word != (stripped := f"{key.strip()}={value.strip()}"):
+        return f"{word}: must be key=value without spaces around it: {stripped}"
     if re.search(r"[\s()\[\],{}'\"]|[^\x00-\x7f]", value):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         quoted = shlex.quote(f'{key}="{escaped}"')
         return f"{word}: a value with such characters needs quotes, and the shell takes one pair away: {quoted}"
-    reason = one_line(message.partition("\nSee ")[0].partition("\n")[0])
+    reason = one_line(message.partition("\nSee ")[0].partition("\n")[2].partition(" expecting ")[0])
     return f"{word}: must be key=value as Hydra reads it ({reason})"
 
 
@@ -134,7 +138,7 @@ def _of_swept(given: str) -> str:
     key, _, value = given.partition("=")
     groups = ("experiment", key.partition(".")[0])
     swept = [word for word in sys.argv if word.partition("=")[0] in groups and "," in word]
-    if not swept or not {"-m", "--multirun"} & {*sys.argv}:
+    if not swept or "-m" not in sys.argv:
         return ""
     if key == "dataset.root" and "image_folder" not in swept[0]:
         return f"; for all datasets of a sweep write data_dir={value}"

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from pydantic import Field, ValidationError
 
 from lenetexp.config import fields as f
-from lenetexp.config.command_line import CONF, GLOBAL
+from lenetexp.config.command_line import GLOBAL, option_file
 from lenetexp.config.messages import of_validation
 from lenetexp.config.targets import (
     CROSS_ENTROPY,
@@ -142,10 +142,8 @@ def words(arguments: Mapping[str, Any]) -> list[str]:
 
 def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     """A composed config as `kind`; raises `UserError` that names the first wrong key, which `prefix` precedes."""
-    if "local" in values:
-        raise UserError(
-            f"{CONF / 'local/machine.yaml'}: must begin with the line {GLOBAL}, or nothing of it has an effect"
-        )
+    for group in {"local", "experiment", "sweep"} & values.keys():  # whose files set what belongs to other groups
+        raise UserError(f"{option_file(group) or f'a file of {group}'}: must begin with the line {GLOBAL}")
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:

@@ -9,7 +9,7 @@ from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lenetexp.config import fields as f
-from lenetexp.config.command_line import typed_pairs
+from lenetexp.config.command_line import setting_file, typed_pairs
 from lenetexp.config.custom import explain_failure
 from lenetexp.errors import UserError, nearest, one_line
 
@@ -93,7 +93,9 @@ class Target(Settings):
                 value = f"{group}.{key}={self.call()[key]}"
                 return f"{value}: {self.name} has no such argument{there_are}{nearest(key, takes)}"
         without = " ".join(f"~{group}.{key}" for key in unknown)
-        return f"{group}: {self.name} does not take {', '.join(unknown)}; add {without} to the command"
+        file = setting_file(f"{group}.{unknown[0]}")
+        where = f" (in {file})" if file else ""
+        return f"{group}: {self.name} does not take {', '.join(unknown)}{where}; add {without} to the command"
 
 
 class LeNetModel(Target):
