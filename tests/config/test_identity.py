@@ -86,6 +86,7 @@ def test_a_run_is_named_by_what_was_asked_for() -> None:
     assert name_of(asked) == "lr=0.02 activation=relu"
     assert name_of(["device=cpu", "device.threads=1", "optimizer.fused=false", "epochs=2"]) == "epochs=2"
     assert name_of([]) == ""
+    assert name_of(["device.threads=1", "device=cpu", "dataset.root=x", "epochs=2"]) == "epochs=2", "what is run"
     assert len(name_of([f"model.x{i}={i}" for i in range(99)])) == 120, "what MLflow's table can show"
 
 

@@ -11,7 +11,7 @@ from helpers import Command, InProcess, Store, composed, run_script
 from lenetexp.config.commands import ReportConfig
 from lenetexp.config.schema import check
 from lenetexp.errors import UserError
-from lenetexp.sweeps.repeat import alone_command
+from lenetexp.sweeps.repeat import Files, alone_command
 from lenetexp.sweeps.report import add_report, ending, report
 from lenetexp.sweeps.results import best_first
 from lenetexp.tracking.names import Tag
@@ -76,13 +76,16 @@ def test_it_says_what_was_asked_what_came_out_and_how_to_repeat_it(swept: Store)
     page = reported(swept)
     text = text_of(page)
     assert "How does the validation accuracy of Net on digits change with model.note (" in text
-    assert "and seed (1, 2)? 6 runs; everything else is as in the recipe below." in text
-    for part in ("best setting", "4 learned", "2 failed", ": a <b>reason</b>", "Every setting", "Every run"):
+    assert ")? 6 runs over 2 seeds; everything else is as in the recipe below." in text
+    for part in ("best setting", "4 finished", "2 failed", ": a <b>reason</b>", "Every setting", "Every run"):
         assert part in text, part
     assert page.count("data:image/png;base64,") == 3, "inside the best and the worst run, the mistakes of the best"
     best = get_run_of(swept).data
     assert f"only {best.tags['mlflow.runName']} python scripts/run.py experiment=smoke" in text
     assert re.search(r"digits, digest \w{36}, 1295 train, 143 val, 359 test images", text)
+    facts = re.search(r'<div class="facts">(.*?)</div>\s*</header>', page, re.S)
+    assert facts and "began" not in facts[1] and "began" in page
+    assert re.search(r"<li>seeds needed: [^<]*:<pre tabindex=\"0\"><code>python \S*scripts/run.py -m ", page)
     for command in ("scripts/predict.py run=", "scripts/compare.py sweep=", "scripts/report.py sweep="):
         assert command in text
 
@@ -100,7 +103,7 @@ def test_what_a_user_typed_is_text(swept: Store) -> None:
         assert page.count("<script") == 2 and "<b>reason" not in page and "<img src=x" not in page
         text = text_of(page)
         assert f"renamed {HOSTILE}" in text and f"experiment {EXPERIMENT}" in text
-    asked = re.search(r"change with model.note \((.*?)\) and seed", text_of(reported(swept)))
+    asked = re.search(r"change with model.note \((.*?)\)\? 6 runs", text_of(reported(swept)))
     assert asked and sorted(asked[1].split(", ")) == [f"'{HOSTILE}'", "fails", "plain"]
 
 
@@ -108,10 +111,7 @@ def test_the_report_of_a_run(swept: Store) -> None:
     run = get_run_of(swept)
     page = reported(swept, f"run={run.info.run_id}")
     text = text_of(page)
-    assert (
-        f"record run {run.info.run_id} in sqlite:///" in text
-        and f"ended {run.data.tags.get(Tag.VERDICT, 'finished')}" in text
-    )
+    assert f"record run {run.info.run_id} in sqlite:///" in text and "ended finished" in text
     assert "One run of Net (" in text and " on digits, 2 epochs at batch size 32, Adam lr=0.002" in text
     assert "Every run" not in text and "Accuracy by setting" not in text
     assert page.count('<figure class="chart"') == 2 and "Mistakes" in text
@@ -183,7 +183,7 @@ def test_a_record_that_is_damaged_is_reported_as_far_as_it_goes(here: InProcess,
     ("status", "verdict", "text", "kind"),
     [
         ("finished", None, "finished", "good"),
-        ("finished", "learned", "learned", "good"),
+        ("finished", "learned", "finished", "good"),
         ("at chance", "did not learn", "did not learn", "bad"),
         ("finished", "collapsed after epoch 3", "collapsed after epoch 3", "bad"),
         ("failed", "learned", "failed", "bad"),
@@ -196,6 +196,12 @@ def test_a_run_that_is_a_result_is_called_by_its_verdict(
     run = RecordedRun("1", "r", "FINISHED", {}, {}, {Tag.VERDICT: verdict} if verdict else {}, 0)
     assert (ending(status, run).text, ending(status, run).kind) == (text, kind)
     assert ending(status, None).text == status
+
+
+def test_a_command_that_repeats_a_run_resumes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Files, "text", lambda self, path: "python /here/scripts/run.py lr=1 resume=true epochs=2")
+    run = RecordedRun("1", "r", "FINISHED", {}, {}, {}, 0)
+    assert Files(run).commands("") == [("the run again", "python scripts/run.py lr=1 epochs=2")]
 
 
 def test_one_job_of_a_sweep_by_itself() -> None:

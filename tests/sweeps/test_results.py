@@ -11,12 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers import InProcess, composed
-from lenetexp.config.identity import short_keys, swept_name
+from lenetexp.config.identity import RESULT_NAMES, defines_experiment, short_keys, swept_name
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
+from lenetexp.reporting.report import Cell
+from lenetexp.reporting.report_parts import table_of_means, table_of_runs
 from lenetexp.runs.interrupt import Interrupted
-from lenetexp.sweeps.compare import differing_keys
-from lenetexp.sweeps.results import best_first, recipes_of, results_table, show_results
+from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, recipes_of, results_table, show_results
 from lenetexp.sweeps.sweep import Sweep, recorded
 from lenetexp.tracking.query import find_sweep
 from lenetexp.tracking.store import open_store
@@ -47,8 +48,8 @@ def test_a_mean_counts_each_seed_once_and_only_results() -> None:
     assert (recipe.runs, recipe.ends) == ("3 of 6", "1 killed")
     assert recipe.accuracy == pytest.approx(0.92), "of a seed that ran twice the better run"
     said = " ".join(results_table(runs, recipes, ["seed"]).split())
-    assert "1 left out of the means: of runs that differ in nothing, seed included, the best counts" in said
-    assert "left out" not in results_table(runs[1:], recipes, []), "without means nothing is"
+    assert "1 run repeats another with the same settings and seed: of each, only the best counts" in said
+    assert "repeats" not in results_table(runs[1:], recipes, []), "without means nothing is"
 
 
 def test_a_table_of_eight_settings_fits_120_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,8 +96,8 @@ def test_a_table_has_a_line_for_each_run_or_with_seeds_for_each_recipe(tmp_path:
     show_results(best_first(found, ["lr", "seed"]), ["lr", "seed"], tmp_path, None)
     lines = (tmp_path / "table.csv").read_text().splitlines()
     head = "lr,seed,best_val_accuracy,best_epoch,epochs_to_90,test_accuracy,test_low,test_high,seconds"
-    assert lines[0] == f"{head},status,reason,run_id"
-    assert lines[3] == "9,0,,,,,,,,failed,OSError: no room,"
+    assert lines[0] == f"{head},status,reason,run_id,folder,images"
+    assert lines[3] == "9,0,,,,,,,,failed,OSError: no room,,,"
 
 
 @pytest.mark.parametrize("keys", [["seed"], ["lr"], ["lr", "seed"], []])
@@ -113,23 +114,67 @@ def test_runs_that_do_not_differ_are_compared(tmp_path: Path, capsys: pytest.Cap
     assert "  best run  validation 50.00%\n" in capsys.readouterr().out
 
 
-def test_runs_are_compared_by_what_differs_and_not_by_what_follows_from_it() -> None:
-    sgd = {"optimizer._target_": "torch.optim.SGD", "optimizer.lr": "0.1", "optimizer.momentum": "0.9"}
-    adam = {"optimizer._target_": "torch.optim.Adam", "optimizer.lr": "0.1", "optimizer.eps": "1e-8"}
-    runs = [
-        {**sgd, "scheduler.epochs": "5", "epochs": "5", "tracking.uri": "a"},
-        {**adam, "epochs": "9", "scheduler.epochs": "9", "tracking.uri": "b"},
-        {**adam, "scheduler.epochs": "5", "epochs": "5", "tracking.uri": "b"},
-    ]
-    assert differing_keys(runs) == ["optimizer._target_", "epochs"]
-    assert short_keys(["optimizer._target_", "epochs", "dataset.name", "model.a", "scheduler.a"]) == [
-        "optimizer", "epochs", "dataset", "model.a", "scheduler.a",
-    ]  # fmt: skip
+@pytest.mark.parametrize("seeds", ["0", "01"])
+def test_no_setting_shares_a_column_with_a_result(seeds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its name: dataset.validation beside the validation accuracy, `loss` beside the mean loss."""
+    monkeypatch.setenv("COLUMNS", "999")
+    keys = ["loss", *(f"model.{name}" for name in RESULT_NAMES), "seed"]
+    values = {key: f"{key}'s" for key in keys}
+    runs = [run(accuracy=0.5, test_accuracy=0.5, **{**values, "seed": seed}) for seed in seeds]
+    table = best_first(runs, keys)
+    recipes = recipes_of(table, keys)
+    text = results_table(table, recipes, keys)
+    head, line = text.splitlines()[:2]
+    for key in keys[:-1]:
+        assert f"{key}'s" in line and head.split().count(key) == 1
+    reports = [table_of_runs(table, keys, [Cell("finished")] * len(table)), table_of_means(recipes, keys[:-1])]
+    for columns in ([*table], [*recipes], *(report.columns for report in reports)):
+        assert len({*columns}) == len(columns)
+    words = {*head.split()} | {name for report in reports for name in report.columns if name.isalpha()}
+    assert words & {"validation", "status", "ended", "run"} and words - {*keys} - {"seed"} <= {
+        *RESULT_NAMES,
+        "to",
+        "90",
+        "%",
+        "95",
+        "interval",
+        "other",
+        "outcomes",
+    }
+    assert not {*COLUMNS, *RECIPE} & {key for key in RunConfig.model_fields if defines_experiment(key)}
+
+
+def test_a_table_leaves_settings_out_rather_than_wrap_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    keys = [f"model.a_setting_of_many_letters_{i}" for i in range(4)]
+    runs = [run(accuracy=0.5 + i / 10, **{key: str(i * (j == 2) + 7) for j, key in enumerate(keys)}) for i in range(3)]
+    table = best_first(runs, keys)
+    text = results_table(table, recipes_of(table, keys), keys)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "a_setting_of_many_letters_2" in text.splitlines()[0], "what differs most stays"
+    others = "a_setting_of_many_letters_0, a_setting_of_many_letters_1, a_setting_of_many_letters_3"
+    assert f"without {others}, which differ too: see table.csv" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("statuses", "is_there"), [([], False), (["killed", "not run"], True)])
+def test_a_column_of_other_outcomes_is_there_if_there_are_any(
+    statuses: list[str], is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    keys = ["lr", "activation", "seed"]
+    setting = {"lr": "0.001", "activation": "sigmoid"}
+    runs = [run(accuracy=0.9 + i / 100, test_accuracy=0.9, seed=str(i), **setting) for i in range(3)]
+    table = best_first([*runs, *(run(status, seed=status, **setting) for status in statuses)], keys)
+    lines = results_table(table, recipes_of(table, keys), keys).splitlines()
+    assert lines[0].endswith("other outcomes") == is_there and max(map(len, lines)) <= 80
 
 
 def test_names_are_short_if_nothing_is_lost() -> None:
     assert swept_name({"optimizer.lr": "0.1", "model.activation": "relu"}) == "lr=0.1 activation=relu"
     assert swept_name({"a.lr": "1", "b.lr": "2", "a.c": "3"}) == "a.lr=1 b.lr=2 c=3"
+    assert short_keys(["optimizer._target_", "epochs", "dataset.name", "model.a", "scheduler.a"]) == [
+        "optimizer", "epochs", "dataset", "model.a", "scheduler.a",
+    ]  # fmt: skip
     assert swept_name({"optimizer.lr": "0.011986907993324093"}) == "lr=0.01199"
 
 

@@ -15,12 +15,8 @@ RECORDING_KEYS = ("tracking", "diagnostics", "data_dir")
 REMARK_KEYS = ("published",)
 # Choices on the command line whose effect is in the composed config, or that only Hydra sees.
 COMPOSITION_KEYS = ("sweep", "hydra")
-# Part of the experiment, but of no interest when runs are compared.
-NOT_COMPARED = ("dataset.root", "device.threads")
-# Where and how the arithmetic is done: of no interest in a name either.
-NOT_NAMED = (
-    *NOT_COMPARED, "device", "device.name", "device.compile", "device.deterministic", "optimizer.fused"
-)  # fmt: skip
+# Part of the experiment, but not of its name: where files are, and where and how the arithmetic is done.
+UNNAMED_GROUPS, UNNAMED_KEYS = ("device",), ("dataset.root", "optimizer.fused")
 # These images are the same wherever they lie. A folder of pictures is told apart by its place.
 SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
 
@@ -31,6 +27,12 @@ ADDED = {
     "loss.label_smoothing": 0.0,
     "ema": None,
 }
+
+NOT_SET = "–"  # stands for a setting that a run does not have, beside others that have it
+# The columns of results in tables and reports: a key that ends in one of these words keeps its whole name.
+RESULT_NAMES = (
+    "validation", "epoch", "test", "seconds", "status", "published", "runs", "deviation", "ended", "why", "run",
+)  # fmt: skip
 
 # Packages whose classes a stored config may name without being told to.
 TRUSTED = ("lenetexp", "torch", "torchvision")
@@ -89,13 +91,14 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 def swept_name(swept: Mapping[str, str]) -> str:
     """Swept keys and values in short: lr=0.1 activation=relu."""
-    return " ".join(f"{name}={short(value)}" for name, value in zip(short_keys(swept), swept.values(), strict=True))
+    pairs = zip(short_keys(swept), swept.values(), strict=True)
+    return " ".join(f"{name}={short(value)}" for name, value in pairs if value != NOT_SET)
 
 
 def short_keys(keys: Iterable[str]) -> list[str]:
-    """Keys by their ends, a class by its group; whole keys where two ends are the same."""
+    """Keys by their ends, a class by its group; whole keys where two ends are the same, or one is a result's name."""
     short_of = {key: re.sub(r"\.(_target_|name)$", "", key).rpartition(".")[2] for key in keys}
-    ends = list(short_of.values())
+    ends = [*short_of.values(), *RESULT_NAMES]
     return [end if ends.count(end) == 1 else key for key, end in short_of.items()]
 
 
@@ -110,8 +113,13 @@ def short(value: str) -> str:
 def name_of(overrides: Iterable[str]) -> str:
     """A run's name, from what its command line asks for; empty if that is the default."""
     pairs = [word.lstrip("+").partition("=") for word in overrides]
-    asked = {key: value for key, _, value in pairs if value and defines_experiment(key) and key not in NOT_NAMED}
+    asked = {key: value for key, _, value in pairs if value and defines_experiment(key) and is_named(key)}
     return swept_name(asked)[:120]  # what MLflow's table of runs can show
+
+
+def is_named(key: str) -> bool:
+    """Whether names and titles tell a key's value."""
+    return key not in UNNAMED_KEYS and re.split(r"[./]", key)[0] not in UNNAMED_GROUPS
 
 
 def trust_needed(targets: Iterable[str]) -> str:

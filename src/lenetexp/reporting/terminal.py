@@ -46,18 +46,24 @@ def _folded(text: str, room: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def table(cells: Mapping[str, Iterable[str]], spare: Sequence[str] = ()) -> str:
-    """Columns under their names; numbers to the right, words to the left. Those of `spare` go if there is no room."""
-    aligned = {}
+def table(cells: Mapping[str, Iterable[str]]) -> str:
+    """Columns under their names; numbers to the right, words to the left."""
+    aligned = []
     for name, column in cells.items():
         texts = [name, *column]
         width = max(map(len, texts))
-        numbers = all(text[:1] in "-0123456789" for text in texts[1:] if text)
-        aligned[name] = [text.rjust(width) if numbers else text.ljust(width) for text in texts]
+        numbers = all(text[:1] in "-–0123456789" for text in texts[1:] if text)
+        aligned.append([text.rjust(width) if numbers else text.ljust(width) for text in texts])
+    return "\n".join("  " + "  ".join(line).rstrip() for line in zip(*aligned, strict=True))
+
+
+def fit_columns(cells: Mapping[str, Iterable[str]], spare: Sequence[str]) -> dict[str, list[str]]:
+    """Columns that fit the terminal: as many of `spare`, in this order, are left out as must be."""
+    fitting = {name: [*column] for name, column in cells.items()}
     for name in spare:
-        if sum(2 + len(texts[0]) for texts in aligned.values()) > columns():
-            aligned.pop(name, None)
-    return "\n".join("  " + "  ".join(line).rstrip() for line in zip(*aligned.values(), strict=True))
+        if sum(2 + max(map(len, [title, *texts])) for title, texts in fitting.items()) > columns():
+            fitting.pop(name, None)
+    return fitting
 
 
 def shown(path: Path) -> str:

@@ -148,6 +148,7 @@ class Run:
             Tag.JOURNAL: secrets.token_hex(16),
             Tag.CONFIG_HASH: config_hash(self.config),
             Tag.DESCRIPTION: f"```\n{settings.summary}\n{head}\n```",
+            Tag.IMAGES: json.dumps(facts["images"]),
             Tag.COMMIT: provenance.write(folder, self.config, facts),
         }
         dataset = {

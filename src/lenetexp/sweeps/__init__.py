@@ -5,6 +5,7 @@ grid        every combination of the given values: hydra/sweeper=grid
 search      trials that Optuna proposes: hydra/sweeper=optuna
 sweep       a sweep's own run in MLflow: what is finished, what is left to do
 results     what a set of runs shows: table, pictures, the best run
+images      which images runs were validated on, within which alone they are ranked and compared
 compare     a sweep's results again, or any runs beside each other: scripts/compare.py
 findings    what the numbers support, in words: which settings differ, which are tied, how many seeds it takes
 statistics  exact tests and intervals, of numbers alone

@@ -7,10 +7,10 @@ from typing import Any
 from pandas import DataFrame
 
 from lenetexp.config.commands import CompareConfig
-from lenetexp.config.identity import NOT_COMPARED, defines_experiment, swept_name
+from lenetexp.config.identity import ADDED, NOT_SET, SAME_WHEREVER, defines_experiment, swept_name
 from lenetexp.errors import UserError
 from lenetexp.sweeps.findings import of_two
-from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, read_index, row_of, runs_of, show_results
+from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of, show_results
 from lenetexp.tracking.query import find_runs, find_sweep
 from lenetexp.tracking.store import open_store
 
@@ -28,28 +28,57 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
     runs = find_runs(store, settings.runs)
     if not runs:
         raise UserError(f"runs={settings.runs}: selects no run of {settings.tracking.experiment}")
-    # A dataset of torchvision's is known by its name: they all have one class.
-    params = [run.params | ({TARGET: name} if (name := run.params.get("dataset.name")) else {}) for run in runs]
-    keys = differing_keys(params)
-    table = best_first([values | row_of(run) for values, run in zip(params, runs, strict=True)], keys)
-    table[keys] = table[keys].fillna("").replace({"None": "null", "True": "true", "False": "false"})  # as typed
-    classes = [key for key in keys if key.endswith("._target_")]
-    table[classes] = table[classes].replace(r".*\.", "", regex=True)  # without their modules
-    named = {
-        run_id: swept_name(dict(values))
-        for run_id, values in zip(table.run_id, table[keys].to_dict("records"), strict=True)
-    }
-    beside = of_two(runs, [named[run.run_id] or run.run_id for run in runs]) if len(runs) == 2 else []
-    show_results(table, keys, folder, None, more=beside)
+    table = tabulate_settings([run.params for run in runs])
+    keys = differing_keys(table)
+    values = table[keys]
+    for key in keys:
+        if key.endswith("._target_"):
+            bare = values[key].str.replace(r".*\.", "", regex=True)  # without their modules
+            values[key] = bare if bare.nunique() == values[key].nunique() else values[key]
+    named = [swept_name(one) or run.run_id for one, run in zip(values.to_dict("records"), runs, strict=True)]
+    beside = of_two(runs, named) if len(runs) == 2 else []
+    rows = [{**one, **row_of(run)} for one, run in zip(values.to_dict("records"), runs, strict=True)]
+    show_results(best_first(rows, keys), keys, folder, None, more=beside)
 
 
-def differing_keys(params: Sequence[Mapping[str, str]]) -> list[str]:
-    """The params in which runs differ, without those that follow from another."""
-    table = DataFrame(params).drop(columns=[*NOT_COMPARED, *COLUMNS, *RECIPE], errors="ignore")
-    differing = [key for key in table if defines_experiment(key) and table[key].nunique(dropna=False) > 1]
-    # Adam has no momentum: the arguments that only one of several classes has follow from the class.
-    classes = tuple(key.removesuffix("_target_") for key in differing if key.endswith("._target_"))
-    own = [key for key in differing if table[key].notna().all() or not f"{key}.".startswith(classes)]
+def tabulate_settings(params: Sequence[Mapping[str, str]]) -> DataFrame:
+    """The settings that define each run's experiment, as they are typed; `NOT_SET` where a run has no such setting."""
+    table = DataFrame([_defining(one) for one in params], dtype=object)
+    # A sweep's runs also name the options that it chose, whose effect is in the settings.
+    groups = {key.partition(".")[0] for key in table if "." in key}
+    chosen = [key for key in table if key in groups or (key == "experiment" and table[key].isna().any())]
+    table = table.drop(columns=chosen)
+    for key, value in ADDED.items():  # older runs lack a setting that their class has now
+        if key in table:
+            target = f"{key.rpartition('.')[0]}._target_"
+            has = table[key].notna()
+            same = table[target].isin(table[target][has]) if target in table else ~has | has
+            table.loc[~has & same, key] = str(value)
+    table = table.fillna(NOT_SET).replace({"None": "null", "True": "true", "False": "false"})
+    return table.replace(r"^(-?\d+)\.0$", r"\1", regex=True)  # on the command line 1.0 is 1
+
+
+def _defining(params: Mapping[str, str]) -> dict[str, str]:
+    """A run's params that define its experiment. A dataset of torchvision's is known by its name, wherever it lies."""
+    known = {key: value for key, value in params.items() if defines_experiment(key)}
+    if known.get(TARGET) == SAME_WHEREVER:
+        known.pop("dataset.root", None)
+        known[TARGET] = known.pop("dataset.name", SAME_WHEREVER)
+    return known
+
+
+def differing_keys(table: DataFrame) -> list[str]:
+    """The settings in which runs differ, without those that follow from another."""
+    differing = [key for key in table if table[key].nunique() > 1]
+    classes = {key.removesuffix("_target_"): key for key in differing if key.endswith("._target_")}
+
+    def follows(key: str) -> bool:
+        """Whether an argument says no more than its class: some classes lack it, all others agree on its value."""
+        of = next((name for prefix, name in classes.items() if key.startswith(prefix) and key != name), None)
+        values = {*table[key]}
+        return of is not None and NOT_SET in values and len(values) == 2 and table.groupby(of)[key].nunique().max() == 1
+
+    own = [key for key in differing if not follows(key)]
     # Of several that always go together, as scheduler.epochs with epochs, the shortest.
     shortest = table[sorted(own, key=len)].T.drop_duplicates().index
     return [key for key in own if key in shortest]

@@ -14,8 +14,10 @@ import pandas as pd
 from pandas import DataFrame
 
 from lenetexp.config.identity import swept_name
-from lenetexp.errors import UserError, counted
+from lenetexp.errors import UserError, counted, wrapped
+from lenetexp.reporting.terminal import rows
 from lenetexp.sweeps import statistics
+from lenetexp.sweeps.images import by_images
 from lenetexp.sweeps.statistics import ALPHA, FEWEST_SEEDS, seeds_needed
 from lenetexp.tracking.names import File
 from lenetexp.tracking.query import RecordedRun
@@ -24,86 +26,136 @@ NAMED = 4  # settings that are named; the rest is counted
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Labels and texts, one line each, and how the best is placed; both empty if there is nothing to compare."""
+class Comparison:
+    """What the recipes on one set of images support: labels and texts, one line each, and how the best is placed."""
 
+    images: str = ""  # the name of the set; empty if all recipes share one
     lines: list[tuple[str, str]] = field(default_factory=list)
     place: str = ""
 
+
+@dataclass(frozen=True)
+class Findings:
+    """The comparison on each set of images where there are two recipes to compare, and how many seeds it takes."""
+
+    comparisons: list[Comparison] = field(default_factory=list)
+    seeds: str = ""  # how many are needed; empty if there are enough
+    command: str = ""  # that adds them
+    sets: int = 1  # of images
+
     @property
-    def sentences(self) -> list[str]:
-        """The lines as they read one below the other; what has no label belongs to the line before."""
-        found: list[str] = []
-        for label, said in self.lines:
-            if label or not found:
-                found.append(f"{label}: {said}")
-            else:
-                found[-1] += f" {said}"
-        return found
+    def places(self) -> dict[str, str]:
+        """How the best of each set of images is placed."""
+        return {one.images: one.place for one in self.comparisons}
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of several sets of images."""
+        if self.sets < 2:
+            return ""
+        return f"The runs are validated on {self.sets} sets of images; accuracies are compared only within one."
+
+    @property
+    def blocks(self) -> list[str]:
+        """The text below a table, in blocks."""
+        seeds = [("seeds needed", self.seeds), *([("", self.command)] if self.command else [])] if self.seeds else []
+        if not self.note:
+            lines = [line for one in self.comparisons for line in one.lines] + seeds
+            return [rows(lines)] if lines else []
+        blocks = [f"on {one.images}:\n{rows(one.lines)}" for one in self.comparisons if one.lines]
+        return [wrapped(self.note), *blocks, *([rows(seeds)] if seeds else [])]
+
+    @property
+    def sentences(self) -> list[tuple[str, str]]:
+        """The same as sentences, each with the command that follows it, or none."""
+        lines = [
+            (f"{f'on {one.images}, ' if one.images else ''}{label}: {text}", "")
+            for one in self.comparisons
+            for label, text in one.lines
+        ]
+        seeds = [(f"seeds needed: {self.seeds}", self.command)] if self.seeds else []
+        return [*([(self.note, "")] if self.note else []), *lines, *seeds]
 
 
 def findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) -> Findings:
-    """Compares the best recipe with every other.
+    """Compares the best recipe on each set of images with every other on it.
 
     `recipes` has the best first, `keys` are those that its recipes differ in, `command` holds the words of the command
     line that ran them; empty if more seeds cannot be had by it.
     """
-    compared = recipes.dropna(subset="accuracy")
-    if len(compared) < 2:
-        return Findings()
-    names = [swept_name(values) for values in compared[[*keys]].to_dict("records")]
-    seeds = list(dict.fromkeys(seed for by_seed in compared.by_seed for seed in by_seed))
-    table = DataFrame([*compared.by_seed], columns=seeds).to_numpy(dtype=float)
-    shared = int((~np.isnan(table[1:]) & ~np.isnan(table[0])).sum(axis=1).max())
+    sets = [*by_images(recipes)]
+    comparisons: list[Comparison] = []
+    missing: dict[tuple[int, int], list[str]] = {}  # settings and seeds, and the names of the seeds
+    for images, lines in sets:
+        compared = lines.dropna(subset="accuracy")
+        if len(compared) < 2:
+            continue
+        seeds = list(dict.fromkeys(seed for by_seed in compared.by_seed for seed in by_seed))
+        table = DataFrame([*compared.by_seed], columns=seeds).to_numpy(dtype=float)
+        shared = int((~np.isnan(table[1:]) & ~np.isnan(table[0])).sum(axis=1).max())
+        comparisons.append(_compare(images, compared, keys, table, shared))
+        missing.setdefault((len(compared), max(shared, 1)), seeds)
+    if not missing:
+        return Findings(sets=len(sets))
+    settings, have = max(missing, key=lambda pair: seeds_needed(pair[0]) - pair[1])
+    more = _more_seeds(settings, have, missing[settings, have], command)
+    return Findings(comparisons, *more, len(sets))
+
+
+def _compare(
+    images: str, compared: DataFrame, keys: Sequence[str], table: statistics.Numbers, shared: int
+) -> Comparison:
+    """The comparison of recipes on one set of images, of which `table` has the accuracies by seed."""
+    varying = [key for key in keys if compared[key].nunique(dropna=False) > 1]
+    names = [swept_name(values) for values in compared[varying].to_dict("records")]
     if shared >= FEWEST_SEEDS:
-        found = _by_seeds(names, table, shared)
-    elif shared > 1:
-        few = f"{shared} cannot show a difference, however large: an exact two-sided test takes {FEWEST_SEEDS}"
-        found = Findings([("seeds", f"{few} to come below 5 %")], "not told apart from the others yet")
-    else:
-        found = _by_images(names, compared)
-    return Findings([*found.lines, *_more_seeds(len(names), max(shared, 1), seeds, command)], found.place)
+        return _by_seeds(images, names, table, shared)
+    if shared > 1:
+        few = f"{shared} are too few to show a difference, however large: an exact two-sided test of paired seeds"
+        line = ("seeds", f"{few} needs {FEWEST_SEEDS} to reach p < {ALPHA}")
+        return Comparison(images, [line], "too few seeds to tell it from the others")
+    return _by_validation_images(images, names, compared)
 
 
-def _by_seeds(names: Sequence[str], table: statistics.Numbers, shared: int) -> Findings:
+def _by_seeds(images: str, names: Sequence[str], table: statistics.Numbers, shared: int) -> Comparison:
     tied: list[str] = []
-    real: list[str] = []
+    worse: list[str] = []
     few: list[str] = []
     for name, other in zip(names[1:], statistics.behind(table), strict=True):
         # Without a comma, at which the text may be folded.
-        said = f"{name} by {100 * other.mean:.2f} ± {100 * other.half_width:.2f} points ({_p(other.p)})"
+        text = f"{name} by {100 * other.mean:.2f} ± {100 * other.half_width:.2f} points ({_p(other.p)})"
         if other.seeds < FEWEST_SEEDS:
             few.append(name)
         else:
-            (real if other.is_real else tied).append(said)
-    pairs = counted(comb(len(names), 2), "pair")
-    method = f"sign-flip tests, paired over {shared} seeds, corrected for {pairs}; ± is a 95 % interval"
-    found = _told(names[0], tied, real, "behind beyond seed noise", method)
-    return Findings([*found.lines, *([("too few seeds", _listed(few))] if few else [])], found.place)
+            (worse if other.is_real else tied).append(text)
+    pairs = counted(comb(len(names), 2), "comparison")
+    method = f"sign-flip test on {shared} paired seeds, corrected for {pairs}; ± is the 95 % interval"
+    return _placed(images, names[0], tied, worse, few, method)
 
 
-def _by_images(names: Sequence[str], compared: DataFrame) -> Findings:
-    images = compared.images
-    if images.isna().any():
-        return Findings()
-    counts = [(round(accuracy * of), int(of)) for accuracy, of in zip(compared.accuracy, images, strict=True)]
+def _by_validation_images(images: str, names: Sequence[str], compared: DataFrame) -> Comparison:
+    known = compared.val_images
+    if known.isna().any():
+        return Comparison(images)
+    counts = [(round(accuracy * of), int(of)) for accuracy, of in zip(compared.accuracy, known, strict=True)]
     p_values = {other: statistics.two_shares(*counts[0], *other) for other in {*counts[1:]}}
     pairs = comb(len(names), 2)
     corrected = statistics.holm([p_values[other] for other in counts[1:]], among=pairs)
     tied: list[str] = []
-    real: list[str] = []
+    worse: list[str] = []
     for name, accuracy, p in zip(names[1:], compared.accuracy.iloc[1:], corrected, strict=True):
-        said = f"{name} by {100 * (compared.accuracy.iloc[0] - accuracy):.2f} points ({_p(p)})"
-        (real if p <= ALPHA else tied).append(said)
-    of = f"{int(images.iloc[0]):,} " if images.nunique() == 1 else ""
-    method = f"Fisher's exact test on {of}validation images, corrected for {counted(pairs, 'pair')}"
-    return _told(names[0], tied, real, "behind", f"{method}; one seed does not show seed noise")
+        text = f"{name} by {100 * (compared.accuracy.iloc[0] - accuracy):.2f} points ({_p(p)})"
+        (worse if p <= ALPHA else tied).append(text)
+    of = f"{int(known.iloc[0]):,} " if known.nunique() == 1 else ""
+    method = f"Fisher's exact test on {of}validation images, corrected for {counted(pairs, 'comparison')}"
+    return _placed(images, names[0], tied, worse, [], f"{method}; one seed cannot show how much seeds vary")
 
 
-def _told(best: str, tied: list[str], real: list[str], behind: str, method: str) -> Findings:
-    place = f"tied with {counted(len(tied), 'other')}" if tied else "alone at the top"
-    lines = [("best", best), ("tied with the best", _listed(tied)), (behind, _listed(real)), ("judged by", method)]
-    return Findings(lines, place)
+def _placed(images: str, best: str, tied: list[str], worse: list[str], few: list[str], method: str) -> Comparison:
+    place = f"tied with {counted(len(tied), 'other')}" if tied else "" if few else "significantly better than the rest"
+    lines = [("best", best), ("tied with the best", _listed(tied)), ("significantly worse", _listed(worse))]
+    lines += [("too few seeds", _listed(few))] if few else []
+    return Comparison(images, [*lines, ("method", method)], place)
 
 
 def _listed(said: list[str]) -> str:
@@ -115,16 +167,17 @@ def _p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _more_seeds(settings: int, have: int, used: Sequence[str], command: Sequence[str]) -> list[tuple[str, str]]:
-    """What to run if these are too few seeds; `used` are those of any run."""
+def _more_seeds(settings: int, have: int, used: Sequence[str], command: Sequence[str]) -> tuple[str, str]:
+    """How many seeds are missing, and the command that adds them to those in use; both empty if none are."""
     needed = seeds_needed(settings)
     if have >= needed:
-        return []
-    said = f"{settings} settings need {needed} to show a difference of three seed deviations, {needed - have} more"
+        return "", ""
+    number = f"{needed} for {settings} settings ({needed - have} more)"
+    more = f"{number}, to detect a difference of three standard deviations"
     if not command:
         which, seeds = ("them", needed) if settings <= NAMED else ("the best few", seeds_needed(NAMED))
-        return [("seeds needed", f"{said}; sweep {which} with 'seed=range({seeds})'")]
-    return [("seeds needed", f"{said} (finished runs count):"), ("", with_seeds(command, used, needed))]
+        return f"{more}; sweep {which} with 'seed=range({seeds})'", ""
+    return f"{more}; finished runs are not run again:", with_seeds(command, used, needed)
 
 
 def with_seeds(command: Sequence[str], used: Sequence[str], needed: int) -> str:

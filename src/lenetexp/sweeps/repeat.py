@@ -90,6 +90,7 @@ class Files:
         if BEST_ACCURACY in self.run.metrics:
             predict = [("predictions of its net", f"python scripts/predict.py run={self.run.run_id}")]
         first = re.sub(r"^python \S*/scripts/", "python scripts/", found.partition("\n")[0])
+        first = re.sub(r" resume=(true|false)(?= |$)", "", first)  # it would find its own runs
         if not self.swept:
             return [("the run again", first), *predict] if first else predict
         alone = alone_command(first, self.swept)

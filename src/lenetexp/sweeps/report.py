@@ -23,8 +23,18 @@ from lenetexp.reporting.report_parts import (
 )  # fmt: skip
 from lenetexp.reporting.terminal import rows, shown
 from lenetexp.sweeps.findings import findings
+from lenetexp.sweeps.images import best_of, by_images
 from lenetexp.sweeps.repeat import Files
-from lenetexp.sweeps.results import RESULTS, SEED, has_means, read_index, recipes_of, results_of, row_of, runs_of
+from lenetexp.sweeps.results import (
+    RESULTS,
+    SEED,
+    has_means,
+    read_index,
+    recipes_of,
+    results_of,
+    row_of,
+    runs_of,
+)  # fmt: skip
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, SERIES, TEST_ACCURACY, Tag
 from lenetexp.tracking.query import RecordedRun, children, find_run, find_sweep, get_run
 from lenetexp.tracking.recorder import Recorder
@@ -32,7 +42,9 @@ from lenetexp.tracking.store import open_store
 
 NAME = "report.html"
 MOST_VALUES = 8  # of a key, in the sentence that says what was asked
-GOOD, FAIR = ("finished", "learned"), ("pruned", "killed", "not run", "running")  # all other endings are bad
+MOST_SETS = 4  # of images, whose best runs are pictured
+LEARNED = "learned"  # the verdict that finds nothing wrong
+GOOD, FAIR = ("finished",), ("pruned", "killed", "not run", "running")  # all other endings are bad
 
 
 def report(settings: ReportConfig, config: dict[str, Any], folder: Path) -> None:
@@ -72,42 +84,38 @@ def of_sweep(sweep: RecordedRun, runs: DataFrame, keys: Sequence[str], command: 
     assert sweep.store is not None
     recorded = {run.run_id: run for run in children(sweep.store, sweep.run_id)}
     recipes, results = recipes_of(runs, keys), results_of(runs)
-    means = SEED in keys and len(recipes) < len(runs)
+    means = has_means(runs, recipes, keys)
     others = [key for key in keys if key != SEED or not means]
-    ranked = runs.loc[recipes.best].dropna(subset="best_val_accuracy")  # not the luckiest run of all
-    ids = [*ranked.run_id[:1], *results.run_id[::-1]]
-    best, worst = ([recorded.get(one) or get_run(sweep.store, one) for one in dict.fromkeys(ids[:2])] + [None] * 2)[:2]
+
+    def recorded_run(run_id: str) -> RecordedRun:
+        return recorded.get(run_id) or get_run(sweep.store, run_id)  # type: ignore[arg-type]
+
+    best = {images: recorded_run(run.run_id) for images, run in best_of(runs, recipes).items() if run is not None}
+    pictured = {f"best run on {images}" if images else "best run": run for images, run in [*best.items()][:MOST_SETS]}
+    if (
+        len(best) == 1
+        and len(results) > 1
+        and (worst := results.run_id.iloc[-1]) not in {run.run_id for run in best.values()}
+    ):
+        pictured["worst run"] = recorded_run(worst)
     endings = [ending(status, recorded.get(run_id)) for run_id, status in zip(runs.run_id, runs.status, strict=True)]
-    of_best = Files(best or next(iter(recorded.values()), sweep))
-    facts = [("runs", str(len(runs))), ("began", _time(sweep))]
+    of_best = Files(next(iter([*best.values(), *recorded.values(), sweep])))
     tables = [table_of_runs(runs, keys, endings)]
     if means:
         tables.insert(0, table_of_means(recipes, others))
-        first = recipes.iloc[0]
-        number = {
-            "mean validation accuracy": first.accuracy,
-            "± (95 %)": first.half_width,
-            "mean test accuracy": first.test,
-        }
-        numbers = [(name, f"{value:.2%}") for name, value in number.items() if isfinite(value)]
-        name = swept_name(first[others].to_dict())
-        facts = [*([("best setting", name)] if name else []), *numbers, *facts]
-    if best is not None and not means:
-        facts = [("best run", best.name), *_reached(best), *facts]
     counts = Counter((cell.text, cell.kind) for cell in endings)
-    pair = [(best, "best"), (worst, "worst")]
     return Report(
         kind="Sweep",
         title=sweep.name,
         asked=_question(runs, keys, of_best),
-        facts=facts,
+        facts=[fact for images, run in best.items() for fact in _facts(images, run, recipes, others, means)],
         endings=[Cell(f"{count} {text}", kind=kind) for (text, kind), count in counts.most_common()],
         findings=findings(recipes, [key for key in keys if key != SEED], command).sentences,
         tables=tables,
-        by_key=accuracy_by_key(recipes, others),
-        curves=[curves_of(runs, keys, others)],
+        by_key=[chart for images, lines in by_images(recipes) for chart in accuracy_by_key(lines, others, images)],
+        curves=[curves_of(lines, keys, others, images) for images, lines in by_images(runs)],
         inside=[
-            one for run, which in pair if run for one in Files(run).picture("inside", f"The {which} run: {run.name}")
+            one for which, run in pictured.items() for one in Files(run).picture("inside", f"The {which}: {run.name}")
         ],
         mistakes=of_best.picture("mistakes", f"The best run: {of_best.run.name}"),
         commands=[
@@ -115,17 +123,35 @@ def of_sweep(sweep: RecordedRun, runs: DataFrame, keys: Sequence[str], command: 
             ("its table and figures again", f"python scripts/compare.py sweep={sweep.run_id}"),
             ("this report again", f"python scripts/report.py sweep={sweep.run_id}"),
         ],
-        origin=[("record", f"sweep {sweep.run_id} in {sweep.store.shown}"), *of_best.origin],
+        origin=[("record", f"sweep {sweep.run_id} in {sweep.store.shown}"), ("began", _time(sweep)), *of_best.origin],
         recipe=of_best.recipe,
         swept=keys,
     )
+
+
+def _facts(
+    images: str, best: RecordedRun, recipes: DataFrame, keys: Sequence[str], means: bool
+) -> list[tuple[str, str]]:
+    """The best run on a set of images in numbers; where there are means, the best setting. Of several sets one fact."""
+    if means:
+        recipe = next(lines for name, lines in by_images(recipes) if name == images).iloc[0]
+        interval = f" ± {recipe.half_width:.2%}" if isfinite(recipe.half_width) else ""
+        test = f"{recipe.test:.2%}" if isfinite(recipe.test) else ""
+        first = ("best setting", swept_name(recipe[[*keys]].to_dict()))
+        reached = [("mean validation accuracy", f"{recipe.accuracy:.2%}{interval}"), ("mean test accuracy", test)]
+    else:
+        first, reached = ("best run", best.name), _reached(best)
+    if not images:
+        return [(label, text) for label, text in (first, *reached) if text]
+    numbers = ", ".join(f"{label} {text}" for label, text in reached if text)
+    return [(f"{first[0]} on {images}", ": ".join(filter(None, [first[1], numbers])))]
 
 
 def of_run(run: RecordedRun) -> Report:
     """The report of one run."""
     assert run.store is not None
     row, files = row_of(run), Files(run)
-    facts = [*_reached(run), ("ended", ending(row["status"], run).text), ("began", _time(run))]
+    facts = [*_reached(run), ("ended", ending(row["status"], run).text)]
     if BEST_EPOCH in run.metrics:
         facts.insert(2, ("best epoch", f"{run.metrics[BEST_EPOCH]:.0f}"))
     histories = {key: [(metric.step, metric.value) for metric in run.history(key)] for key in SERIES[:4]}
@@ -134,7 +160,7 @@ def of_run(run: RecordedRun) -> Report:
         title=run.name,
         asked=f"One run of {files.summary}.",
         facts=facts,
-        findings=[row["reason"]] if row["reason"] else [],
+        findings=[(row["reason"], "")] if row["reason"] else [],
         curves=curves_of_run(histories),
         inside=files.picture("inside", "Layer by layer"),
         mistakes=files.picture("mistakes", "Test images that it takes for another class with the most confidence"),
@@ -142,22 +168,23 @@ def of_run(run: RecordedRun) -> Report:
             *files.commands("the sweep that it is a run of"),
             ("this report again", f"python scripts/report.py run={run.run_id}"),
         ],
-        origin=[("record", f"run {run.run_id} in {run.store.shown}"), *files.origin],
+        origin=[("record", f"run {run.run_id} in {run.store.shown}"), ("began", _time(run)), *files.origin],
         recipe=files.recipe,
         swept=[*files.swept],
     )
 
 
 def ending(status: str, run: RecordedRun | None) -> Cell:
-    """How a run ended: its verdict if it has one, else its status, as the column of `runs_of`."""
-    text = (run.tags.get(Tag.VERDICT) if run and status in RESULTS else None) or status
+    """How a run ended: what its verdict finds wrong, else its status, as the column of `runs_of`."""
+    verdict = run.tags.get(Tag.VERDICT, "") if run and status in RESULTS else ""
+    text = status if verdict in ("", LEARNED) else verdict  # learned something: it may be very little
     return Cell(text, kind="good" if text in GOOD else "fair" if text in FAIR else "bad")
 
 
 def _question(runs: DataFrame, keys: Sequence[str], files: Files) -> str:
     """What a sweep asks."""
     varied = []
-    for key in keys:
+    for key in (key for key in keys if key != SEED):
         values, numeric = ordered(runs[key], runs.best_val_accuracy)
         many = len(values) > MOST_VALUES
         listed = f"{len(values)} values" if many else ", ".join(map(short, values))
@@ -167,8 +194,11 @@ def _question(runs: DataFrame, keys: Sequence[str], files: Files) -> str:
     net = dict(files.recipe).get("model._target_", "").rpartition(".")[2] or "the net"
     data = "" if any(key.startswith("dataset") for key in keys) else files.dataset.get("name", "")
     what = " and ".join(filter(None, [", ".join(varied[:-1]), *varied[-1:]]))
-    rest = f"{counted(len(runs), 'run')}; everything else is as in the recipe below."
-    return f"How does the validation accuracy of {net}{f' on {data}' if data else ''} change with {what}? {rest}"
+    seeds = runs[SEED].nunique() if SEED in keys else 1
+    over = f" over {seeds} seeds" if seeds > 1 else ""
+    rest = f"{counted(len(runs), 'run')}{over}; everything else is as in the recipe below."
+    of = f"the validation accuracy of {net}{f' on {data}' if data else ''}"
+    return f"How does {of} {f'change with {what}' if what else 'vary from seed to seed'}? {rest}"
 
 
 def _reached(run: RecordedRun) -> list[tuple[str, str]]:

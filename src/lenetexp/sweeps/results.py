@@ -11,8 +11,9 @@ from pandas import DataFrame, Series, isna
 from lenetexp.config.identity import short, short_keys, swept_name, trust_needed
 from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting.run_summary import how_to_look
-from lenetexp.reporting.terminal import rows, shown, table, try_draw
+from lenetexp.reporting.terminal import fit_columns, rows, shown, table, try_draw
 from lenetexp.sweeps.findings import findings
+from lenetexp.sweeps.images import best_of, complete, images_of, name_images, sort_by_images
 from lenetexp.sweeps.statistics import epochs_to, half_width, wilson
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, children, get_run
@@ -26,22 +27,21 @@ STATUSES = (*RESULTS, "failed", "killed", "not run")
 # What is known of each run: the columns of table.csv after the swept keys, and others.
 CSV = (
     "best_val_accuracy", "best_epoch", "epochs_to_90", "test_accuracy", "test_low", "test_high", "seconds", "status",
-    "reason", "run_id",
+    "reason", "run_id", "folder", "images",
 )  # fmt: skip
 COLUMNS = (
     *CSV, "best_val_loss", "curve", "trust", "before", "config_hash", "of_seed", "val_images", "test_images",
     "published",
 )  # fmt: skip
-# What is known of each recipe: the runs that differ only in their seed. Accuracy, loss and test are means,
+# What is known of each recipe: the runs that differ only in their seed. Accuracy, val_loss and test are means,
 # to_90 is a median; the half width is that of a 95 % interval; a curve is pairs of epoch and validation accuracy.
 RECIPE = (
-    "accuracy", "loss", "deviation", "half_width", "test", "test_low", "test_high", "to_90", "runs", "ends", "diverged",
-    "curves", "best", "by_seed", "images",
-    "published",
+    "accuracy", "val_loss", "deviation", "half_width", "test", "test_low", "test_high", "to_90", "runs", "ends",
+    "diverged", "curves", "best", "by_seed", "val_images", "published", "images",
 )  # fmt: skip
-# Columns of the text: those that older runs do not fill, and those that go first if there is no room.
-IF_KNOWN = ("to 90 %", "test interval", "published")
-SPARE = ("test interval", "seconds", "epoch", "deviation", "to 90 %")
+# Columns of the text: those that may be empty, and those that go first if there is no room.
+IF_KNOWN = ("to 90 %", "test interval", "published", "other outcomes", "images")
+SPARE = ("test interval", "seconds", "epoch", "deviation", "to 90 %", "95 % interval")
 
 
 def runs_of(store: Store, sweep: RecordedRun) -> DataFrame:
@@ -100,6 +100,8 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "val_images": images.get("val", nan),
         "test_images": test_images,
         "published": _number(run.params.get("published")),
+        "folder": shown(run.folder) if run.folder else run.tags.get(Tag.FOLDER, ""),
+        "images": images_of(run),
     }
 
 
@@ -111,20 +113,28 @@ def _number(text: str | None) -> float:
         return nan
 
 
-def best_first(found: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> DataFrame:
-    """Runs as a table of the swept keys and `COLUMNS`, in the order by which predict.py's run=best is chosen."""
-    runs = DataFrame(found, columns=[*keys, *COLUMNS])
+def best_first(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> DataFrame:
+    """Runs as a table of the swept keys and `COLUMNS`: the images in the order of `rows`, on each the best run first.
+
+    The order is that by which predict.py's run=best is chosen.
+    """
+    runs = DataFrame(rows, columns=[*keys, *COLUMNS])
+    runs["images"] = complete(name_images(runs.images), runs, keys)
     # One mark for all: a run that learns little would be quick to reach 90 % of its own best.
-    mark = 0.9 * runs.best_val_accuracy.max()
-    runs["epochs_to_90"] = [epochs_to(curve, mark) if isinstance(curve, list) else nan for curve in runs.curve]
-    return runs.sort_values(["best_val_accuracy", "best_val_loss"], ascending=[False, True], ignore_index=True)
+    marks = 0.9 * runs.groupby("images").best_val_accuracy.transform("max")
+    pairs = zip(runs.curve, marks, strict=True)
+    runs["epochs_to_90"] = [epochs_to(curve, mark) if isinstance(curve, list) else nan for curve, mark in pairs]
+    return sort_by_images(runs, "best_val_accuracy", "best_val_loss")
 
 
 def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """Runs that differ only in their seed as one line of the other keys and `RECIPE` each, the best mean first."""
+    """Runs that differ only in their seed as one line of the other keys and `RECIPE` each, in the order of `runs`.
+
+    On each set of images the best mean comes first.
+    """
     others = [key for key in keys if key != SEED]
     recipes = []
-    for _, group in runs.groupby(others or (lambda _: 0), sort=False, dropna=False):
+    for _, group in runs.groupby([*others, "images"], sort=False, dropna=False):
         counting = results_of(group)
         if SEED in keys:
             counting = counting.drop_duplicates(SEED)  # the best comes first
@@ -133,7 +143,7 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
         ends = group.status[group.status != "finished"].value_counts(sort=False)
         recipe = {
             "accuracy": accuracies.mean(),
-            "loss": counting.best_val_loss.mean(),  # decides between equal accuracies
+            "val_loss": counting.best_val_loss.mean(),  # decides between equal accuracies
             "deviation": accuracies.std(),  # n - 1
             "half_width": half_width(accuracies),
             "test": test,
@@ -146,12 +156,12 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
             "curves": [*filter(None, group.curve.dropna())],
             "best": group.index[0],  # among the runs
             "by_seed": dict(zip(counting[SEED if SEED in keys else "of_seed"], accuracies, strict=True)),
-            "images": counting.val_images.min(),
+            "val_images": counting.val_images.min(),
             "published": group.published.iloc[0],
+            "images": group.images.iloc[0],
         }
         recipes.append({**group[others].iloc[0], **recipe})
-    found = DataFrame(recipes, columns=[*others, *RECIPE])
-    return found.sort_values(["accuracy", "loss"], ascending=[False, True], ignore_index=True)
+    return sort_by_images(DataFrame(recipes, columns=[*others, *RECIPE]), "accuracy", "val_loss")
 
 
 def results_of(runs: DataFrame) -> DataFrame:
@@ -172,9 +182,9 @@ def show_results(
     `command` holds the words of the sweep's command line, `more` is told beside what the table shows.
     """
     recipes = recipes_of(runs, keys)
-    found = findings(recipes, [key for key in keys if key != SEED], command)
-    told = [*found.lines, *more]
-    text = "\n\n".join([results_table(runs, recipes, keys), *([rows(told)] if told else [])])
+    summary = findings(recipes, [key for key in keys if key != SEED], command)
+    blocks = [results_table(runs, recipes, keys), *summary.blocks, *([rows(more)] if more else [])]
+    text = "\n\n".join(blocks)
     print(f"\n{text}\n", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     table_txt, table_csv = (folder / name for name in File.TABLES)
@@ -182,24 +192,26 @@ def show_results(
     runs.to_csv(table_csv, columns=[*keys, *CSV], index=False)
     counts = runs.status.value_counts().reindex(STATUSES, fill_value=0)
     pairs = [("runs", ", ".join(f"{count} {status}" for status, count in sorted(counts.items()) if count) or "none")]
-    # With seeds, the best run of the best recipe: not the luckiest of all.
-    ranked = runs.loc[recipes.best].dropna(subset="best_val_accuracy")
-    best = None if ranked.empty else ranked.iloc[0]
+    best = {images: best for images, best in best_of(runs, recipes).items() if best is not None}
     from lenetexp.reporting.sweep_figures import draw_sweep  # imports matplotlib, which the table need not wait for
 
-    has_pictures = best is not None and try_draw(lambda: draw_sweep(recipes, keys, folder / File.FIGURES))
-    if best is not None:
-        pairs.append(_best(best, recipes.iloc[0] if has_means(runs, recipes, keys) else None, keys, found.place))
-        pairs.append(("predict", f"python scripts/predict.py run={best.run_id}{best.trust}"))
+    has_pictures = bool(best) and try_draw(lambda: draw_sweep(recipes, keys, folder / File.FIGURES))
+    means = has_means(runs, recipes, keys)
+    for images, run in best.items():
+        recipe = recipes[recipes.best == run.name].iloc[0] if means else None
+        label, text = _best(run, recipe, keys, summary.places.get(images, ""))
+        pairs.append((label, f"on {images}: {text}" if images else text))
+        pairs.append(("predict", f"python scripts/predict.py run={run.run_id}{run.trust}"))
     if has_pictures:
         pairs.append(("pictures", shown(folder / File.FIGURES)))
     looks = how_to_look(recorder.store, recorder.run_id) if recorder else []
     print(rows([*pairs, *looks]), flush=True)
     if recorder is None:
         return
-    if best is not None:
-        recorder.metrics({"sweep/best_val_accuracy": best.best_val_accuracy})
-        recorder.tag(Tag.BEST_RUN, best.run_id)
+    if len(best) == 1:  # of several datasets none is the best
+        (run,) = best.values()
+        recorder.metrics({"sweep/best_val_accuracy": run.best_val_accuracy})
+        recorder.tag(Tag.BEST_RUN, run.run_id)
     # Zeros as well: a resumed sweep may have no failed runs any more.
     recorder.metrics({f"sweep/{status}": float(count) for status, count in counts.items()})
     recorder.tag(Tag.DESCRIPTION, f"```\n{text}\n```")
@@ -256,14 +268,26 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
             "test interval": _intervals(recipes.test_low, recipes.test_high),
             "published": _texts(recipes.published, "{:.2%}"),
             "to 90 %": _texts(recipes.to_90, "{:g}"),
-            "ended otherwise": recipes.ends,
+            "other outcomes": recipes.ends,
         }
-        if repeats := int(results_of(runs).duplicated([*keys]).sum()):
-            notes = [f"{repeats} left out of the means: of runs that differ in nothing, seed included, the best counts"]
+        if repeats := int(results_of(runs).duplicated([*keys, "images"]).sum()):
+            repeated = "1 run repeats" if repeats == 1 else f"{repeats} runs repeat"
+            notes = [f"{repeated} another with the same settings and seed: of each, only the best counts in the mean"]
     for _, run in explained.iterrows():
         notes.append(f"{swept_name(run[[*keys]].to_dict()) or run.run_id}: {run.reason or run.status}")
-    columns_shown = {**settings, **{name: texts for name, texts in known.items() if name not in IF_KNOWN or any(texts)}}
-    return "\n".join([table(columns_shown, SPARE), *map(wrapped, notes)])
+    if shown.groupby([*columns] or (lambda _: 0), dropna=False).images.nunique().gt(1).any():
+        known["images"] = shown.images  # the settings alone do not tell them apart
+    filled = {name: texts for name, texts in known.items() if name not in IF_KNOWN or any(texts)}
+    # The first to go are those in which most lines agree.
+    alike = sorted(settings, key=lambda name: -settings[name].value_counts().max())
+    fitting = fit_columns({**settings, **filled}, [*SPARE, *alike[:-1]])
+    if missing := [name for name in settings if name not in fitting]:
+        notes.insert(0, f"without {', '.join(missing)}, which differ too: see {File.TABLES[1]}")
+    lines, images = table(fitting).splitlines(), [*shown.images]
+    for i in reversed(range(1, len(images))):
+        if images[i] != images[i - 1]:
+            lines.insert(i + 1, "")  # below the names of the columns
+    return "\n".join([*lines, *map(wrapped, notes)])
 
 
 def _texts(numbers: Series, form: str) -> list[str]:

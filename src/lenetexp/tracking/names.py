@@ -24,6 +24,8 @@ class Tag:
     SWEPT = "swept."  # before each swept key
     PARENT = "mlflow.parentRunId"  # MLflow's UI nests runs by it
     DESCRIPTION = "mlflow.note.content"
+    # How many each split has, as JSON. MLflow keeps one dataset, with the first run's profile, for all on its images.
+    IMAGES = "lenetexp.images"
     COMMIT = "mlflow.source.git.commit"
 
 

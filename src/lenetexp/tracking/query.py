@@ -43,7 +43,7 @@ class RecordedRun:
     deleted: bool = False
     store: Store | None = None
     digest: str = ""  # of the dataset's images and labels
-    profile: str = ""  # how many images each split has, as JSON
+    profile: str = ""  # how many images each split has, as JSON; of older runs that share images, the first one's
 
     @property
     def config_hash(self) -> str:
@@ -67,7 +67,7 @@ class RecordedRun:
     def images(self) -> dict[str, int]:
         """How many images its splits train, val and test have; empty if that is unknown."""
         with suppress(ValueError):
-            found = json.loads(self.profile)
+            found = json.loads(self.tags.get(Tag.IMAGES, self.profile))
             return found if isinstance(found, dict) else {}
         return {}
 
