@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.colors import same_color
+from matplotlib.colors import same_color, to_hex
 from matplotlib.text import Text
 from pandas import DataFrame
 
@@ -25,7 +25,7 @@ def recipe(accuracy: float, half_width: float = nan, diverged: bool = False, **v
     """A line of the table that sweeps are drawn from."""
     curves = [] if np.isnan(accuracy) else [[(1, 0.1), (2, accuracy)]]
     row = {"accuracy": accuracy, "half_width": half_width, "diverged": diverged, "curves": curves, "published": nan}
-    return {**values, **row}
+    return {**values, **row, "images": "digits"}
 
 
 def dots(axes: Axes) -> set[tuple[float, float]]:
@@ -74,6 +74,32 @@ def test_seeds_have_intervals_within_0_and_1() -> None:
     (axes,) = accuracy_by_key(["lr"], recipes, "t").axes
     (bars,) = (segments.get_segments() for segments in axes.collections)
     assert [bar[:, 1].tolist() for bar in bars] == [[pytest.approx(0.93), 1.0], [0.4, 0.6]]
+
+
+def test_intervals_of_several_lines_stand_beside_each_other_and_say_what_they_are(tmp_path: Path) -> None:
+    recipes = DataFrame([recipe(0.9, 0.05, lr=lr, act=act) for lr in ("0.01", "0.1") for act in "ab"])
+    figure = accuracy_by_key(["lr", "act"], recipes, "t")
+    for axes in figure.axes:
+        places = {round(bar[0, 0], 6) for bars in axes.collections for bar in bars.get_segments()}
+        assert len(places) == 4 and axes.get_ylabel() == "mean validation accuracy, 95 % interval"
+    (_, heat) = (sweep_figures._figures(recipes, ["lr", "act"], "")[name] for name in ("accuracy", "heat_map"))
+    assert heat.get_suptitle() == "Mean best validation accuracy by lr and act"
+
+
+def test_no_colour_means_two_settings_and_numbers_have_shades() -> None:
+    grid = DataFrame([recipe(0.5, lr=lr, act=act, net=net) for lr in ("1", "2") for act in "ab" for net in "xyz"])
+    for keys in (["lr", "act"], ["act", "net"]):
+        rows = grid.drop_duplicates(keys)
+        colours = [
+            {*map(to_hex, [line.get_color() for line in axes.lines])} for axes in accuracy_by_key(keys, rows, "t").axes
+        ]
+        assert len(colours) == 2 and not colours[0] & colours[1]
+
+
+def test_titles_name_what_varies_and_no_setting_of_the_arithmetic(tmp_path: Path) -> None:
+    recipes = DataFrame([recipe(0.5, **{"lr": lr, "epochs": "5", "device.threads": lr}) for lr in ("1", "2")])
+    figures = sweep_figures._figures(recipes, ["lr", "epochs", "device.threads"], " on digits")
+    assert figures["accuracy"].get_suptitle() == "Best validation accuracy on digits by lr"
 
 
 def test_a_diverged_recipe_is_a_cross_even_without_an_accuracy() -> None:

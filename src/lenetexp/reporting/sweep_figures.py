@@ -1,6 +1,8 @@
 """The pictures of a sweep."""
 
+import re
 from collections.abc import Sequence
+from itertools import cycle
 from math import ceil, isnan
 from pathlib import Path
 from textwrap import fill
@@ -8,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from lenetexp.config.identity import swept_name
+from lenetexp.config.identity import is_named, short_keys, swept_name
 from lenetexp.reporting.report_parts import ordered
 from lenetexp.reporting.style import FAINT, INK, VAL, label, new_figure, save, styled, with_grid
 
@@ -24,23 +28,46 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "
 
 
 def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
-    """Writes the pictures of `sweeps.results.recipes_of`, and deletes those that an earlier command left."""
+    """Writes the pictures of `sweeps.results.recipes_of`, and deletes those that an earlier command left.
+
+    Each set of images has pictures of its own, because accuracies on different ones cannot be compared.
+    """
     others = [key for key in keys if key != "seed"]
-    settings = " and ".join(keys) if len(keys) < 4 else f"{len(keys)} settings"
-    title = f"Best validation accuracy by {settings}"
-    figures = {"learning_curves": learning_curves(others, recipes, f"Learning curves by {settings}")}
-    if others:
-        figures["accuracy"] = accuracy_by_key(others, recipes, title)
-    known = recipes[recipes.published.notna()]
-    if len(known):
-        figures["published"] = beside_published(others, known, "Test error, and as published")
-    counts = recipes[others].nunique()
-    # If most pairs were tried: the trials of a search would leave the map empty.
-    if len(counts) == 2 and counts.min() > 1 and len(recipes) > 0.75 * counts.prod():
-        figures["heat_map"] = heat_map(others, recipes, title)
+    sets = [one for one in recipes.groupby("images", sort=False) if one[1].accuracy.notna().any()]
+    figures: dict[str, Figure] = {}
+    for number, (images, lines) in enumerate(sets, 1):
+        several = len(sets) > 1
+        suffix = f"_{number}_{re.sub(r'[^0-9A-Za-z]+', '_', str(images))}" if several else ""
+        drawn = _figures(lines.reset_index(drop=True), others, f" on {images}" if several else "")
+        figures |= {f"{name}{suffix}": figure for name, figure in drawn.items()}
     save(figures, folder)
     for path in {*folder.glob("*.png")} - {folder / f"{name}.png" for name in figures}:
         path.unlink()
+
+
+def _figures(recipes: DataFrame, keys: Sequence[str], on: str) -> dict[str, Figure]:
+    """The pictures of the recipes on one set of images, by the keys in which they differ."""
+    varying = [key for key in keys if recipes[key].nunique(dropna=False) > 1]
+    told = [key for key in varying if is_named(key)]
+    settings = " and ".join(told) if len(told) < 4 else f"{len(told)} settings"
+    by = f"{on} by {settings}" if told else on
+    title = f"{'Mean best' if has_means(recipes) else 'Best'} validation accuracy{by}"
+    figures = {"learning_curves": learning_curves(varying, recipes, f"Learning curves{by}")}
+    if varying:
+        figures["accuracy"] = accuracy_by_key(varying, recipes, title)
+    published = recipes[recipes.published.notna()]
+    if len(published) and keys:
+        figures["published"] = beside_published(varying or keys, published, "Test error, and as published")
+    counts = recipes[varying].nunique()
+    # If most pairs were tried: the trials of a search would leave the map empty.
+    if len(counts) == 2 and len(recipes) > 0.75 * counts.prod():
+        figures["heat_map"] = heat_map(varying, recipes, title)
+    return figures
+
+
+def has_means(recipes: DataFrame) -> bool:
+    """Whether some accuracies are means over several seeds."""
+    return bool(recipes.half_width.notna().any())
 
 
 @with_grid
@@ -73,7 +100,8 @@ def beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Fig
     figure = new_figure(9, 0.36 * len(lines) + 1.4, title)
     axes, places = figure.subplots(), np.arange(len(lines))
     error, low, high = (100 * (1 - lines[key]) for key in ("test", "test_high", "test_low"))
-    axes.errorbar(error, places, xerr=[error - low, high - error], fmt="o", color=VAL, capsize=3, label="here")
+    bars = [error - low, high - error]
+    axes.errorbar(error, places, xerr=bars, fmt="o", color=VAL, capsize=3, label="here, 95 % interval")
     axes.plot(100 * (1 - lines.published), places, color=INK, marker="D", fillstyle="none", ls="", label="published")
     axes.set(xlabel="test error [%]", xscale="log", ylim=(len(lines) - 0.5, -0.5))
     names = lines[keys[0]] if len(keys) == 1 else map(swept_name, lines[[*keys]].to_dict("records"))
@@ -94,13 +122,30 @@ def accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
     columns = min(len(keys), ACROSS)
     rows = ceil(len(keys) / columns)
     figure = new_figure(5.2 * columns, 4.4 * rows, title)
+    palette = Palette()
     for i, key in enumerate(keys, 1):
         axes = figure.add_subplot(rows, columns, i)
-        _draw_against(axes, key, [other for other in keys if other != key], recipes)
+        _draw_against(axes, key, [other for other in keys if other != key], recipes, palette)
     return figure
 
 
-def _draw_against(axes: Axes, key: str, others: Sequence[str], recipes: DataFrame) -> None:
+class Palette:
+    """Colours of which none has two meanings in a figure: words have hues, numbers shades of one colour."""
+
+    def __init__(self) -> None:
+        hues = [colormaps["tab10"](i) for i in range(10)] + [colormaps["tab20b"](i) for i in range(20)]
+        self.hues = cycle(map(to_hex, hues))
+        self.ramps = cycle([colormaps["Purples"], colormaps["Greys"]])
+
+    def take(self, names: Sequence[str], numeric: bool) -> list[str]:
+        """The colours of series that have these names."""
+        if numeric and len(names) > 1:
+            ramp = next(self.ramps)
+            return [to_hex(ramp(share)) for share in np.linspace(0.45, 1, len(names))]
+        return [next(self.hues) for _ in names]
+
+
+def _draw_against(axes: Axes, key: str, others: Sequence[str], recipes: DataFrame, palette: Palette) -> None:
     series = Series([", ".join(map(label, values)) for values in recipes[[*others]].to_numpy()], recipes.index)
     values, numeric = ordered(recipes[key], recipes.accuracy)
     count = series.nunique()
@@ -108,19 +153,29 @@ def _draw_against(axes: Axes, key: str, others: Sequence[str], recipes: DataFram
     if count > NAMED or (not grid and 4 * count > len(recipes)):  # too many or too small
         series, grid = Series("", recipes.index), not others
     places = _place(axes, values, numeric, each=grid or 2 * len(values) <= len(recipes))
-    names, _ = ordered(series, recipes.accuracy)
+    names, ascending = ordered(series, recipes.accuracy)
+    means = has_means(recipes)
     legend = {}
-    for i, name in enumerate(names):
-        aside = 0.0 if numeric else 0.06 * (i - (len(names) - 1) / 2)  # so that no point hides another
-        x = recipes[key][series == name].map(places).sort_values() + aside
-        legend[name] = _draw_series(axes, x, recipes.loc[x.index], f"C{i}", numeric and grid and x.is_unique)
+    for i, (name, colour) in enumerate(zip(names, palette.take(names, ascending), strict=True)):
+        x = recipes[key][series == name].map(places).sort_values()
+        if means or not numeric:  # so that no point and no bar hides another
+            width = 0.012 * np.ptp(axes.xaxis.get_transform().transform([*places.values()])) if numeric else 0.06
+            x = _aside(axes, x, (i - (len(names) - 1) / 2) * width)
+        legend[name] = _draw_series(axes, x, recipes.loc[x.index], colour, numeric and grid and x.is_unique)
     if recipes.diverged.any():
         legend["diverged"] = Line2D([], [], color=INK, **CROSS)
     legend.pop("", None)
-    axes.set(xlabel=key, ylabel="validation accuracy", ylim=(None, min(axes.get_ylim()[1], 1.0)))
+    what = "mean validation accuracy, 95 % interval" if means else "validation accuracy"
+    axes.set(xlabel=key, ylabel=what, ylim=(None, min(axes.get_ylim()[1], 1.0)))
     if legend:
-        heading = ", ".join(other.rpartition(".")[2] for other in others) if len(names) > 1 else None
+        heading = ", ".join(short_keys(others)) if len(names) > 1 else None
         axes.legend(list(legend.values()), list(legend), title=heading, fontsize=8)
+
+
+def _aside(axes: Axes, x: Series, width: float) -> Series:
+    """Move places on the x axis by a width on its scale, which may be logarithmic."""
+    scale = axes.xaxis.get_transform()
+    return Series(scale.inverted().transform(scale.transform(x.to_numpy(dtype=float)) + width), x.index)
 
 
 def _place(axes: Axes, values: Sequence[str], numeric: bool, each: bool) -> dict[str, float]:
