@@ -13,3 +13,9 @@ def luminance(colour: str) -> float:
 def contrast(one: str, other: str) -> float:
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
+
+
+def mixed(one: str, other: str, share: float) -> str:
+    """CSS's color-mix(in srgb): so much of one colour, the rest of the other."""
+    pairs = ((int(colour.lstrip("#").ljust(6, "f")[i : i + 2], 16) for colour in (one, other)) for i in (0, 2, 4))
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)

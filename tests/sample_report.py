@@ -42,7 +42,8 @@ def report(name: str = "relu") -> Report:
     pictures = [Picture(f"{which} run: {name}", png()) for which in ("The best", "The worst")]
     return Report(
         "Sweep", f"title {name}", f"asked {name}", [("best run", name)], [Cell(f"2 {name}", kind="bad")],
-        [f"a finding about {name}"], [table_of_means(recipes, keys), table_of_runs(runs, keys, endings)],
+        [(f"a finding about {name}", f"python {name}")],
+        [table_of_means(recipes, keys), table_of_runs(runs, keys, endings)],
         accuracy_by_key(recipes, keys), [curves_of(runs, keys, keys)], pictures, pictures[:1],
         [("again", f"python scripts/run.py how={name}")], [("machine", name)],
         [("model.how", name), (name, "1")], [name],

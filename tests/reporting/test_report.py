@@ -9,7 +9,7 @@ from math import nan
 
 import pytest
 
-from colours import contrast
+from colours import contrast, mixed
 from lenetexp.reporting.report import (
     HERE,
     LARGEST,
@@ -26,6 +26,7 @@ from lenetexp.reporting.report import (
     render,
 )
 from lenetexp.reporting.report_parts import accuracy_by_key, curves_of, curves_of_run, table_of_runs
+from lenetexp.sweeps.images import Images, by_images
 from lenetexp.sweeps.results import best_first, recipes_of
 from sample_report import HOSTILE, Page, found, report
 
@@ -121,6 +122,27 @@ def test_accuracy_against_numbers_and_words() -> None:
     assert [series.name for series in by_lr.series] == ["relu", "b"]
 
 
+def test_no_colour_means_two_settings() -> None:
+    """Words have hues, each key its own; numbers have shades of one colour, each key another."""
+    known = {"status": "finished", "reason": "", "before": False, "curve": [], "best_val_accuracy": 0.5}
+    colours = []
+    for values in (("1", "2"), ("a", "b")), (("a", "b"), ("c", "d", "e")), (("1", "2"), ("3", "4")):
+        runs = best_first([{**known, "x": x, "y": y} for x in values[0] for y in values[1]], ["x", "y"])
+        charts = accuracy_by_key(recipes_of(runs, ["x", "y"]), ["x", "y"])
+        colours.append([(chart.ramp, chart.first) for chart in charts])
+    assert colours == [[(None, 0), (0, 0)], [(None, 0), (None, 3)], [(0, 0), (1, 0)]]
+
+
+def test_a_sweep_on_two_datasets_has_charts_for_each() -> None:
+    known = {"status": "finished", "reason": "", "before": False, "curve": [], "best_val_accuracy": 0.5}
+    sets = (Images("digits", "0.1", "0", "a"), Images("MNIST", "0.1", "0", "b"))
+    rows = [{**known, "lr": lr, "dataset": one.dataset, "images": one} for one in sets for lr in "12"]
+    recipes = recipes_of(best_first(rows, ["lr", "dataset"]), ["lr", "dataset"])
+    charts = [chart for name, lines in by_images(recipes) for chart in accuracy_by_key(lines, ["lr", "dataset"], name)]
+    assert [chart.title for chart in charts] == ["lr, on digits", "lr, on MNIST"]
+    assert all(len(line.points) == 2 for chart in charts for series in chart.series for line in series.lines)
+
+
 def test_runs_that_differ_only_in_their_seed_share_a_button() -> None:
     seeds = [{**run, "seed": str(seed)} for run in found("relu") for seed in (0, 1)]
     curves = curves_of(best_first(seeds, ["lr", "how", "seed"]), ["lr", "how", "seed"], ["lr", "how"])
@@ -156,3 +178,5 @@ def test_texts_and_lines_can_be_told_from_the_page(scheme: int) -> None:
         assert contrast(colours[kind], colours[f"{kind}-back"]) >= 4.5, kind
     for i in range(8):
         assert contrast(colours[f"c{i}"], colours["page"]) >= 3, i
+    for ramp in ("ramp0", "ramp1"):  # the palest of its shades
+        assert contrast(mixed(colours[ramp], colours["page"], 0.45), colours["page"]) >= 2.3, ramp

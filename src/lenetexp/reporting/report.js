@@ -30,7 +30,10 @@ function round_numbers(low, high, count, least = 0) {
 function chart(figure, spec) {
   const plot = figure.querySelector(".plot"), svg = plot.querySelector("svg"), tip = plot.querySelector(".tip");
   const hidden = new Set();
-  const colour = (i) => (i < COLOURS ? `c${i}` : "rest");
+  const hue = (i) => (i < COLOURS ? `c${(spec.first + i) % COLOURS}` : "rest");
+  const shade = (i) => `--shade: ${45 + (55 * i) / Math.max(spec.series.length - 1, 1)}%`;
+  const colour = (i, more = "") => (spec.ramp === null
+    ? { class: `${hue(i)}${more}` } : { class: `ramp${spec.ramp}${more}`, style: shade(i) });
   const shown = () => spec.series.map((series, i) => ({ ...series, i })).filter(({ i }) => !hidden.has(i));
   const percent = (value, digits) => `${(value * 100).toFixed(digits)} %`;
   const y_text = (value) => (spec.percent ? percent(value, 2) : String(Number(value.toPrecision(4))));
@@ -106,11 +109,12 @@ function chart(figure, spec) {
     add("text", svg, { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, spec.x);
 
     spots = [];
-    const ends = [];
+    const ends = [], bars = all.some((point) => point.half);
     for (const one of [...series].reverse()) { // the first on top
       const many = one.lines.length > 1 && !spec.dots ? " many" : "";
-      const group = add("g", svg, { class: `series ${colour(one.i)}${many}`, "data-series": one.i });
-      const aside = spec.words ? (spec.series.length > 1 ? (one.i / (spec.series.length - 1) - 0.5) * 24 : 0) : 0;
+      const group = add("g", svg, { ...colour(one.i, ` series${many}`), "data-series": one.i });
+      const others = spec.series.length - 1, beside = spec.words ? 24 : bars ? Math.min(5 * others, 24) : 0;
+      const aside = others ? (one.i / others - 0.5) * beside : 0; // so that no point or bar hides another
       for (const line of one.lines) {
         const places = line.points.map((point) => ({
           point, line, group, left: x.place(point.x) + aside, top: point.y === null ? bottom - 6 : y.place(point.y),
@@ -177,7 +181,7 @@ function chart(figure, spec) {
     if (spec.series.length < 2) return place.remove();
     if (spec.heading) add("span", place, {}, `${spec.heading}:`);
     const buttons = spec.series.map((series, i) => {
-      const button = add("button", place, { type: "button", "aria-pressed": "true", class: colour(i) });
+      const button = add("button", place, { type: "button", "aria-pressed": "true", ...colour(i) });
       const swatch = button.appendChild(document.createElementNS(svg.namespaceURI, "svg"));
       swatch.setAttribute("viewBox", "0 0 22 10");
       swatch.setAttribute("aria-hidden", "true");

@@ -59,6 +59,8 @@ class Chart:
     percent: bool = False  # y is a share in [0, 1]
     dots: bool = False  # each point shows
     joined: bool = True  # by a line
+    ramp: int | None = None  # its series have shades of this colour of report.css, in their order; none: its hues
+    first: int = 0  # of these hues
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Report:
     asked: str  # in a sentence
     facts: Pairs  # the numbers to see first
     endings: Sequence[Cell] = ()  # how many runs ended how
-    findings: Sequence[str] = ()  # sentences
+    findings: Pairs = ()  # sentences, each with a command to follow it or ""
     tables: Sequence[Table] = ()
     by_key: Sequence[Chart] = ()
     curves: Sequence[Chart] = ()

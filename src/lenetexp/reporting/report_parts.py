@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from math import isfinite
 
 import pandas as pd
@@ -13,6 +14,7 @@ from lenetexp.reporting.report import Series as Drawn
 
 MOST_SERIES = 8  # that report.css has colours for
 MOST_TICKS = 8
+RAMPS = 2  # colours of report.css whose shades stand for numbers
 ACCURACY = "validation accuracy"
 FORMS = {"best_val_accuracy": "{:.2%}", "best_epoch": "{:.0f}", "test_accuracy": "{:.2%}", "seconds": "{:.1f}"}
 Curve = Sequence[tuple[int, float]]  # a value an epoch
@@ -33,12 +35,23 @@ def named(table: DataFrame, keys: Sequence[str]) -> Series:
     return Series(texts, table.index, dtype=object)
 
 
-def accuracy_by_key(recipes: DataFrame, keys: Sequence[str]) -> list[Chart]:
+def accuracy_by_key(recipes: DataFrame, keys: Sequence[str], images: str = "") -> list[Chart]:
     """Accuracy with its interval against each key; a series for each combination of the other keys' values.
 
-    Numbers of a grid are joined by lines, those that a search drew are not.
+    Numbers of a grid are joined by lines, those that a search drew are not. Only keys that vary have a chart, unless
+    none does. No colour has two meanings: numbers have shades of one colour, words hues of their own.
     """
-    return [_against(recipes, key, [other for other in keys if other != key]) for key in keys if len(recipes)]
+    varying = [key for key in keys if recipes[key].nunique(dropna=False) > 1] or [*keys]
+    charts: list[Chart] = []
+    hues, ramps = 0, 0
+    for key in varying if len(recipes) else []:
+        chart = _against(recipes, key, [other for other in varying if other != key])
+        if len(chart.series) > 1 and all(_is_number(series.name) for series in chart.series):
+            chart, ramps = replace(chart, ramp=ramps % RAMPS), ramps + 1
+        else:
+            chart, hues = replace(chart, first=hues), hues + len(chart.series)
+        charts.append(replace(chart, title=f"{key}, on {images}" if images else key))
+    return charts
 
 
 def _against(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
@@ -56,8 +69,9 @@ def _against(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
         known = zip(own[key].map(places), own.accuracy, own.half_width, own.diverged, strict=True)
         points = [Point(float(x), _or_none(y), _or_none(half) or 0.0, bool(cross)) for x, y, half, cross in known]
         series.append(Drawn(name, [Line(name, sorted(points, key=lambda point: point.x))]))
+    means = bool(recipes.half_width.notna().any())
     return Chart(
-        key, key, ACCURACY, series, ", ".join(short_keys(others)),
+        key, key, f"mean {ACCURACY}, 95 % interval" if means else ACCURACY, series, ", ".join(short_keys(others)),
         words=None if numeric else [short(value) for value in values],
         ticks=numbers if grid and 0 < len(numbers) <= MOST_TICKS else None,
         log=numeric and numbers[0] > 0 and numbers[-1] >= 8 * numbers[0],
@@ -65,7 +79,7 @@ def _against(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
     )  # fmt: skip
 
 
-def curves_of(runs: DataFrame, keys: Sequence[str], others: Sequence[str]) -> Chart:
+def curves_of(runs: DataFrame, keys: Sequence[str], others: Sequence[str], images: str = "") -> Chart:
     """Validation accuracy by epoch of every run; one series for the runs that share the values of `others`."""
     drawn = runs[runs.curve.map(lambda curve: isinstance(curve, list) and len(curve) > 0).astype(bool)]
     groups, names = named(drawn, others), named(drawn, keys)
@@ -73,8 +87,8 @@ def curves_of(runs: DataFrame, keys: Sequence[str], others: Sequence[str]) -> Ch
     for group in groups.unique():  # the best first, as the runs are
         own = drawn.index[groups == group]
         series.append(Drawn(group or "all runs", [_line(names[i], drawn.curve[i]) for i in own]))
-    heading = ", ".join(short_keys(others))
-    return Chart("Every run, by epoch", "epoch", ACCURACY, series, heading, percent=True)
+    heading, on = ", ".join(short_keys(others)), f" on {images}" if images else ""
+    return Chart(f"Every run{on}, by epoch", "epoch", ACCURACY, series, heading, percent=True)
 
 
 def curves_of_run(histories: Mapping[str, Curve]) -> list[Chart]:
@@ -95,7 +109,8 @@ def table_of_runs(runs: DataFrame, keys: Sequence[str], endings: Sequence[Cell])
         said = Cell(f"{cell.text} (before)", kind=cell.kind) if known["before"] else cell
         numbers = [_cell(known[name], form) for name, form in FORMS.items()]
         texts = [
-            Cell("" if isinstance(text, float) else str(text or "")) for text in (known["reason"], known["run_id"])
+            Cell("" if isinstance(text, float) or text == cell.text else str(text or ""))
+            for text in (known["reason"], known["run_id"])
         ]
         lines.append([*map(_setting, values), *numbers, said, *texts])
     return _without_empty(Table("Every run, the best first", columns, lines))
@@ -103,7 +118,7 @@ def table_of_runs(runs: DataFrame, keys: Sequence[str], endings: Sequence[Cell])
 
 def table_of_means(recipes: DataFrame, keys: Sequence[str]) -> Table:
     """A line for each combination of values of `keys`."""
-    columns = [*short_keys(keys), "runs", "validation", "± (95 %)", "deviation", "test", "ended otherwise"]
+    columns = [*short_keys(keys), "runs", "validation", "± (95 %)", "deviation", "test", "other outcomes"]
     lines = []
     for values, known in zip(recipes[[*keys]].to_numpy(), recipes.to_dict("records"), strict=True):
         numbers = [_cell(known[name], "{:.2%}") for name in ("accuracy", "half_width", "deviation", "test")]
@@ -131,6 +146,12 @@ def _cell(number: float, form: str) -> Cell:
 
 def _line(name: str, curve: Curve) -> Line:
     return Line(name, [Point(step, value) for step, value in curve if isfinite(value)])
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        return isfinite(float(text))
+    return False
 
 
 def _or_none(number: float) -> float | None:
