@@ -1,6 +1,8 @@
 """The page's program: its answers are predict.py's, what is kept is a dataset, and mistakes are one sentence."""
 
+import errno
 import http.client
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from colours import contrast
 from helpers import InProcess, composed, run_script
@@ -115,6 +118,40 @@ def test_what_is_kept_is_never_overwritten(tmp_path: Path) -> None:
     image = np.zeros((1, 28, 28), np.uint8)
     assert [keeper.keep("a", image).name for _ in range(2)] == ["0008.png", "0009.png"]
     assert (tmp_path / "a/0007.png").read_text() == "mine" and keeper.counts() == {"a": 3, "b": 0}
+
+
+def test_where_there_are_no_links_nothing_is_overwritten_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a FAT stick."""
+
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    keeper = Keeper(tmp_path, ("a",))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/0001.png").write_text("mine")
+    # Another page takes the next number meanwhile.
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
+    image = np.full((1, 28, 28), 7, np.uint8)
+    path = keeper.keep("a", image)
+    assert path.name == "0002.png" and (tmp_path / "a/0001.png").read_text() == "mine"
+    assert np.array_equal(np.array(Image.open(path)), image[0])
+    assert [*tmp_path.iterdir()] == [tmp_path / "a"] and sorted(tmp_path.joinpath("a").iterdir())[1:] == [path]
+
+
+def test_only_what_was_kept_here_is_taken_back(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, ("a",))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/0001.png").write_text("mine")
+    path = keeper.keep("a", np.zeros((1, 28, 28), np.uint8))
+    keeper.take_back(str(path))
+    assert not path.exists()
+    for other in (path, tmp_path / "a/0001.png", tmp_path / "b", Path("..")):
+        with pytest.raises(UserError, match="only what was kept since"):
+            keeper.take_back(str(other))
+    assert (tmp_path / "a/0001.png").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".hidden", "", "a\\b"])

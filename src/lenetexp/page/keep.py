@@ -22,6 +22,7 @@ class Keeper:
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
+        self._kept: list[Path] = []  # by this program
         for name in classes:
             if not name or name.startswith(".") or Path(name).name != name or "\0" in name or "\\" in name:
                 raise UserError(f"keep={folder}: the class {name!r} cannot be the name of a folder")
@@ -53,21 +54,40 @@ class Keeper:
         try:
             folder.mkdir(exist_ok=True)
             aside.write_bytes(png(image))
-            return _named(aside, folder)
+            self._kept.append(path := _named(aside, folder))
+            return path
         except OSError as error:
             raise UserError(f"keep={self.folder}: cannot be written ({error.strerror})") from None
         finally:
             aside.unlink(missing_ok=True)
 
+    def take_back(self, path: str) -> None:
+        """Deletes a picture that `keep` wrote; `UserError` for any other file."""
+        if Path(path) not in self._kept:
+            raise UserError("only what was kept since this program was started can be taken back, and only once")
+        self._kept.remove(Path(path))
+        Path(path).unlink(missing_ok=True)
+
 
 def _named(aside: Path, folder: Path) -> Path:
-    """Gives a finished file the next free number: a link, unlike a rename, overwrites nothing."""
+    """Gives a finished file the next free number."""
     number = max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=0)
     while True:
         number += 1
         path = folder / f"{number:04}.png"
         try:
-            os.link(aside, path)
+            _move(aside, path)
         except FileExistsError:  # another page keeps in the same folder
             continue
         return path
+
+
+def _move(aside: Path, path: Path) -> None:
+    """Moves a file, overwriting nothing: raises `FileExistsError`."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # there are no links on a FAT stick: take the name first
+        path.touch(exist_ok=False)
+        aside.replace(path)
