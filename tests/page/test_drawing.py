@@ -152,6 +152,8 @@ def test_with_keys_alone_one_draws_and_reaches_everything(sheet: Browser) -> Non
     settled(sheet)
     assert winners(sheet)[0] == "1" and text(sheet, "#verdict") != "nothing drawn yet"
     sheet.wait("/say|says/.test(document.getElementById('spoken').textContent)")
+    sheet.value("document.getElementById('label').value = '1'")
+    sheet.value("document.getElementById('label').dispatchEvent(new Event('change'))")
     reached = []
     for _ in range(9):
         sheet.press("Tab")

@@ -14,7 +14,7 @@ from browser import Browser, needs_browser
 from drawing import DIGITS, draw, line, settled, text, winners
 from helpers import InProcess
 from lenetexp.datasets.local import digits
-from page_server import HOSTILE, PageServer, as_ink
+from page_server import HOSTILE, PageServer, as_ink, png_of
 
 pytestmark = needs_browser
 
@@ -33,18 +33,51 @@ def test_everything_has_a_name_for_a_screen_reader(sheet: Browser) -> None:
 def test_a_photo_is_read_from_its_own_pixels(sheet: Browser, tmp_path: Path) -> None:
     photo = as_ink(digits().test.images[7, 0].numpy(), side=600)
     (tmp_path / "photo.png").write_bytes(photo)
-    root = sheet.call("DOM.getDocument")["root"]["nodeId"]
-    node = sheet.call("DOM.querySelector", nodeId=root, selector="#photo")["nodeId"]
-    sheet.call("DOM.setFileInputFiles", files=[str(tmp_path / "photo.png")], nodeId=node)
+    choose_photo(sheet, tmp_path / "photo.png")
     sheet.wait("document.querySelector('#steps li')")
     settled(sheet)
     assert sheet.value("window.sent.size") == len(photo)
     assert winners(sheet)[0] == str(int(digits().test.labels[7]))
+
+
+def choose_photo(sheet: Browser, file: Path) -> None:
+    root = sheet.call("DOM.getDocument")["root"]["nodeId"]
+    node = sheet.call("DOM.querySelector", nodeId=root, selector="#photo")["nodeId"]
+    sheet.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+
+
+def test_a_file_that_is_refused_leaves_the_drawing_and_its_answer(sheet: Browser, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"garbage")
-    sheet.call("DOM.setFileInputFiles", files=[str(tmp_path / "broken.png")], nodeId=node)
+    refusal = "The picture cannot be read: it is none of BMP"
+    choose_photo(sheet, tmp_path / "broken.png")
     sheet.wait("!document.getElementById('trouble').hidden")
-    assert text(sheet, "#trouble").startswith("The picture cannot be read: it is none of BMP")
-    sheet.events.clear()  # the browser notes the refusal
+    settled(sheet)
+    assert text(sheet, "#trouble").startswith(refusal) and text(sheet, "#verdict") == "nothing drawn yet"
+    draw(sheet, DIGITS[1])
+    assert sheet.value("document.getElementById('trouble').hidden"), "something else was done"
+    before, pixels = winners(sheet), sheet.value("document.getElementById('canvas').toDataURL()")
+    sheet.wait("/say|disagree/.test(document.getElementById('spoken').textContent)")
+    choose_photo(sheet, tmp_path / "broken.png")
+    sheet.wait("!document.getElementById('trouble').hidden")
+    settled(sheet)
+    assert text(sheet, "#trouble").startswith(refusal)
+    assert winners(sheet) == before and sheet.value("document.getElementById('canvas').toDataURL()") == pixels
+    sheet.value("document.getElementById('clear').click()")
+    sheet.wait("!document.getElementById('spoken').textContent")
+    sheet.events.clear()  # the browser notes the refusals
+
+
+def test_what_is_unlike_the_training_images_is_doubted(sheet: Browser, tmp_path: Path) -> None:
+    (tmp_path / "digit.png").write_bytes(png_of(Image.fromarray(digits().test.images[7, 0].numpy())))
+    choose_photo(sheet, tmp_path / "digit.png")
+    sheet.wait("document.querySelector('#steps li')")
+    settled(sheet)
+    assert sheet.value("document.getElementById('doubt').hidden")
+    sheet.value("document.getElementById('clear').click()")
+    draw(sheet, [line((0.1, y / 10), (0.9, y / 10)) for y in range(2, 9)])
+    assert not sheet.value("document.getElementById('doubt').hidden")
+    assert "agree" not in sheet.value("[...document.getElementById('verdict').classList]")
+    sheet.wait("/not to be trusted/.test(document.getElementById('spoken').textContent)")
 
 
 def test_a_pasted_picture_is_read(sheet: Browser) -> None:
@@ -63,29 +96,57 @@ def test_a_pasted_picture_is_read(sheet: Browser) -> None:
     assert winners(sheet)[0] == str(int(digits().test.labels[3]))
 
 
-def test_names_are_text_and_disagreement_is_marked(sheet: Browser, trained: InProcess) -> None:
-    """One run's name is a script; a mistake of one net that another does not make is clicked on."""
+def test_names_are_text(sheet: Browser) -> None:
+    """One run's name is a script."""
     names = sheet.value("[...document.querySelectorAll('#nets h3')].map((one) => one.textContent)")
     assert HOSTILE in names and "owned" not in sheet.value("document.title")
     assert sheet.value("document.querySelectorAll('h3 script, h3 img').length") == 0
-    sheet.value("""(() => {
-      const groups = [...document.querySelectorAll(".group")];
-      groups.at(-1).querySelector("button").click();
-    })()""")
-    settled(sheet)
-    assert len(set(winners(sheet))) > 1 or "all say" in text(sheet, "#verdict")
-    assert sheet.value("document.querySelectorAll('.net.odd').length") >= 1
-    assert "disagree" in sheet.value("document.getElementById('verdict').className")
 
 
-def test_drawings_are_kept_under_their_label(sheet: Browser, trained: InProcess) -> None:
+def test_disagreement_is_marked(sheet: Browser, page: PageServer) -> None:
+    """A test image that some nets read and others do not; and one that all read."""
+    gallery = page.ask("/api/gallery")[1]
+    labels = {image["number"]: image["label"] for image in gallery["images"]}
+    wrong = [{number for number, _ in mistakes} for mistakes in gallery["mistakes"]]
+    divided = next(number for number in labels if 0 < sum(number in each for each in wrong) < len(wrong))
+    easy = next(number for number in gallery["samples"] if not any(number in each for each in wrong))
+    for number in (divided, easy):
+        name = f"test image {number},"
+        sheet.value(f"""document.querySelector('.group button[aria-label^="{name}"]').click()""")
+        settled(sheet)
+        said, label = winners(sheet), str(labels[number])
+        assert [guess != label for guess in said] == [number in each for each in wrong]
+        odd = sheet.value("[...document.querySelectorAll('#nets .net')].map((net) => net.classList.contains('odd'))")
+        assert odd == [number in each for each in wrong]
+        agreement = f"all say {label}" if number == easy else f"they disagree: {', '.join(said)}"
+        assert text(sheet, "#verdict") == f"{agreement}, it is {label}"
+        marks = sheet.value("[...document.getElementById('verdict').classList]")
+        assert marks == ["verdict", "agree" if number == easy else "disagree"]
+
+
+def test_drawings_are_kept_under_their_label_and_can_be_taken_back(sheet: Browser, trained: InProcess) -> None:
     draw(sheet, DIGITS[4])
-    sheet.value("document.getElementById('label').value = '4'; document.getElementById('keep-it').click()")
+    assert sheet.value("document.getElementById('keep-it').disabled"), "no class is chosen"
+    choose_label(sheet, "4")
+    sheet.value("document.getElementById('keep-it').click()")
     sheet.wait("/Kept as/.test(document.getElementById('kept').textContent)")
     assert re.search(
         r"1 kept in kept \(4: 1\). Of these, read correctly: .+: [01]; .+: [01]; .+: [01]", text(sheet, "#kept")
     )
     assert Image.open(trained.cwd / "kept/4/0001.png").size == (28, 28)
+    assert sheet.value("document.getElementById('label').value") == ""
+    sheet.value("document.getElementById('take-back').click()")
+    sheet.wait("/taken back/.test(document.getElementById('kept').textContent)")
+    assert text(sheet, "#kept") == "kept/4/0001.png is taken back. 0 kept in kept."
+    assert not [*trained.cwd.glob("kept/4/*")] and sheet.value("document.getElementById('take-back').hidden")
+
+
+def choose_label(sheet: Browser, name: str) -> None:
+    sheet.value(f"""(() => {{
+      const label = document.getElementById("label");
+      label.value = "{name}";
+      label.dispatchEvent(new Event("change"));
+    }})()""")
 
 
 def test_the_page_asks_nobody_else_and_says_when_its_program_has_ended(sheet: Browser, page: PageServer) -> None:

@@ -1,7 +1,7 @@
 """A picture to what the page shows: its way into the net's form, what every layer makes of it, the probabilities."""
 
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from math import prod
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from lenetexp.datasets.images import Sent, read_image, scaled_to
+from lenetexp.datasets.images import Familiar, Sent, read_image, scaled_to
 from lenetexp.datasets.load import Split
 from lenetexp.datasets.mnist_form import BOX, FRAME, mnist_steps
 from lenetexp.trained import TrainedNet
@@ -71,6 +71,7 @@ class Answer:
 
     preparations: list[list[Step]]
     nets: list[Opinion]
+    strange: bool = False  # unlike the first net's training images
 
 
 Form = tuple[bool, tuple[int, int, int]]  # MNIST's or not, and the shape: nets of one form get the same image
@@ -116,9 +117,14 @@ class Watched:
         return found
 
 
-def answer(nets: list[Watched], picture: bytes) -> Answer:
-    """What the nets say of a picture as a file holds it; raises `UserError` if it is none, or shows nothing."""
-    return _answer(nets, {form: prepared(form, picture) for form in dict.fromkeys(net.form for net in nets)})
+def answer(nets: list[Watched], picture: bytes, familiar: Familiar | None = None) -> Answer:
+    """What the nets say of a picture as a file holds it; raises `UserError` if it is none, or shows nothing.
+
+    It is compared with the first net's training images, if they are here.
+    """
+    forms = {form: prepared(form, picture) for form in dict.fromkeys(net.form for net in nets)}
+    image = torch.from_numpy(forms[nets[0].form][1])
+    return replace(_answer(nets, forms), strange=familiar is not None and familiar.find_strangers(image[None])[0])
 
 
 def answer_to_test(nets: list[Watched], image: NDArray[np.uint8]) -> Answer:

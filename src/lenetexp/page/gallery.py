@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lenetexp.datasets.images import Familiar
 from lenetexp.datasets.load import Data
 from lenetexp.datasets.load import load as load_images
 from lenetexp.datasets.torchvision import is_here
@@ -45,17 +46,19 @@ class Gallery:
 
 
 class TestImages:
-    """The test images of the first net's dataset, if they are on this machine; they are never downloaded."""
+    """The images of the first net's dataset, if they are on this machine; they are never downloaded."""
 
     __test__ = False  # for pytest: no test
 
     def __init__(self, nets: list[TrainedNet], runs: list[RecordedRun], root: str | None) -> None:
         self.images, self.labels = np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64)
+        self.familiar: Familiar | None = None
         try:
             data = _own(nets[0], root)
         except (UserError, OSError) as error:
             self.gallery = Gallery(note=str(error))
             return
+        self.familiar = Familiar(data.train.images, data.val.images)
         self.images, self.labels = data.test.images.numpy(), data.test.labels.numpy()
         by_class = [np.flatnonzero(self.labels == label)[:OF_EACH_CLASS] for label in range(len(data.classes))]
         samples = [int(number) for numbers in by_class[:MOST_CLASSES] for number in numbers]

@@ -73,7 +73,7 @@ class Bench:
 
     def answer(self, picture: bytes) -> dict[str, Any]:
         """Of a drawing or a photo."""
-        return asdict(answer(self.nets, picture))
+        return asdict(answer(self.nets, picture, self.images.familiar))
 
     def answer_to_test(self, number: int) -> dict[str, Any]:
         """Of a test image."""
@@ -87,6 +87,13 @@ class Bench:
             raise UserError(NOT_KEPT)
         path = self.keeper.keep(label, prepared(self.nets[0].form, picture)[1])
         return {"path": str(path)}
+
+    def take_back(self, path: str) -> dict[str, Any]:
+        """Deletes a drawing that was kept by mistake."""
+        if self.keeper is None:
+            raise UserError(NOT_KEPT)
+        self.keeper.take_back(path)
+        return {}
 
     def kept(self) -> dict[str, Any]:
         """How many drawings are kept of each class, and how many of them each net reads; none of another form."""
@@ -139,6 +146,10 @@ def build(bench: Bench) -> Guard:
     async def keep(request: Request, label: str) -> Response:
         async with bench.turn(request):
             return await bench.work(bench.keep, label, await request.body())
+
+    @app.post("/api/take_back")
+    async def take_back(path: str) -> Response:
+        return await bench.work(bench.take_back, path)
 
     @app.get("/api/kept")
     async def kept() -> Response:
