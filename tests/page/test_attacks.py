@@ -81,7 +81,7 @@ def test_a_gigabyte_is_refused_unread(page: PageServer) -> None:
         assert answer.startswith(b"HTTP/1.1 4") and (b"at most 20 MB" in answer or length.startswith("999"))
 
 
-def test_a_gigabyte_without_a_length_is_refused_where_it_is_too_much(page: PageServer) -> None:
+def test_a_gigabyte_without_a_length_is_refused_before_it_is_read(page: PageServer) -> None:
     """At the first byte beyond the limit, which is the last one sent: nothing is left unread, so no answer is lost."""
     before = memory(page)
     with socket.create_connection(("127.0.0.1", page.port), timeout=20) as connection:
