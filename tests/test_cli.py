@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 
 import lenetexp
 from helpers import PROJECT, Command, Done, InProcess, Started, composed
@@ -272,6 +273,21 @@ def test_help_begins_with_what_is_typed_most(typed: Command) -> None:
     settings = re.findall(r"^  ([\w.]+)=", typed("run", "--help").stdout, re.MULTILINE)
     assert settings[:4] == ["optimizer.lr", "model.activation", "epochs", "batch_size"]
     assert {*settings} == {key for key, _ in leaves(composed()) if not key.endswith("_target_")}, "none is lost"
+
+
+def test_a_config_file_that_cannot_be_read_is_named(
+    typed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/own.yaml").write_text("_target_: mine.Net", encoding="utf-16")
+    done = typed("run", "--config-dir=mine", "model=own")
+    assert_one_sentence(done, "mine/model/own.yaml: must be text in UTF-8")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "conf/model/own.yaml")
+
+    monkeypatch.setattr(FileConfigSource, "load_config", refuse)
+    assert_one_sentence(typed("run"), "error: conf/model/own.yaml: cannot be read or written (Permission denied)")
 
 
 def test_a_space_beside_the_equals_sign(typed: Command) -> None:

@@ -61,8 +61,8 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     OmegaConf.register_new_resolver("lenetexp.commands", other_commands, replace=True)
     if flags.help:
         list_groups_quickly()
-    if flags.shell_completion and "install=bash" in sys.argv:
-        print(bash_script(Path(sys.argv[0]).parent))
+    if flags.shell_completion and {"install=bash", "uninstall=bash"} & {*sys.argv}:
+        print(bash_script(Path(sys.argv[0]).parent, install="install=bash" in sys.argv))
         return
     if flags.shell_completion:
         complete_words(renamed)

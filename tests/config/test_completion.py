@@ -70,7 +70,9 @@ def test_one_eval_in_bash_serves_every_script_however_it_is_called(tmp_path: Pat
         complete -p run.py python export.py > registered
         for line in "$@"; do
             COMP_LINE=$line COMP_POINT=${{#line}}; _lenetexp; echo "<${{COMPREPLY[*]}}>"
-        done"""
+        done
+        eval "$(python scripts/run.py -sc uninstall=bash)"
+        complete -p run.py || echo off"""
     done = subprocess.run(["bash", "-c", bash, "bash", *lines], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["<scaled_tanh>", "<format=>", "<>"], done.stderr
+    assert done.stdout.split() == ["<scaled_tanh>", "<format=>", "<>", "off"], done.stderr
     assert (tmp_path / "registered").read_text().count("-F _lenetexp") == 3

@@ -8,6 +8,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+import lenetexp
 from helpers import FIGURES, PROJECT, Done, InProcess, PlainLeNet, Server, Store, composed, run_script
 from lenetexp.config.identity import leaves
 from lenetexp.config.targets import Dataset
@@ -101,6 +102,7 @@ def check_record(store: Store, epochs: int) -> None:
     dataset = run.inputs.dataset_inputs[0].dataset
     assert dataset.name == "digits" and len(dataset.digest) == 36
     assert len(run.data.tags["lenetexp.config_hash"]) == 12
+    assert run.data.tags["lenetexp.version"] == lenetexp.__version__
     if (PROJECT / ".git").exists():
         assert len(run.data.tags["mlflow.source.git.commit"]) == 40
 

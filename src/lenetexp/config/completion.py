@@ -40,11 +40,13 @@ _lenetexp() {{
 }}
 complete -o default -F _lenetexp python python3 {scripts}"""
 
+BASH_OFF = "complete -r python python3 {scripts}; unset -f _lenetexp"
 
-def bash_script(folder: Path) -> str:
-    """What `eval` reads to enable Tab in bash for all scripts in `folder`."""
+
+def bash_script(folder: Path, install: bool) -> str:
+    """What `eval` reads to enable Tab in bash, or to disable it, for all scripts in `folder`."""
     scripts = sorted(path.name for path in folder.glob("*.py") if "from lenetexp import cli" in path.read_text())
-    return BASH.format(scripts=" ".join(scripts))
+    return (BASH if install else BASH_OFF).format(scripts=" ".join(scripts))
 
 
 def complete_words(renamed: Mapping[str, str]) -> None:

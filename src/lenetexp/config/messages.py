@@ -4,6 +4,7 @@ import errno
 import re
 import shlex
 import sys
+import traceback
 from pathlib import Path
 
 import yaml
@@ -76,6 +77,8 @@ def of_exception(error: Exception) -> str | None:
             errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EROFS | errno.EIO
         ):  # in the midst of a file
             return f"a file cannot be written ({error.strerror})"
+        case UnicodeDecodeError() if config_file := _config_file(error):
+            return f"{config_file}: must be text in UTF-8 ({one_line(error)})"
         case yaml.YAMLError():
             return f"a config file is not YAML: {one_line(error)}"
         case ValueError() if str(error).startswith("Only one of --run"):  # --cfg together with -m
@@ -85,6 +88,12 @@ def of_exception(error: Exception) -> str | None:
         case AssertionError() if "Unexpected type for root" in str(error):
             return "a setting inside one that is null cannot be set; give all of it, e.g. key={inner:1}"
     return None
+
+
+def _config_file(error: Exception) -> str | None:
+    """The config file that Hydra was reading when this was raised."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "load_config"]
+    return frames[-1].f_locals.get("full_path") if frames else None
 
 
 def _of_word(word: str, message: str) -> str:
