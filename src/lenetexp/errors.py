@@ -17,7 +17,8 @@ OTHER_NAMES = {
     **dict.fromkeys(("nonlinearity", "act"), ("activation", "model.activation")),
     **dict.fromkeys(("net", "network", "arch"), ("model",)),
     **dict.fromkeys(("gpu", "nvidia"), ("cuda", "device")),
-    **dict.fromkeys(("swish",), ("silu",)),
+    "swish": ("silu",),
+    "localhost": ("127.0.0.1",),
     **dict.fromkeys(("none", "fixed", "off"), ("constant", "off")),
 }
 

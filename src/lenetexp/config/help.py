@@ -17,7 +17,9 @@ from lenetexp.errors import wrapped
 COMMENT = re.compile(r"^ *(\w+):.* # (.+)$", re.MULTILINE)
 WIDTH = 34  # of key and value
 # What is typed most comes first, then what belongs to no group.
-FIRST = ("run", "images", "optimizer.lr", "model.activation", "epochs", "batch_size", "seed")
+FIRST = (
+    "run", "images", "from_lr", "to_lr", "steps", "optimizer.lr", "model.activation", "epochs", "batch_size", "seed"
+)  # fmt: skip
 GROUPS = ("", "model", "optimizer", "scheduler", "loss", "dataset", "device")  # others follow
 UNTYPED = ("_target_", "job", "given")  # settings that nobody types
 

@@ -101,7 +101,7 @@ def _of_word(word: str, message: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
         meant = suggest_setting(word)
-        return f"{word}: must be key=value{f'; did you mean {meant}?' if meant else ', as epochs=5'}"
+        return f"{word}: must be key=value{f'; did you mean {meant}?' if meant else ''}"
     if word != (stripped := f"{key.strip()}={value.strip()}"):
         return f"{word}: must be key=value without spaces around it: {stripped}"
     if re.search(r"[\s()\[\],{}'\"]|[^\x00-\x7f]", value):
