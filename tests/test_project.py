@@ -23,8 +23,8 @@ def test_a_test_that_hangs_fails_by_its_name_and_the_others_go_on(tmp_path: Path
     file.write_text("import time\n\ndef test_hangs():\n    time.sleep(100)\n\ndef test_passes():\n    pass\n")
     words = ["-c", str(PROJECT / "pyproject.toml"), "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words, "-o", "timeout=1", str(file)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "pytest", *words, "-n", "0", "-o", "timeout=1", str(file)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "FAILED test_sample.py::test_hangs" in done.stdout and "1 failed, 1 passed" in done.stdout

@@ -37,13 +37,13 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a cluster of one machine, started by hand as docs/scaling.md says."""
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # a fresh machine has none in its home
-    ray, port = str(Path(sys.executable).with_name("ray")), free_port()
+    ray, port = [sys.executable, "-m", "ray.scripts.scripts"], free_port()
     words = ["start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
-    subprocess.run([ray, *words, "--disable-usage-stats"], check=True, capture_output=True, timeout=120)
+    subprocess.run([*ray, *words, "--disable-usage-stats"], check=True, capture_output=True, timeout=120)
     try:
         yield f"127.0.0.1:{port}"
     finally:
-        subprocess.run([ray, "stop"], check=False, capture_output=True, timeout=60)
+        subprocess.run([*ray, "stop"], check=False, capture_output=True, timeout=60)
 
 
 def test_a_ray_cluster_gives_the_same_table(ray_cluster: str, locally: list[tuple[str, ...]], tmp_path: Path) -> None:
