@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ from lenetexp.errors import UserError, wrapped
 from lenetexp.models.classical import Classical
 from lenetexp.reporting.terminal import progress_bar, shown, try_draw
 from lenetexp.training.loop import Recipe
-from lenetexp.training.lr_range import Step, lr_range, suggested
+from lenetexp.training.lr_range import Step, Suggestion, has_risen, lr_range, suggest
 from lenetexp.training.setup import pick_device, set_up
+
+WITHOUT_EFFECT = ("epochs", "patience", "resume")  # settings of runs, of which this is none
 
 
 def find_lr(settings: FindLrConfig, config: dict[str, Any], folder: Path) -> None:
     """Runs the test and prints what to try; writes lr_range.csv and lr_range.png into `folder`."""
+    for word in settings.given:
+        if word.partition("=")[0].lstrip("+") in WITHOUT_EFFECT:
+            raise UserError(f"{word}: has no effect here, where steps= says how long to train; leave it out")
     if settings.from_lr >= settings.to_lr:
         raise UserError(f"from_lr={settings.from_lr}: must be below to_lr={settings.to_lr}")
     device = pick_device(settings.device)
@@ -38,28 +44,41 @@ def find_lr(settings: FindLrConfig, config: dict[str, Any], folder: Path) -> Non
         writer = csv.writer(file)
         writer.writerow(["lr", "loss", "smoothed_loss"])
         writer.writerows(map(astuple, steps))
-    found = suggested(steps)
+    suggestion = suggest(steps)
     title = f"{type(training.model).__name__} on {data.name}, {training.optimizer.__class__.__name__}"
 
     def draw() -> None:
         from lenetexp.reporting.range_figure import draw_range  # imports matplotlib
 
+        rates = suggestion.rates if suggestion else None
         draw_range([step.lr for step in steps], [step.loss for step in steps], [step.smooth for step in steps],
-                   found, title, folder / "lr_range.png")  # fmt: skip
+                   rates, title, folder / "lr_range.png")  # fmt: skip
 
     drawn = try_draw(draw)
-    if found is None:
-        print(wrapped("The loss did not fall at any rate: try another range, more steps, or another recipe."))
-    else:
-        low, best, high = found
-        print(wrapped(f"The loss falls from lr={low:.2g} on, fastest at {best:.2g}, up to {high:.2g}."))
-        own = tuple(f"{key}=" for key in ("from_lr", "to_lr", "steps", "optimizer.lr"))
-        recipe_given = shlex.join(word for word in settings.given if not word.startswith(own))
-        sweep = f"optimizer.lr={low:.2g},{(low * high) ** 0.5:.2g},{high:.2g}"
-        print(
-            "  try      " + " ".join(filter(None, ["python scripts/run.py", recipe_given, f"optimizer.lr={best:.2g}"]))
-        )
-        print("  a sweep  " + " ".join(filter(None, ["python scripts/run.py -m", recipe_given, sweep])))
+    print("\n".join(advise(settings, steps, suggestion)))
     print(f"  numbers  {shown(folder / 'lr_range.csv')}")
     if drawn:
         print(f"  picture  {shown(folder / 'lr_range.png')}")
+
+
+def advise(settings: FindLrConfig, steps: Sequence[Step], suggestion: Suggestion | None) -> Iterator[str]:
+    """Say what the test showed, and which commands to give next."""
+    if suggestion is None:
+        yield wrapped("The loss did not fall clearly: try more steps, larger batches, another range or another recipe.")
+        return
+    has_exploded = len(steps) < settings.steps
+    if not has_exploded and not has_risen(steps):
+        yield wrapped(f"The loss does not rise up to to_lr={settings.to_lr:g}: give a higher one.")
+        return
+    end = f"{'explodes at' if has_exploded else 'does not explode up to'} {steps[-1].lr:.2g}"
+    yield wrapped(
+        f"The loss is lowest at lr={suggestion.lowest:.2g} and {end}. Runs are best a little below the lowest."
+    )
+    own = tuple(f"{key}=" for key in ("from_lr", "to_lr", "steps", "optimizer.lr"))
+    recipe = shlex.join(word for word in settings.given if not word.startswith(own))
+    sweep = "optimizer.lr=" + ",".join(f"{rate:.2g}" for rate in suggestion.rates)
+    for label, *words in (
+        ("  try      python scripts/run.py", recipe, f"optimizer.lr={suggestion.rates[1]:.2g}"),
+        ("  a sweep  python scripts/run.py -m", recipe, sweep),
+    ):
+        yield " ".join(filter(None, [label, *words]))

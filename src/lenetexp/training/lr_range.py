@@ -6,7 +6,8 @@ L. N. Smith: Cyclical learning rates for training neural networks, WACV 2017, se
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import isfinite, log
+from math import isfinite
+from statistics import fmean
 
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,8 +19,11 @@ from lenetexp.training.state import Training
 
 SMOOTHING = 0.9  # of the exponential mean of the losses
 EXPLODED = 2.0  # times the first loss: later steps would only show larger numbers
-# The range: from where this share of the loss's whole fall is reached, to half the rate of the lowest loss.
-BEGUN, MARGIN = 0.1, 2.0
+LAG = round(SMOOTHING / (1 - SMOOTHING))  # steps by which the smoothed losses are late
+FALL = 0.3  # share of the first losses by which they must fall: of small batches, less is noise
+RISEN = 0.2  # share of the fall that the loss must have lost at the end, or the range ends too early
+# The rate to try is so many times below that of the lowest loss; the rates around it are so many times apart.
+BELOW, APART = 1.5, 3.0
 
 
 @dataclass(frozen=True)
@@ -72,27 +76,33 @@ def lr_range(
     return found
 
 
-def suggested(steps: Sequence[Step]) -> tuple[float, float, float] | None:
-    """The lowest, the best and the highest rate to try; None if the loss did not fall.
+@dataclass(frozen=True)
+class Suggestion:
+    """Rates to try: docs/defaults.md compares them with the best ones of sweeps."""
 
-    The best is where the loss falls fastest per factor of the rate, as in Smith's successors; it lies in the range.
-    """
-    losses = [step.smooth for step in steps]
-    if len(steps) < 10:
+    lowest: float  # at which the loss was lowest
+
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """A lower one, the one to try, a higher one."""
+        best = self.lowest / BELOW
+        return best / APART, best, best * APART
+
+
+def suggest(steps: Sequence[Step]) -> Suggestion | None:
+    """Suggest rates from the steps of a test; None if the loss did not fall clearly."""
+    bottom = min(range(len(steps)), key=lambda i: steps[i].smooth)
+    if steps[bottom].smooth > (1 - FALL) * _first_loss(steps):
         return None
-    bottom = min(range(len(losses)), key=losses.__getitem__)
-    start = losses[0]
-    fall = start - losses[bottom]
-    if fall < 0.05 * start:
-        return None
-    # Of a small batch, the first losses jump: the last step that had not fallen yet counts.
-    low = steps[max((i for i in range(bottom) if start - losses[i] < BEGUN * fall), default=0) + 1].lr
-    high = max(steps[bottom].lr / MARGIN, low)
-    width = max(len(steps) // 20, 1)
-    slope = {
-        i: (losses[i + width] - losses[i - width]) / log(steps[i + width].lr / steps[i - width].lr)
-        for i in range(width, min(bottom + 1, len(steps) - width))
-        if low <= steps[i].lr <= high
-    }
-    best = steps[min(slope, key=slope.__getitem__)].lr if slope else (low * high) ** 0.5
-    return low, best, high
+    return Suggestion(steps[max(bottom - LAG, 0)].lr)
+
+
+def has_risen(steps: Sequence[Step]) -> bool:
+    """Whether the loss is clearly above its lowest value at the end of a test."""
+    lowest = min(step.smooth for step in steps)
+    return steps[-1].smooth - lowest > RISEN * (_first_loss(steps) - lowest)
+
+
+def _first_loss(steps: Sequence[Step]) -> float:
+    """The mean loss of the first tenth, where the rate is too small to learn."""
+    return fmean(step.loss for step in steps[: max(len(steps) // 10, 1)])
