@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from torch import nn
 
 from helpers import Command, run_script
+from lenetexp.models.counts import find_copies, layers_of
 
 
 def pictures(cwd: Path) -> dict[str, tuple[int, int]]:
@@ -43,6 +45,25 @@ def test_a_net_without_tables_has_one_picture_and_any_number_of_classes(typed: C
     assert {*pictures(tmp_path)} == {"net.png"}
     width, height = pictures(tmp_path)["net.png"]
     assert width > height
+
+
+def test_of_nets_side_by_side_one_is_drawn(typed: Command, tmp_path: Path) -> None:
+    for model in ("lenet_4", "boosted_lenet_4"):
+        done = typed("describe", f"model={model}", f"hydra.run.dir=outputs/nets/{model}")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert "members.2.output" in done.stdout and re.search(r"total +21,526 +50,994 +774,918", done.stdout)
+    for name in ("net.png", "connections.png"):
+        with (
+            Image.open(tmp_path / "outputs/nets/lenet_4" / name) as one,
+            Image.open(tmp_path / "outputs/nets/boosted_lenet_4" / name) as three,
+        ):
+            assert one.size == three.size
+
+
+def test_layers_that_follow_each_other_are_no_copies() -> None:
+    chain = nn.Sequential(*(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()) for _ in range(3)))
+    layers = layers_of(chain, (1, 28, 28))
+    assert find_copies(layers) == (layers, 1)
 
 
 @pytest.mark.parametrize(

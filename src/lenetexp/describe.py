@@ -8,7 +8,7 @@ from torch import nn
 from lenetexp.config.commands import DescribeConfig
 from lenetexp.errors import UserError
 from lenetexp.models.bitmaps import HEIGHT, WIDTH
-from lenetexp.models.counts import Layer, layers_of
+from lenetexp.models.counts import Layer, find_copies, layers_of
 from lenetexp.models.layers import EuclideanRBF
 from lenetexp.reporting.terminal import shown, table, try_draw
 from lenetexp.training.setup import build_net
@@ -29,8 +29,9 @@ def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> 
         """All pictures that suit this net, into `folder`."""
         from lenetexp.reporting.net_figure import draw_bitmaps, draw_connections, draw_net  # imports matplotlib
 
-        draw_net(layers, settings.model.name, folder / "net.png")
-        tables = {layer.name: layer.table for layer in layers if layer.table}
+        one, copies = find_copies(layers)
+        draw_net(one, settings.model.name, folder / "net.png", copies)
+        tables = {layer.name: layer.table for layer in one if layer.table}
         if tables:
             draw_connections(tables, settings.model.name, folder / "connections.png")
         if (bitmaps := _bitmaps(model)) is not None:

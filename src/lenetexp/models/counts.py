@@ -1,7 +1,8 @@
 """Units, parameters and connections of a net, layer by layer, as LeCun's papers count them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -21,6 +22,7 @@ class Layer:
     connections: int  # to all its units; one to a bias is one, those that share a weight count each
     window: int = 0  # side of the square that a unit sees of each of its input maps; 0 for all that there is
     table: tuple[tuple[int, ...], ...] = ()  # the input maps that each of its maps sees, if not all
+    sees_image: bool = False
 
     @property
     def units(self) -> int:
@@ -44,11 +46,13 @@ def layers_of(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer
     Leaves the model in evaluation mode.
     """
     found: list[Layer] = []
+    images: list[Tensor] = []
     counted = [(name, module) for name, module in model.named_modules() if _kind(module)]
-    hooks = [module.register_forward_hook(_counting(name, found)) for name, module in counted]
+    hooks = [module.register_forward_hook(_counting(name, found, images)) for name, module in counted]
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, *image_shape))
+            # No two values are alike, so that the image is known again where it is seen.
+            model.eval()(torch.linspace(0, 1, prod(image_shape)).view(1, *image_shape))
     finally:
         for hook in hooks:
             hook.remove()
@@ -60,17 +64,37 @@ def _kind(module: nn.Module) -> str:
     return next((kind for known, kind in KINDS.items() if isinstance(module, known)), "")
 
 
-def _counting(name: str, found: list[Layer]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def find_copies(layers: Sequence[Layer]) -> tuple[list[Layer], int]:
+    """Find nets of the same layers side by side, all of which see the image.
+
+    Returns the image and the layers of one of them, without the place of that net in their names, and how many there
+    are; all layers and 1 if there are no copies.
+    """
+    image, *others = layers
+    starts = [i for i, layer in enumerate(others) if layer.sees_image]
+    nets = [others[start:end] for start, end in pairwise([*starts, len(others)])]
+    bare = [[replace(layer, name=layer.name.rpartition(".")[2]) for layer in net] for net in nets]
+    if len(nets) > 1 and all(net == bare[0] for net in bare):
+        return [image, *bare[0]], len(nets)
+    return [*layers], 1
+
+
+def _counting(
+    name: str, found: list[Layer], images: list[Tensor]
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def count(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
         """A forward hook: adds the layer `module` to `found`, and the image before the first one."""
         if not found:
             found.append(Layer("input", "image", tuple(given[0].shape[1:]), 0, 0))
+            images.append(given[0])
         shape = tuple(returned.shape[1:])
         if shape[1:] == (1, 1):  # maps of one unit each
             shape = shape[:1]
         parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
         connections = _connections(module, shape)
-        found.append(Layer(name, _kind(module), shape, parameters, connections, _window(module), _table(module)))
+        sees_image = torch.equal(given[0], images[0])
+        window, table = _window(module), _table(module)
+        found.append(Layer(name, _kind(module), shape, parameters, connections, window, table, sees_image))
 
     return count
 

@@ -41,8 +41,11 @@ class _Stack:
 
 
 @styled
-def draw_net(layers: Sequence["Layer"], name: str, path: Path) -> None:
-    """The image and every layer from left to right: maps as stacks of squares, vectors as bars."""
+def draw_net(layers: Sequence["Layer"], name: str, path: Path, copies: int = 1) -> None:
+    """Draw the image and every layer from left to right: maps as stacks of squares, vectors as bars.
+
+    Of `copies` side by side, `layers` are those of one.
+    """
     stacks: list[_Stack] = []
     left = 0.0
     for layer in layers:
@@ -50,11 +53,14 @@ def draw_net(layers: Sequence["Layer"], name: str, path: Path) -> None:
         left += max(stacks[-1].width, 11.0) + GAP
     tallest = max(stack.height for stack in stacks)
     width = stacks[-1].right
-    parameters, connections = (sum(getattr(layer, key) for layer in layers) for key in ("parameters", "connections"))
+    parameters, connections = (
+        copies * sum(getattr(layer, key) for layer in layers) for key in ("parameters", "connections")
+    )
+    whole = name if copies == 1 else f"{name} ({copies} times this net, side by side)"
     scale = 0.062  # inches a pixel
     figure = new_figure(
         (width + 14) * scale, (tallest + 30) * scale,
-        f"{name}: {parameters:,} parameters, {connections:,} connections",
+        f"{whole}: {parameters:,} parameters, {connections:,} connections",
     )  # fmt: skip
     axes = figure.subplots()
     for stack in stacks:
