@@ -1,6 +1,7 @@
 """Hydra's own test suites for launchers, as Hydra ships them, and what the local launcher promises beyond them."""
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from lenetexp.errors import UserError
+from lenetexp.runs.interrupt import Interrupted, raised
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +168,26 @@ def test_numbers_that_make_no_sense_are_refused(setting: str) -> None:
         local(print, f"hydra.launcher.{key}={value}")
 
 
-def shares(monkeypatch: pytest.MonkeyPatch, gpus: str, *settings: str) -> list[dict[str, str]]:
+def test_a_signal_while_the_processes_start_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = local(print, f"hydra.sweep.dir={tmp_path}", "hydra.launcher.n_jobs=2")
+    worker_class = sys.modules[type(launcher).__module__].Worker  # Hydra imports plugins anew
+    start = worker_class._start
+
+    def start_and_interrupt(worker: Any) -> None:
+        start(worker)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(worker_class, "_start", start_and_interrupt)
+    with raised(), pytest.raises(Interrupted), launcher.started(at_most=2):
+        raise AssertionError("the sweep goes on")
+    assert not launcher.workers and not multiprocessing.active_children()
+
+
+def shares(monkeypatch: pytest.MonkeyPatch, gpus: str, *settings: str, **by_user: str) -> list[dict[str, str]]:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in by_user.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     return local(print, *(f"hydra.launcher.{setting}" for setting in settings)).environments()
@@ -178,3 +199,8 @@ def test_jobs_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     spread = shares(monkeypatch, "3,5", "device=auto", "per_gpu=2")
     assert [share["CUDA_VISIBLE_DEVICES"] for share in spread] == ["3", "5", "3", "5"]
     assert len(shares(monkeypatch, "3,5", "device=cpu")) == 8
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_a_number_of_threads_that_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert shares(monkeypatch, "", "n_jobs=1", **{name: "1"}) == [{}]

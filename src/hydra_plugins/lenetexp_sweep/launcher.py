@@ -32,6 +32,7 @@ from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted, noted
 
 GRACE = 10.0  # seconds that jobs have to end by themselves after they were asked to
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # how many threads a process of torch's has
 TRIES = 3  # processes in a row that die before they are ready: there is no memory for another, or no hope
 
 
@@ -67,8 +68,12 @@ class LocalLauncher(Launcher):
     @contextmanager
     def started(self, at_most: int) -> Iterator[None]:
         """Starts the processes, `at_most` so many, which import what jobs need while the caller does other things."""
-        self.workers = [Worker(environment, self.hook) for environment in self.environments()[:at_most]]
         try:
+            with noted() as stop_if_asked:  # raised inside a start, a signal would leave a process that nobody knows
+                for environment in self.environments()[:at_most]:
+                    stop_if_asked()
+                    self.workers.append(Worker(environment, self.hook))
+                stop_if_asked()
             yield
         finally:
             for worker in self.workers:  # an idle process ends by itself, and calls what is registered with `atexit`
@@ -78,6 +83,12 @@ class LocalLauncher(Launcher):
                 worker.process.kill()
                 worker.process.join()
             self.workers = []
+
+    @property
+    def readiness(self) -> str:
+        """How many of the processes are ready for a job, in words; empty if all are."""
+        ready, count = sum(worker.is_ready for worker in self.workers), len(self.workers)
+        return f"{ready} of {count} processes ready" if ready < count else ""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs all jobs; returns their results in the order of the jobs, failed ones with their exceptions."""
@@ -129,7 +140,9 @@ class LocalLauncher(Launcher):
 
         gpus = _visible_gpus() if self.device in ("auto", "cuda") else []
         count = self.n_jobs or len(gpus) * self.per_gpu or cpu_count()
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(max(cpu_count() // count, 1)))
+        threads = dict.fromkeys(THREADS, str(max(cpu_count() // count, 1)))
+        if any(os.environ.get(name) for name in THREADS):  # the user's own choice; torch follows either
+            threads = {}
         places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
         return [threads | place for place in islice(cycle(places), count)]
 
@@ -168,6 +181,13 @@ class Worker:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # the process has the only copy left, so the pipe ends when it dies
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has a job, or can take one. May be called in any thread."""
+        with suppress(OSError):  # the pipe has just been closed
+            return self.idle or self.job is not None or self.pipe.poll()
+        return False
 
     def give(self, context: bytes, job: tuple[int, Sequence[str]]) -> None:
         logging.getLogger(__name__).info(f"\t#{job[0]} : {' '.join(filter_overrides(job[1]))}")
