@@ -7,7 +7,9 @@ import atexit
 import gc
 import os
 import secrets
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from argparse import Namespace
@@ -16,7 +18,7 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any, NoReturn, TextIO
 from urllib.parse import unquote
 
@@ -78,9 +80,10 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     variables = {HYDRA_DEBUG: "1"} | ({DEBUG: "1"} if os.environ.get(HYDRA_DEBUG) == "1" else {})
     with env_override(variables):  # which a sweep's processes inherit
         try:
-            main()
+            with _ended_by_ctrl_c():
+                main()
             gc.freeze()  # the process ends: nothing that is left need be looked through
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # the second signal of what saves its state at the first
             sys.exit(130)
         except Exception as error:
             if isinstance(error, OSError) and _made_a_folder(error):
@@ -116,6 +119,33 @@ def _refuse(message: str) -> NoReturn:
 def _made_a_folder(error: OSError) -> bool:
     """Whether the error is that Hydra, which makes the folder of a run, could not."""
     return bool(error.filename) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir")
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Ends the command with a word after Ctrl-C, whatever error a library has made of it on its way."""
+    interrupted = False
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        """What Python does, and notes it."""
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        if not interrupted:
+            raise
+        print("Stopped.", flush=True)
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _thaw() -> None:

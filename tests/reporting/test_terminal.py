@@ -13,7 +13,7 @@ import pytest
 
 from helpers import InProcess
 from lenetexp.reporting.terminal import Progress, SweepProgress, curves, fit_columns, rows, sparkline
-from lenetexp.tracking.journal import Epoch, Journal, Start
+from lenetexp.tracking.journal import End, Epoch, Journal, Start
 from lenetexp.tracking.view import ALL, page
 from lenetexp.training.state import EpochRecord
 
@@ -125,7 +125,9 @@ def drawn_by_a_sweep(folder: Path, monkeypatch: pytest.MonkeyPatch, encoding: st
     ):
         monkeypatch.setattr("sys.stderr", terminal)
         events.path.rename(folder / "kept")  # what is there before the command is not its own
-        with SweepProgress(folder, 2, 40, on_epoch):
+        with SweepProgress(folder, 2, 40, on_epoch, lambda has_begun: "" if has_begun else "starting: 0 of 2"):
+            while "starting" not in drawn.decode():
+                drawn += os.read(ours, 100_000)
             (folder / "kept").rename(events.path)
             events.add(Epoch(epoch=2, **{"val/accuracy": 0.6}))
             assert both.wait(20)
@@ -140,10 +142,21 @@ def test_a_sweep_shows_the_curve_of_each_running_job_in_a_terminal(
 ) -> None:
     drawn, _ = drawn_by_a_sweep(tmp_path, monkeypatch, "utf-8")
     lines = re.split(r"[\r\n]+|\x1b\[\w", drawn)
-    assert any(line.startswith("0 done, 0 failed, 1 running, 1 left, best 60.00%") for line in lines)
+    assert any(line.startswith("starting: 0 of 2") for line in lines) and "best 0.00%" not in drawn
+    assert any(line.startswith("0 done, 1 running, 1 left, best 60.00%") for line in lines)
     assert any(line.startswith("  lr=0.1  ▁▅            60.00%  epoch 2/20") for line in lines)
     assert all(len(line) <= 72 for line in lines)
     assert not lines[-1].strip() and lines[-2].strip() == "", "it disappears at the end"
+
+
+def test_what_a_signal_ends_is_interrupted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with SweepProgress(tmp_path, 3, 60, lambda *_: None, lambda _: "") as view:
+        for number, status in enumerate(("FINISHED", "KILLED", "FAILED")):
+            with closing(begin(tmp_path / str(number), {"seed": str(number)})) as events:
+                events.add(End(status=status))
+    said = [line.split(",")[0].split("] ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["seed=0: finished", "seed=1: interrupted", "seed=2: failed"]
+    assert view._describe() == "1 done, 1 interrupted, 1 failed, 0 running, 0 left"
 
 
 def test_a_terminal_that_has_no_such_letters_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,21 @@
 """A sweep: one failed run takes no other along, resume=true runs only what is missing, no mistake starts a job."""
 
+import os
+import pty
 import signal
+import subprocess
+import sys
+import termios
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow.entities import Run
 
-from helpers import Command, Done, Started, Store, all_gone, composed, family, run_script
+from helpers import PROJECT, Command, Done, InProcess, Started, Store, all_gone, composed, family, run_script
 from lenetexp.config.commands import CompareConfig
 from lenetexp.config.schema import check
 from lenetexp.sweeps.compare import compare
@@ -143,6 +150,10 @@ def test_prediction_takes_a_run_and_never_the_sweep_itself(again: Swept) -> None
         (["seed=1,2", "hydra.launcher.n_jobs=-1"], "hydra.launcher.n_jobs=-1: must be a whole number"),
         (["optimizer=glob(zzz*)"], "optimizer=glob(zzz*): must give a value"),
         (["seed=1,2", "tracking.offline=true"], "tracking.offline=true: must be false for a sweep"),
+        (["optimizer.lr=0.1,"], "optimizer.lr=0.1,: must have a value on both sides of each comma and no space"),
+        (["seed=1,,2"], "seed=1,,2: must have a value on both sides of each comma and no space"),
+        (["seed=,2"], "seed=,2: must have a value on both sides of each comma and no space"),
+        (["optimizer.lr=0.1, 0.01", "seed=range(0)"], "seed=range(0): must give a value"),
         (["seed=1,2", "resume=4d1f"], "resume=4d1f: must be true or false for a sweep"),
         ([], "-m: must be given values"),
         (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: must be given a space"),
@@ -164,6 +175,9 @@ def test_every_config_is_checked_before_the_first_run(
 LONG = ["-m", "experiment=smoke", "epochs=30", "seed=0,1,2,3", "hydra.launcher.n_jobs=2"]
 
 
+STOPPED_EARLY = "Stopped before the first run; nothing was trained.\n"
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_sweep_that_ends_while_it_starts_leaves_no_process(start: Callable[..., Started], signum: int) -> None:
     started = start(*LONG)
@@ -171,5 +185,44 @@ def test_a_sweep_that_ends_while_it_starts_leaves_no_process(start: Callable[...
     while len(children := family(started)) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     started.send_signal(signum)
-    started.wait(30)
+    out, _ = started.communicate(timeout=30)
     assert len(children) >= 2 and all_gone(children, within=20)
+    if signum == signal.SIGTERM:
+        assert (started.returncode, out) == (143, STOPPED_EARLY)
+
+
+@pytest.mark.parametrize("when", ["configs checked", "of 2 processes ready", "at most"])
+def test_ctrl_c_before_the_first_run_is_one_sentence(when: str, here: InProcess) -> None:
+    """In a terminal, which shows what is waited for: the configs, the processes and the store, the processes alone."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    command = [sys.executable, str(PROJECT / "scripts/run.py"), *LONG]
+    sweep = subprocess.Popen(command, cwd=here.cwd, start_new_session=True, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    drawn, children, asked = b"", list[psutil.Process](), 0.0
+    with suppress(OSError):  # how a terminal ends
+        while piece := os.read(ours, 10_000):
+            drawn += piece
+            if not asked and when.encode() in drawn:
+                asked, children = time.monotonic(), family(sweep)
+                os.killpg(sweep.pid, signal.SIGINT)
+    assert sweep.wait(10) == 130 and time.monotonic() - asked < 10
+    assert drawn.decode().count(STOPPED_EARLY.strip()) == 1 and b"Traceback" not in drawn
+    assert all_gone(children, within=5)
+    if when == "at most":  # the sweep's own record is there
+        assert [run.info.status for run in here.runs] == ["KILLED"]
+
+
+def test_ctrl_c_is_heard_whatever_a_library_makes_of_it(typed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        finally:
+            raise AttributeError("half of a config")
+
+    monkeypatch.setattr("lenetexp.sweeps.plan.check", interrupt)
+    monkeypatch.setattr("lenetexp.cli.check", interrupt)
+    for words, said in ((["-m", "seed=1,2"], STOPPED_EARLY), ([], "Stopped.\n")):
+        done = typed("run", *words)
+        assert (done.returncode, done.stdout) == (130, said) and "error" not in done.stderr

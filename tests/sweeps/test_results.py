@@ -45,7 +45,7 @@ def test_a_mean_counts_each_seed_once_and_only_results() -> None:
     runs = best_first([*others, *over_seeds(0.90, 0.92, 0.94)], ["seed"])
     recipes = recipes_of(runs, ["seed"])
     (recipe,) = recipes.itertuples()
-    assert (recipe.runs, recipe.ends) == ("3 of 6", "1 killed")
+    assert (recipe.runs, recipe.ends) == ("3 of 6", "1 interrupted")
     assert recipe.accuracy == pytest.approx(0.92), "of a seed that ran twice the better run"
     said = " ".join(results_table(runs, recipes, ["seed"]).split())
     assert "1 run repeats another with the same settings and seed: of each, only the best counts" in said
@@ -66,6 +66,22 @@ def test_a_table_of_eight_settings_fits_120_columns(monkeypatch: pytest.MonkeyPa
     assert head.split()[:8] == names.split() and head.split()[-1] == "status"
     assert max(map(len, [head, *lines])) <= 120
     assert lines[2].startswith("optimizer=RMSprop lr=0.001") and "".join(lines[2:]).endswith("finite in epoch 4")
+
+
+@pytest.mark.parametrize(("keys", "rows"), [(["seed"], 1), (["lr"], 3)])
+def test_what_was_interrupted_or_not_started_is_one_line(
+    keys: list[str], rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = [run(accuracy=0.9, run_id="x", trust=""), run("killed"), run("killed", reason="its process was gone")]
+    found = [{**run, **dict.fromkeys(keys, str(i))} for i, run in enumerate([*ended, *[run("not run")] * 14])]
+    show_results(best_first(found, keys), keys, tmp_path, None)
+    text = (tmp_path / "table.txt").read_text()
+    assert len(text.splitlines()) == 1 + rows + 2, "a head, rows, two notes"
+    assert text.count("14 runs not started") == 1 and f"{keys[0]}=2: its process was gone\n" in text
+    assert "interrupted" in text
+    said = " ".join(capsys.readouterr().out.split())
+    assert "runs 1 finished, 1 interrupted, 1 killed, 14 not started" in said
+    assert sum(",killed," in line for line in (tmp_path / "table.csv").read_text().splitlines()) == 2
 
 
 def test_equal_accuracies_are_ranked_by_loss() -> None:
@@ -197,9 +213,10 @@ def test_a_sweep_whose_results_cannot_be_shown_says_so_and_hides_nothing(
     capsys: pytest.CaptureFixture[str],
     ended_by: BaseException | None,
 ) -> None:
-    def full(self: Sweep) -> int:
+    def full(self: Sweep, is_whole: bool) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr(Sweep, "has_begun", True)
     monkeypatch.setattr(Sweep, "results", full)
     settings = settings_of(here)
     expected = UserError if ended_by is None else type(ended_by)

@@ -3,8 +3,9 @@
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # a sweep's parent process needs no torch
     from lenetexp.training.state import EpochRecord
 
 SPARKS, MOST_CURVES = 12, 8  # epochs in a sparkline, running jobs with one
+ENDS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}  # how a run's last line reads
+PAUSE = 0.3  # seconds between two looks at what goes on
 
 
 def rows(pairs: Sequence[tuple[str, str]]) -> str:
@@ -84,6 +87,29 @@ def progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %
     return tqdm(
         total=total, initial=initial, bar_format=form, disable=None, leave=False, dynamic_ncols=True, mininterval=0.2
     )
+
+
+@contextmanager
+def status_line(compose: Callable[[], str]) -> Iterator[None]:
+    """Shows in a terminal what the body is at, as `compose` says in a thread of its own; disappears with the body."""
+    line = tqdm(total=0, bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
+    over = threading.Event()
+
+    def watch() -> None:
+        """Composes the line again and again."""
+        while not line.disable:
+            line.set_description_str(compose())
+            if over.wait(PAUSE):
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        line.close()
 
 
 def try_draw(draw: Callable[[], None]) -> bool:
@@ -159,13 +185,21 @@ class SweepProgress:
     All from the journals in a sweep's folder.
     """
 
-    def __init__(self, folder: Path, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], object]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        jobs: int,
+        epochs: int,
+        on_epoch: Callable[[Path, Epoch], object],
+        describe_phase: Callable[[bool], str],
+    ) -> None:
         self.folder, self.jobs, self.epochs = folder, jobs, epochs
         self.on_epoch = on_epoch  # called with a job's folder for every epoch that it finishes
+        self.describe_phase = describe_phase  # what is waited for; asked with whether a job has begun
         self.journals: dict[Path, JournalReader] = {}
         self.done: dict[Path, int] = {}  # epochs of each job that has begun; of one that has ended, all it asked for
-        self.ended: set[Path] = set()
-        self.best, self.failed = 0.0, 0
+        self.ended: dict[Path, str] = {}  # in which words
+        self.best: float | None = None
         self.curves: list[tqdm] = []  # the lines below the bar
 
     def __enter__(self) -> "SweepProgress":
@@ -186,17 +220,26 @@ class SweepProgress:
         """Reads what the journals gain, and says which jobs have ended."""
         over = False
         while not over:  # and once more after the last job
-            over = self.over.wait(0.3)
+            over = self.over.wait(PAUSE)
             for path in sorted(self.folder.glob(f"*/{journal.NAME}")):
                 if path.parent not in self.ended and self.before.get(path) != path.stat().st_size:
                     with suppress(UserError):  # a damaged journal must not end the view
                         self._look_at(path.parent)
-            begun, failed, ended = len(self.done), self.failed, len(self.ended)
-            said = f"{ended - failed} done, {failed} failed, {begun - ended} running, {self.jobs - begun} left"
-            self.bar.set_description_str(f"{said}, best {self.best:.2%}", refresh=False)
+            self.bar.set_description_str(self._describe(), refresh=False)
             self.bar.n = sum(self.done.values())
             self.bar.refresh()
             self._show_curves()
+
+    def _describe(self) -> str:
+        """How many jobs are in which state, and the best accuracy so far."""
+        begun, running = len(self.done), f"{len(self.done) - len(self.ended)} running"
+        if phase := self.describe_phase(begun > 0):
+            return f"{phase}, {running}" if begun else phase
+        counts = Counter(self.ended.values())
+        words = [f"{counts.pop('finished', 0)} done", *(f"{number} {word}" for word, number in counts.items())]
+        words += [running, f"{self.jobs - begun} left"]
+        words += [] if self.best is None else [f"best {self.best:.2%}"]
+        return ", ".join(words)
 
     def _show_curves(self) -> None:
         if self.bar.disable or self.bar.ascii:  # no terminal, or one that has no ▁
@@ -217,15 +260,14 @@ class SweepProgress:
         for epoch in epochs[self.done.get(folder, 0) :]:
             self.on_epoch(folder, epoch)
         self.done[folder] = len(epochs)
-        best = max((epoch.metrics["val/accuracy"] for epoch in epochs), default=0.0)
-        self.best = max(self.best, best)
+        accuracies = [epoch.metrics["val/accuracy"] for epoch in epochs]
+        if accuracies:
+            self.best = max(self.best or 0.0, *accuracies)
         if events.end is None and not events.died:
             return
-        self.ended.add(folder)
         self.done[folder] = starts[-1].epochs
-        status = events.end.status if events.end else "DIED"
-        self.failed += status != "FINISHED"
+        self.ended[folder] = ENDS[events.end.status] if events.end else "died"
         seconds = ((events.end or events.events[-1]).time - starts[-1].time) / 1000
-        reached = f"validation {best:.2%}, " if epochs else ""
-        said = f"{swept_name(starts[0].swept)}: {events.ending or status.lower()}, {reached}{seconds:.1f} s"
+        reached = f"validation {max(accuracies):.2%}, " if accuracies else ""
+        said = f"{swept_name(starts[0].swept)}: {events.ending or self.ended[folder]}, {reached}{seconds:.1f} s"
         say(wrapped(f"[{len(self.ended)}/{self.jobs}] {said}", first="  ", others="        "))

@@ -53,5 +53,10 @@ def noted(at_once: bool = False) -> Iterator[Callable[[], None]]:
         _caught = outer
 
 
+def is_asked() -> bool:
+    """Whether a signal has asked for an end that has not come yet."""
+    return bool(_caught)
+
+
 # Raises `Interrupted` as soon as a signal comes, for long calls into other libraries.
 raised = partial(noted, at_once=True)

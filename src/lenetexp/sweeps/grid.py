@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ from hydra.core.override_parser.types import Override
 from lenetexp import cli
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError
-from lenetexp.reporting.terminal import progress_bar
-from lenetexp.sweeps.plan import Job, Plan
+from lenetexp.reporting.terminal import progress_bar, status_line
+from lenetexp.sweeps.plan import Job, Plan, before_first_run
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import Sweeper
@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs every combination as one sweep. Raises `UserError` before the first job if any is wrong; or if one fails."""
-    plan = Plan(sweeper, "grid", overrides)
+    with before_first_run():
+        plan = Plan(sweeper, "grid", overrides)
+        jobs = _check_jobs(plan, overrides)
+    with opened(plan, jobs[0].settings, folder, len(jobs)) as sweep:
+        sweep.run(jobs, sweeper.launcher)
+
+
+def _check_jobs(plan: Plan, overrides: Sequence[Override]) -> list[Job]:
+    """The jobs of all combinations, each config once. Raises `UserError` if any is wrong."""
     for override in plan.swept:
         if not override.is_discrete_sweep():
             raise UserError(
@@ -30,10 +38,10 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
             )
     if not plan.keys:
         raise UserError("-m: must be given values, as optimizer.lr=0.01,0.1, or a whole sweep by name, as sweep=lr")
-    (combinations,) = sweeper.split_arguments(list(overrides), None)
+    (combinations,) = plan.sweeper.split_arguments(list(overrides), None)
     if not combinations:
-        swept = ", ".join(str(override.input_line) for override in plan.swept)
-        raise UserError(f"{swept}: must give a value; this gives none")
+        empty = [str(override.input_line) for override in plan.swept if not any(override.sweep_string_iterator())]
+        raise UserError(f"{', '.join(empty)}: must give a value; this gives none")
     jobs: dict[str, Job] = {}
     with progress_bar(len(combinations), right="{n_fmt}/{total_fmt} configs checked") as bar:
         for combination in combinations:
@@ -42,21 +50,28 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
             bar.update()
     if repeated := len(combinations) - len(jobs):
         print(f"{repeated} of {len(combinations)} combinations repeat others and are not run again")
-    todo = list(jobs.values())
-    with opened(plan, todo[0].settings, folder, len(todo)) as sweep:
-        sweep.run(todo, sweeper.launcher)
+    return list(jobs.values())
 
 
 @contextmanager
 def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
     """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
     launcher: Any = plan.sweeper.launcher
-    with launcher.started(at_most) if hasattr(launcher, "started") else nullcontext(), cli.starting():
-        with cli.importing():
-            from lenetexp.sweeps.sweep import recorded  # imports MLflow
 
-        with recorded(settings, folder, plan) as sweep:
-            yield sweep
+    def describe_start() -> str:
+        """What the user waits for."""
+        waits = filter(None, [getattr(launcher, "readiness", ""), "opening the MLflow store"])
+        return f"starting: {', '.join(waits)} …"
+
+    with ExitStack() as stack:
+        with status_line(describe_start):
+            with before_first_run():
+                if hasattr(launcher, "started"):
+                    stack.enter_context(launcher.started(at_most))
+                with cli.importing():
+                    from lenetexp.sweeps.sweep import recorded  # imports MLflow
+            sweep = stack.enter_context(recorded(settings, folder, plan))
+        yield sweep
 
 
 def warm_up() -> None:

@@ -1,6 +1,7 @@
 """From Hydra's overrides to checked jobs: every mistake ends here, before the first job starts."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,28 @@ from lenetexp import cli
 from lenetexp.config.identity import config_hash, defines_experiment, digest, identity
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.errors import UserError
-from lenetexp.runs.interrupt import raised
+from lenetexp.reporting.terminal import say
+from lenetexp.runs.interrupt import Interrupted, raised
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import Sweeper
+
+
+STOPPED_EARLY = "Stopped before the first run; nothing was trained."
+
+
+@contextmanager
+def before_first_run() -> Iterator[None]:
+    """A signal ends the body at once, with one sentence: it leaves nothing behind."""
+    with raised() as stop_if_asked:
+        try:
+            try:
+                yield
+            finally:
+                stop_if_asked()  # a library may have made another error of it, or none
+        except Interrupted:
+            say(STOPPED_EARLY)
+            raise
 
 
 @dataclass(frozen=True)

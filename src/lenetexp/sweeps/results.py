@@ -9,7 +9,7 @@ from typing import Any
 from pandas import DataFrame, Series, isna
 
 from lenetexp.config.identity import short, short_keys, swept_name, trust_needed
-from lenetexp.errors import UserError, one_line, wrapped
+from lenetexp.errors import UserError, counted, one_line, wrapped
 from lenetexp.reporting.run_summary import how_to_look
 from lenetexp.reporting.terminal import fit_columns, rows, shown, table, try_draw
 from lenetexp.sweeps.findings import findings
@@ -140,7 +140,7 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
             counting = counting.drop_duplicates(SEED)  # the best comes first
         accuracies, test = counting.best_val_accuracy, counting.test_accuracy.mean()
         test_low, test_high = wilson(test, counting.test_images.min())  # several nets, but no more images than one has
-        ends = group.status[group.status != "finished"].value_counts(sort=False)
+        ends = words_of(group)[group.status != "finished"].value_counts(sort=False)
         recipe = {
             "accuracy": accuracies.mean(),
             "val_loss": counting.best_val_loss.mean(),  # decides between equal accuracies
@@ -162,6 +162,12 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
         }
         recipes.append({**group[others].iloc[0], **recipe})
     return sort_by_images(DataFrame(recipes, columns=[*others, *RECIPE]), "accuracy", "val_loss")
+
+
+def words_of(runs: DataFrame) -> Series:
+    """How each run ended, as a reader knows it: what a signal ended was interrupted, what died was killed."""
+    words = runs.status.replace("not run", "not started")
+    return words.mask((runs.status == "killed") & (runs.reason == ""), "interrupted")
 
 
 def results_of(runs: DataFrame) -> DataFrame:
@@ -191,7 +197,8 @@ def show_results(
     table_txt.write_text(f"{text}\n")
     runs.to_csv(table_csv, columns=[*keys, *CSV], index=False)
     counts = runs.status.value_counts().reindex(STATUSES, fill_value=0)
-    pairs = [("runs", ", ".join(f"{count} {status}" for status, count in sorted(counts.items()) if count) or "none")]
+    words = sorted(words_of(runs).value_counts().items())
+    pairs = [("runs", ", ".join(f"{count} {word}" for word, count in words) or "none")]
     best = {images: best for images, best in best_of(runs, recipes).items() if best is not None}
     from lenetexp.reporting.sweep_figures import draw_sweep  # imports matplotlib, which the table need not wait for
 
@@ -240,11 +247,13 @@ def _best(best: Series, recipe: Series | None, keys: Sequence[str], place: str) 
 def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> str:
     """One line a run, or a recipe if some differ only in their seed; below, why runs failed and what no mean counts."""
     means = has_means(runs, recipes, keys)
+    is_started = runs.status != "not run"
+    explained = runs[~(runs.status.isin(RESULTS) if means else is_started & (runs.reason == ""))]
+    runs = runs[is_started]
     shown, notes = recipes if means else runs, []
     columns = [key for key in keys if key != SEED or not means]
     settings = {name: shown[key].map(short) for name, key in zip(short_keys(columns), columns, strict=True)}
     if not means:
-        explained = runs[runs.reason != ""]
         known = {
             "validation": _texts(runs.best_val_accuracy, "{:.2%}"),
             "epoch": _texts(runs.best_epoch, "{:.0f}"),
@@ -253,10 +262,9 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
             "to 90 %": _texts(runs.epochs_to_90, "{:.0f}"),
             "published": _texts(runs.published, "{:.2%}"),
             "seconds": _texts(runs.seconds, "{:.1f}"),
-            "status": [f"{run.status} (before)" if run.before else run.status for run in runs.itertuples()],
+            "status": words_of(runs).where(~runs.before.astype(bool), words_of(runs) + " (before)"),
         }
     else:
-        explained = runs[~runs.status.isin(RESULTS)]
         low = (recipes.accuracy - recipes.half_width).clip(lower=0)
         high = (recipes.accuracy + recipes.half_width).clip(upper=1)
         known = {
@@ -273,8 +281,10 @@ def results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> s
         if repeats := int(results_of(runs).duplicated([*keys, "images"]).sum()):
             repeated = "1 run repeats" if repeats == 1 else f"{repeats} runs repeat"
             notes = [f"{repeated} another with the same settings and seed: of each, only the best counts in the mean"]
-    for _, run in explained.iterrows():
-        notes.append(f"{swept_name(run[[*keys]].to_dict()) or run.run_id}: {run.reason or run.status}")
+    for _, run in explained[explained.reason != ""].iterrows():
+        notes.append(f"{swept_name(run[[*keys]].to_dict()) or run.run_id}: {run.reason}")
+    others = words_of(explained[explained.reason == ""]).value_counts()
+    notes += filter(None, [", ".join(f"{counted(count, 'run')} {word}" for word, count in others.items())])
     if shown.groupby([*columns] or (lambda _: 0), dropna=False).images.nunique().gt(1).any():
         known["images"] = shown.images  # the settings alone do not tell them apart
     filled = {name: texts for name, texts in known.items() if name not in IF_KNOWN or any(texts)}

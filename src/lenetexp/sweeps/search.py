@@ -21,9 +21,9 @@ from lenetexp.config.fields import Count, described
 from lenetexp.config.schema import check
 from lenetexp.config.targets import Settings
 from lenetexp.errors import UserError, one_line
-from lenetexp.reporting.terminal import SweepProgress, say, shown
+from lenetexp.reporting.terminal import say, shown
 from lenetexp.sweeps.grid import opened
-from lenetexp.sweeps.plan import Job, Plan, stream
+from lenetexp.sweeps.plan import Job, Plan, before_first_run, stream
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
 
@@ -50,13 +50,14 @@ class _SearchSettings(Settings):
 
 def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
-    own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
-    plan = Plan(sweeper, "search", overrides)
-    space = {override.get_key_element(): distribution(override) for override in plan.swept}
-    if not space:
-        raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
-    # Every limit and every choice is composed and checked before the first trial.
-    settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
+    with before_first_run():
+        own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
+        plan = Plan(sweeper, "search", overrides)
+        space = {override.get_key_element(): distribution(override) for override in plan.swept}
+        if not space:
+            raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
+        # Every limit and every choice is composed and checked before the first trial.
+        settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
     with opened(plan, settings, folder, own.n_trials) as sweep:
         study = _open_study(own, sweep.recorder.run_id, space)
         _Search(own, plan, sweep, study, space).run(settings.epochs)
@@ -84,8 +85,9 @@ class _Search:
             print(f"{ended} of {self.own.n_trials} trials are done already", flush=True)
         if to_do:
             print(f"{to_do} trials, in {shown(self.sweep.folder)}", flush=True)
-        with SweepProgress(self.sweep.folder, to_do, to_do * epochs, self._report):
-            stream(self.plan.sweeper.launcher, self._jobs(before, to_do), self._take, self.own.n_jobs)
+        launcher: Any = self.plan.sweeper.launcher
+        with self.sweep.show_progress(launcher, to_do, to_do * epochs, self._report):
+            stream(launcher, self._jobs(before, to_do), self._take, self.own.n_jobs)
 
     def _jobs(self, before: Sequence[FrozenTrial], to_do: int) -> Iterator[list[str]]:
         """Each trial's job, made only when a process is free for it: Optuna then knows the most."""

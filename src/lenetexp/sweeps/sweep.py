@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -19,12 +19,12 @@ from lenetexp.config.identity import short_keys
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError, counted, one_line
 from lenetexp.reporting.terminal import SweepProgress, shown
-from lenetexp.runs.interrupt import Interrupted, noted
+from lenetexp.runs.interrupt import Interrupted, is_asked, noted
 from lenetexp.runs.provenance import command_to_resume, words_given
-from lenetexp.sweeps.plan import Job, Plan, stream
+from lenetexp.sweeps.plan import STOPPED_EARLY, Job, Plan, before_first_run, stream
 from lenetexp.sweeps.report import add_report
 from lenetexp.sweeps.results import RESULTS, read_index, runs_of, show_results
-from lenetexp.tracking.journal import lock_folder
+from lenetexp.tracking.journal import Epoch, lock_folder
 from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.query import RecordedRun, children, get_run, search
 from lenetexp.tracking.recorder import Recorder, create_run, origin_tags
@@ -112,11 +112,34 @@ class Sweep:
         epochs = sum(job.settings.epochs for job in todo)
         most = f"{counted(len(todo), 'run')}, at most {counted(epochs, 'epoch')} in all"
         print(f"{most}, in {shown(self.folder)}", flush=True)
-        with SweepProgress(self.folder, len(todo), epochs, on_epoch=lambda *_: None):
+        with self.show_progress(launcher, len(todo), epochs):
             stream(launcher, map(self.overrides, todo), lambda i, result: self.note(todo[i], result), len(todo))
 
-    def results(self) -> int:
-        """Shows the results in the terminal, the sweep's folder and MLflow; returns how many runs failed."""
+    def show_progress(
+        self, launcher: Any, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], object] = lambda *_: None
+    ) -> SweepProgress:
+        """The live view of so many jobs with so many epochs in all, which calls `on_epoch` with each one's folder."""
+
+        def describe_phase(has_begun: bool) -> str:
+            """What the user waits for, if that is not the runs."""
+            if is_asked():
+                return "stopping"
+            waits = "" if has_begun else getattr(launcher, "readiness", "")
+            return waits and f"starting: {waits}"
+
+        return SweepProgress(self.folder, jobs, epochs, on_epoch, describe_phase)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is anything to show: a run, or the reason why a job did not become one."""
+        reasons = (entry["reason"] for entry in self.jobs.values())
+        return any(reasons) or bool(children(self.recorder.store, self.recorder.run_id))
+
+    def results(self, is_whole: bool) -> int:
+        """Shows the results in the terminal, the sweep's folder and MLflow; returns how many runs failed.
+
+        Of a sweep that is not whole, how to go on is told by others.
+        """
         store, run_id = self.recorder.store, self.recorder.run_id
         # No job runs any more: one that is marked as running was killed.
         for child in children(store, run_id, "attributes.status = 'RUNNING'"):
@@ -124,7 +147,7 @@ class Sweep:
             Recorder(store, child.run_id).mark_killed(reason)
         self.save_index()
         runs = runs_of(store, get_run(store, run_id))
-        show_results(runs, self.keys, self.folder, self.recorder, self.command)
+        show_results(runs, self.keys, self.folder, self.recorder, self.command if is_whole else ())
         add_report(self.recorder, runs, self.keys, self.folder, self.command)
         return int((runs.config_hash.isin(self.asked) & ~runs.status.isin(RESULTS)).sum())
 
@@ -142,7 +165,8 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
             f"resume={settings.resume}: must be true or false for a sweep; resume=true resumes the newest "
             "one of this command"
         )
-    store = open_store(settings.tracking)
+    with before_first_run():
+        store = open_store(settings.tracking)
     with noted() as stop_if_asked, _opened(store, folder.resolve(), plan, settings.resume) as sweep:
         with open_dict(plan.sweeper.config):  # a resumed sweep keeps its folder
             plan.sweeper.config.hydra.sweep.dir = str(sweep.folder)
@@ -151,6 +175,7 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
             threading.Thread(target=import_module, args=(module,), daemon=True).start()
         status, failed = "FAILED", 0
         try:
+            stop_if_asked()
             yield sweep
             stop_if_asked()
             status = "FINISHED"
@@ -210,9 +235,12 @@ def _left_by_earlier_commands(store: Store, before: RecordedRun | None) -> dict[
 
 def _close(sweep: Sweep, status: str) -> int:
     """Shows the results and closes the sweep's run; returns how many runs failed. Raises `UserError` if it cannot."""
-    failed, trouble = 0, None
+    failed, trouble, has_begun = 0, None, True
     try:
-        failed = sweep.results()
+        if has_begun := status != "KILLED" or sweep.has_begun:
+            failed = sweep.results(is_whole=status != "KILLED")
+        else:
+            sweep.save_index()
     except (UserError, OSError) as error:
         trouble = error
     try:
@@ -227,5 +255,5 @@ def _close(sweep: Sweep, status: str) -> int:
             raise UserError(said) from trouble
         print(f"note: {said}", flush=True)  # what ended the sweep is what the user must know
     if status == "KILLED":
-        print(f"Stopped. To resume: {command_to_resume(None)}", flush=True)
+        print(f"Stopped. To resume: {command_to_resume(None)}" if has_begun else STOPPED_EARLY, flush=True)
     return failed
