@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -15,9 +13,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from helpers import Started, Store, all_gone, family, run_script, wait_for_runs
+from helpers import Command, Done, InProcess, Started, Store, all_gone, family, run_script, wait_for_runs
 from lenetexp.errors import UserError
-from lenetexp.sweeps.search import _open_study, _Search, distribution
+from lenetexp.sweeps.search import distribution
 
 
 def parsed(text: str) -> Any:
@@ -46,54 +44,60 @@ def test_a_space_that_optuna_does_not_take_is_one_sentence(text: str) -> None:
     assert str(told.value).startswith(f"{text}: ") and "\n" not in str(told.value)
 
 
-def search_of(study: optuna.Study, **space: list[str]) -> Any:
-    nothing: Any = None
-    choices = {key: CategoricalDistribution(values) for key, values in space.items()}
-    return _Search(nothing, nothing, nothing, study, choices)
+@pytest.fixture
+def search(typed: Command, here: InProcess, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """A search as it is typed, whose trials run within this process one after the other."""
+    monkeypatch.setattr("lenetexp.runs.experiment.try_draw", lambda _: True)
+    monkeypatch.setattr("lenetexp.sweeps.results.try_draw", lambda _: False)
+    settings = ["hydra/sweeper=optuna", "hydra/launcher=basic", "hydra.sweeper.n_jobs=1"]
+    recipe = ["experiment=smoke", "epochs=1", f"tracking.uri={here.uri}"]
+    return lambda *words: typed("run", "-m", *settings, *recipe, *words)
 
 
-def test_a_sampler_that_has_tried_all_ends_the_search() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        study = optuna.create_study(sampler=optuna.samplers.BruteForceSampler(seed=0))
-    search, tried = search_of(study, a=["1", "2"]), []
-    for trial in search._trials([]):
-        tried.append(trial.params["a"])
-        search._tell(trial, 0.5)
-    assert sorted(tried) == ["1", "2"]
-    assert all(trial.state.name == "COMPLETE" for trial in study.trials)
+def test_a_sampler_that_has_tried_all_ends_the_search(search: Callable[..., Done], tmp_path: Path) -> None:
+    brute_force = "hydra.sweeper.sampler={_target_:optuna.samplers.BruteForceSampler,seed:0}"
+    done = search("hydra.sweeper.n_trials=5", "model.activation=relu,tanh", brute_force)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "the sampler has nothing more to propose" in done.stdout
+    tried = sorted((trial.params["model.activation"], trial.state.name) for trial in trials(tmp_path))
+    assert tried == [("relu", "COMPLETE"), ("tanh", "COMPLETE")]
 
 
-def test_what_an_earlier_command_left_comes_first() -> None:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    search = search_of(study, a=["1", "2"])
-    running, failed, torn = (study.ask(search.space) for _ in range(3))
+def test_what_an_earlier_command_left_comes_first(search: Callable[..., Done], tmp_path: Path) -> None:
+    space = "optimizer.lr=interval(0.001,0.01)"
+    assert search("hydra.sweeper.n_trials=1", space).returncode == 0
+    study = study_of(tmp_path)
+    running, failed = (study.ask({"optimizer.lr": FloatDistribution(0.001, 0.01)}) for _ in range(2))
     study.tell(failed, state=TrialState.FAIL)
-    left = study.get_trials()
-    left[torn.number].params = {}  # killed while it was drawn
-    trials = search._trials(left)
-    assert next(trials).number == running.number
-    assert next(trials).params == failed.params
-    assert study.trials[torn.number].state == TrialState.FAIL
+    torn = study.ask()  # killed while it was drawn
+    done = search("hydra.sweeper.n_trials=3", space, "resume=true")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "1 of 3 trials are done already" in done.stdout
+    first, again, tried, torn_now, anew = trials(tmp_path)
+    states = [trial.state.name for trial in (first, again, tried, torn_now, anew)]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    assert (again.number, torn_now.number, anew.params) == (running.number, torn.number, failed.params)
 
 
-def test_a_resumed_search_needs_the_same_choices(tmp_path: Path) -> None:
-    own: Any = SimpleNamespace(storage=f"sqlite:///{tmp_path}/optuna.db", sampler=None, pruner=None)
-    before = {"a": CategoricalDistribution(["relu", "tanh"])}
-    study = _open_study(own, "s", before)
-    study.tell(study.ask(before), 0.5)
-    assert len(_open_study(own, "s", before).trials) == 1
-    with pytest.raises(UserError, match="resume=true: a was searched over relu, tanh before"):
-        _open_study(own, "s", {"a": CategoricalDistribution(["relu", "tanh", "elu"])})
+def test_a_resumed_search_needs_the_same_choices(search: Callable[..., Done]) -> None:
+    assert search("hydra.sweeper.n_trials=1", "model.activation=relu,tanh").returncode == 0
+    done = search("hydra.sweeper.n_trials=2", "model.activation=relu,tanh,elu", "resume=true")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: resume=true: model.activation was searched over relu, tanh before")
 
 
 SEARCH = ["-m", "hydra/sweeper=optuna", "experiment=smoke", "optimizer.lr=tag(log,interval(1e-4,1e-2))"]
 
 
-def trials(cwd: Path) -> list[optuna.trial.FrozenTrial]:
+def study_of(cwd: Path) -> optuna.Study:
+    """The only one of a folder."""
     storage = f"sqlite:///{cwd}/outputs/optuna.db"
     (name,) = optuna.get_all_study_names(storage)
-    return optuna.load_study(study_name=name, storage=storage).get_trials()
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def trials(cwd: Path) -> list[optuna.trial.FrozenTrial]:
+    return study_of(cwd).get_trials()
 
 
 @pytest.mark.slow

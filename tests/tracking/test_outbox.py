@@ -1,10 +1,12 @@
 """MLflow gets everything once and in order, whatever happens to it meanwhile; nothing stops training."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from mlflow import MlflowClient
@@ -14,31 +16,30 @@ from lenetexp.config.commands import SyncConfig
 from lenetexp.config.schema import check
 from lenetexp.errors import UserError
 from lenetexp.tracking import outbox as module
+from lenetexp.tracking import store as stores
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Start
 from lenetexp.tracking.names import HOST, Tag
 from lenetexp.tracking.outbox import Outbox, sync
 from lenetexp.tracking.recorder import Recorder
-from lenetexp.tracking.store import Refused
 
 START = Start(tags={Tag.HOST: HOST}, epochs=2, run_id="4d1f")
 
 
-class FakeRecorder:
-    """Keeps what it is sent; `answers` says, call by call, what goes wrong first."""
+def fake_recorder(*answers: Exception | None) -> Any:
+    """Keeps in `got` what it is sent, by the methods of a recorder; `answers` says what goes wrong first."""
+    recorder = create_autospec(Recorder, instance=True, store=stores.Store("http://store", "1"), run_id="4d1f", got=[])
+    left = list(answers)
 
-    def __init__(self, *answers: Exception | None) -> None:
-        self.store = SimpleNamespace(shown="http://store")
-        self.got: list[tuple[Any, ...]] = []
-        self.answers = list(answers)
-        self.run_id = "4d1f"
+    def take(name: str, *arguments: Any) -> None:
+        """What any method does."""
+        if left and (error := left.pop(0)):
+            raise error
+        recorder.got.append((name, *arguments))
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        def call(*arguments: Any) -> None:
-            if self.answers and (error := self.answers.pop(0)):
-                raise error
-            self.got.append((name, *arguments))
-
-        return call
+    for name, _ in inspect.getmembers(Recorder, inspect.isfunction):
+        if not name.startswith("_"):
+            getattr(recorder, name).side_effect = partial(take, name)
+    return recorder
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +58,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     events.close()
 
 
-def opened(journal: Journal, recorder: FakeRecorder, said: list[str] | None = None) -> Outbox:
-    return Outbox(journal, cast(Recorder, recorder), (said if said is not None else []).append)
+def opened(journal: Journal, recorder: Any, said: list[str] | None = None) -> Outbox:
+    return Outbox(journal, recorder, (said if said is not None else []).append)
 
 
 def trained(outbox: Outbox) -> None:
@@ -68,7 +69,7 @@ def trained(outbox: Outbox) -> None:
     outbox.tag("a", "b")
 
 
-def sent_by(recorder: FakeRecorder) -> list[tuple[Any, ...]]:
+def sent_by(recorder: Any) -> list[tuple[Any, ...]]:
     """What was sent, without times."""
     return [call[:3] for call in recorder.got if call[0] != "artifacts"]
 
@@ -80,7 +81,7 @@ EVERYTHING = [
 
 
 def test_everything_is_sent_once_and_in_order(journal: Journal) -> None:
-    recorder = FakeRecorder()
+    recorder = fake_recorder()
     outbox = opened(journal, recorder)
     trained(outbox)
     outbox.epoch(2, {"val/loss": 0.5})  # a resumed command repeats what an interrupted one may not have written
@@ -95,7 +96,7 @@ def test_the_folder_is_uploaded_without_what_is_not_part_of_the_record(journal: 
     for name in ("config.yaml", "checkpoints/best.pt", "model/MLmodel", "stop", ".hidden"):
         (journal.folder / name).parent.mkdir(exist_ok=True)
         (journal.folder / name).touch()
-    recorder = FakeRecorder()
+    recorder = fake_recorder()
     outbox = opened(journal, recorder)
     outbox.add(Mark(event="model"))
     assert outbox.end("FINISHED")
@@ -110,7 +111,7 @@ def test_the_folder_is_uploaded_without_what_is_not_part_of_the_record(journal: 
 
 def test_after_an_outage_the_rest_is_sent_and_the_user_was_told_once(journal: Journal) -> None:
     said: list[str] = []
-    recorder = FakeRecorder(None, UserError("no answer"), OSError("no\nanswer"), None, UserError("no answer"))
+    recorder = fake_recorder(None, UserError("no answer"), OSError("no\nanswer"), None, UserError("no answer"))
     outbox = opened(journal, recorder, said)
     trained(outbox)
     deadline = time.monotonic() + 10
@@ -122,21 +123,21 @@ def test_after_an_outage_the_rest_is_sent_and_the_user_was_told_once(journal: Jo
 
 
 def test_what_an_outage_left_is_sent_by_the_next_command(journal: Journal) -> None:
-    gone = FakeRecorder(*[UserError("no answer")] * 99)
+    gone = fake_recorder(*[UserError("no answer")] * 99)
     outbox = opened(journal, gone)
     trained(outbox)
     assert not outbox.end("FINISHED", patience=5)
     assert journal.events[-1].event != "sent"
-    later, events = FakeRecorder(), Journal(journal.folder)
+    later, events = fake_recorder(), Journal(journal.folder)
     assert opened(events, later).close()
     assert [*sent_by(later)[:-1], later.got[-1][:2]] == [*EVERYTHING, ("end", "FINISHED")]
     assert JournalReader(journal.folder).events[-1].event == "sent"
-    nothing, events = FakeRecorder(), Journal(journal.folder)
+    nothing, events = fake_recorder(), Journal(journal.folder)
     assert opened(events, nothing).close() and nothing.got == []
 
 
 def test_a_store_that_takes_some_calls_does_not_show_a_run_as_running(journal: Journal) -> None:
-    recorder = FakeRecorder(UserError("no room"))
+    recorder = fake_recorder(UserError("no room"))
     outbox = opened(journal, recorder)
     outbox._closing.set()  # the run has ended, and one try is left
     outbox.tag("a", "b")
@@ -146,7 +147,7 @@ def test_a_store_that_takes_some_calls_does_not_show_a_run_as_running(journal: J
 
 def test_what_a_server_refuses_is_skipped_and_the_run_is_not_finished(journal: Journal) -> None:
     said: list[str] = []
-    recorder = FakeRecorder(Refused("a metric is refused"))
+    recorder = fake_recorder(stores.Refused("a metric is refused"))
     outbox = opened(journal, recorder, said)
     trained(outbox)
     assert outbox.end("FINISHED")
@@ -158,8 +159,8 @@ def test_what_a_server_refuses_is_skipped_and_the_run_is_not_finished(journal: J
 
 
 def test_a_server_that_hangs_is_waited_for_no_longer_than_asked(journal: Journal) -> None:
-    recorder = FakeRecorder()
-    recorder.metrics = lambda *_: time.sleep(30)  # type: ignore[method-assign]
+    recorder = fake_recorder()
+    recorder.metrics.side_effect = lambda *_: time.sleep(30)
     outbox = opened(journal, recorder)
     began = time.monotonic()
     outbox.epoch(1, {"val/loss": 1.0})

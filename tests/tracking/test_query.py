@@ -1,10 +1,13 @@
 """Runs are found in the store, and what cannot be found or read is one sentence."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from helpers import InProcess
@@ -112,14 +115,13 @@ def test_what_is_not_there_is_one_sentence(store: Store, ask: Callable[[Store], 
     assert "\n" not in str(told.value)
 
 
-class Gone:
-    """A client whose server does not answer."""
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*_: object, **__: object) -> Any:
-            raise MlflowException(f"{name}: connection\nrefused")
-
-        return call
+def client_without_server() -> Any:
+    """MLflow's client, whose every call fails."""
+    client = create_autospec(MlflowClient, instance=True)
+    for name, _ in inspect.getmembers(MlflowClient, inspect.isfunction):
+        if not name.startswith("_"):
+            getattr(client, name).side_effect = MlflowException(f"{name}: connection\nrefused")
+    return client
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,8 @@ class Gone:
 def test_a_store_that_fails_is_one_sentence_without_its_password(
     ask: Callable[[Store, RecordedRun], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "_client", lambda _: Gone())
+    client = client_without_server()
+    monkeypatch.setattr(stores, "_client", lambda _: client)
     store = Store("http://me:secret@127.0.0.1:9", "1")
     run = RecordedRun("4d1f", "a run", "RUNNING", metrics={}, params={}, tags={}, started=0, store=store)
     with pytest.raises(UserError, match="connection refused") as told:
