@@ -51,7 +51,9 @@ def test_ctrl_c_ends_a_sweep_with_its_record_closed(start: Callable[..., Started
     started.send_signal(signal.SIGINT)
     out, _ = started.communicate(timeout=30)
     assert started.returncode == 130
-    assert "Stopped. To resume: python" in out and "resume=true" in out
+    assert out.splitlines()[-1].startswith("Stopped. To resume: python ")
+    assert out.count("resume=true") == 1, "one command to go on"
+    assert "2 interrupted, 2 not started" in out and "killed" not in out and "not run" not in out
     assert all_gone(children, within=5)
     store = Store(tmp_path)
     assert store.sweeps[0].info.status == "KILLED"

@@ -63,11 +63,14 @@ def test_a_sampler_that_has_tried_all_ends_the_search(search: Callable[..., Done
     assert tried == [("relu", "COMPLETE"), ("tanh", "COMPLETE")]
 
 
-def test_what_an_earlier_command_left_comes_first(search: Callable[..., Done], tmp_path: Path) -> None:
+def test_what_an_earlier_command_left_comes_first(
+    search: Callable[..., Done], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     space = "optimizer.lr=interval(0.001,0.01)"
     assert search("hydra.sweeper.n_trials=1", space).returncode == 0
     study = study_of(tmp_path)
     running, failed = (study.ask({"optimizer.lr": FloatDistribution(0.001, 0.01)}) for _ in range(2))
+    running.report(0.5, step=1)
     study.tell(failed, state=TrialState.FAIL)
     torn = study.ask()  # killed while it was drawn
     done = search("hydra.sweeper.n_trials=3", space, "resume=true")
@@ -76,6 +79,7 @@ def test_what_an_earlier_command_left_comes_first(search: Callable[..., Done], t
     first, again, tried, torn_now, anew = trials(tmp_path)
     states = [trial.state.name for trial in (first, again, tried, torn_now, anew)]
     assert states == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    assert not [warning for warning in recwarn if "already reported" in str(warning.message)]
     assert (again.number, torn_now.number, anew.params) == (running.number, torn.number, failed.params)
 
 

@@ -73,6 +73,7 @@ class _Search:
     def __init__(self, own: _SearchSettings, plan: Plan, sweep: "Sweep", study: optuna.Study, space: Space) -> None:
         self.own, self.plan, self.sweep, self.study, self.space = own, plan, sweep, study, space
         self.running: dict[int, tuple[Trial, Job]] = {}  # by the job's number
+        self.reported: dict[int, set[int]] = {}  # epochs that Optuna has of an interrupted trial, by the trial's number
         self.exhausted = False  # whether the sampler has nothing more to propose
         self.told = False  # whether the user knows that the store fails
 
@@ -106,6 +107,7 @@ class _Search:
         for frozen in before:
             if frozen.state == TrialState.RUNNING:
                 if set(frozen.params) == set(self.space):
+                    self.reported[frozen.number] = set(frozen.intermediate_values)
                     yield Trial(self.study, frozen._trial_id)
                 else:  # killed while it was drawn
                     self.study.tell(frozen.number, state=TrialState.FAIL)
@@ -134,7 +136,8 @@ class _Search:
     def _report(self, folder: Path, epoch: Epoch) -> None:
         """Reports a running trial's epoch to Optuna, and asks it to stop if the pruner gives it up."""
         for trial, job in list(self.running.values()):
-            if self.sweep.folder_of(job) == folder:
+            is_new = epoch.epoch not in self.reported.get(trial.number, ())
+            if is_new and self.sweep.folder_of(job) == folder:
                 with suppress(optuna.exceptions.OptunaError):  # the trial may have ended meanwhile
                     trial.report(epoch.metrics["val/accuracy"], epoch.epoch)
                     if trial.should_prune():
