@@ -17,7 +17,8 @@ from lenetexp.config.schema import check
 from lenetexp.sweeps.compare import compare
 from lenetexp.sweeps.findings import Comparison, Findings, findings, with_seeds
 from lenetexp.sweeps.images import Images
-from lenetexp.sweeps.results import best_first, recipes_of, show_results
+from lenetexp.sweeps.results import best_first, recipes_of
+from lenetexp.sweeps.summary import show_results
 
 COMMAND = ["scripts/run.py", "-m", "model.a=x,y", "seed=0,1"]
 

@@ -17,7 +17,8 @@ from lenetexp.errors import UserError
 from lenetexp.reporting.report import Cell
 from lenetexp.reporting.report_parts import table_of_means, table_of_runs
 from lenetexp.runs.interrupt import Interrupted
-from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, recipes_of, results_table, show_results
+from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, recipes_of
+from lenetexp.sweeps.summary import results_table, show_results
 from lenetexp.sweeps.sweep import Sweep, recorded
 from lenetexp.tracking.query import find_sweep
 from lenetexp.tracking.store import open_store

@@ -9,8 +9,8 @@ from torch import Tensor
 from helpers import InProcess, assert_same_weights, composed, make_data
 from lenetexp.config.schema import Device, RunConfig, check
 from lenetexp.errors import UserError
-from lenetexp.training.loop import Recipe, fit
 from lenetexp.training import setup
+from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.setup import THREADS, pick_device, set_up
 from lenetexp.training.state import Training
 from sample_training import weights

@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 import uvicorn
 from PIL import Image, ImageDraw
 

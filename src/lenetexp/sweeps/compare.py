@@ -10,7 +10,8 @@ from lenetexp.config.commands import CompareConfig
 from lenetexp.config.identity import ADDED, NOT_SET, SAME_WHEREVER, defines_experiment, swept_name
 from lenetexp.errors import UserError
 from lenetexp.sweeps.findings import of_two
-from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of, show_results
+from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of
+from lenetexp.sweeps.summary import show_results
 from lenetexp.tracking.query import find_runs, find_sweep
 from lenetexp.tracking.store import open_store
 

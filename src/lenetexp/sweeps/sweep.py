@@ -23,7 +23,8 @@ from lenetexp.runs.interrupt import Interrupted, is_asked, noted
 from lenetexp.runs.provenance import command_to_resume, words_given
 from lenetexp.sweeps.plan import STOPPED_EARLY, Job, Plan, before_first_run, stream
 from lenetexp.sweeps.report import add_report
-from lenetexp.sweeps.results import RESULTS, read_index, runs_of, show_results
+from lenetexp.sweeps.results import RESULTS, read_index, runs_of
+from lenetexp.sweeps.summary import show_results
 from lenetexp.tracking.journal import Epoch, lock_folder
 from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.query import RecordedRun, children, get_run, search
