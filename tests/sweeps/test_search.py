@@ -48,7 +48,7 @@ def test_a_space_that_optuna_does_not_take_is_one_sentence(text: str) -> None:
 def search(typed: Command, here: InProcess, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
     """A search as it is typed, whose trials run within this process one after the other."""
     monkeypatch.setattr("lenetexp.runs.experiment.try_draw", lambda _: True)
-    monkeypatch.setattr("lenetexp.sweeps.results.try_draw", lambda _: False)
+    monkeypatch.setattr("lenetexp.sweeps.summary.try_draw", lambda _: False)
     settings = ["hydra/sweeper=optuna", "hydra/launcher=basic", "hydra.sweeper.n_jobs=1"]
     recipe = ["experiment=smoke", "epochs=1", f"tracking.uri={here.uri}"]
     return lambda *words: typed("run", "-m", *settings, *recipe, *words)
