@@ -1,12 +1,13 @@
 """The device, net, optimizer and precision that the settings ask for."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from helpers import InProcess, assert_same_weights, composed, make_data
+from helpers import Command, InProcess, assert_same_weights, composed, make_data
 from lenetexp.config.schema import Device, RunConfig, check
 from lenetexp.errors import UserError
 from lenetexp.training import setup
@@ -107,7 +108,6 @@ def test_a_classifier_that_is_fitted_at_once_takes_any_settings(words: list[str]
         (["loss._target_=torch.nn.MSELoss", "~loss.label_smoothing"], "^loss: MSELoss must make one number of 2×10"),
         (["loss._target_=torch.nn.PReLU", "~loss.label_smoothing"], "^loss: PReLU has weights of its own"),
         (["optimizer=levenberg_marquardt", "clip_norm=1"], "^clip_norm=1: must be null with DiagonalLeven"),
-        (["batch_size=151"], "^batch_size=151: must be at most 150, the number of training images$"),
         (["model=boosted_lenet_4", "optimizer=levenberg_marquardt"], "no rule for a loss of several nets"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -115,3 +115,16 @@ def test_a_classifier_that_is_fitted_at_once_takes_any_settings(words: list[str]
 def test_what_cannot_train_is_said_before_a_run_begins(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         training_of(*words)
+
+
+def test_a_batch_of_more_images_than_there_are_is_refused_before_a_run_begins(typed: Command, tmp_path: Path) -> None:
+    done = typed("run", "batch_size=1296", "device=cpu")
+    assert done.returncode
+    assert done.stderr == "error: batch_size=1296: must be at most 1295, the number of training images\n"
+    assert not (tmp_path / "outputs/mlflow.db").exists() and not list(tmp_path.glob("outputs/runs/*"))
+
+
+def test_a_default_batch_may_be_more_than_there_are() -> None:
+    settings = check(RunConfig, composed())
+    training = set_up(settings, make_data(10), torch.device("cpu"))
+    assert list(fit(training, make_data(10), Recipe(1, settings.batch_size, 0)))
