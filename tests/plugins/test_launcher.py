@@ -24,6 +24,7 @@ from hydra.types import HydraContext
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
+from lenetexp.config.schema import SHARED_THREADS, THREAD_VARIABLES
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted, raised
 
@@ -184,7 +185,7 @@ def test_a_signal_while_the_processes_start_leaves_none(tmp_path: Path, monkeypa
 
 
 def shares(monkeypatch: pytest.MonkeyPatch, gpus: str, *settings: str, **by_user: str) -> list[dict[str, str]]:
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in (*THREAD_VARIABLES, SHARED_THREADS):
         monkeypatch.delenv(name, raising=False)
     for name, value in by_user.items():
         monkeypatch.setenv(name, value)
@@ -194,13 +195,13 @@ def shares(monkeypatch: pytest.MonkeyPatch, gpus: str, *settings: str, **by_user
 
 
 def test_jobs_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shares(monkeypatch, "") == [{"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}] * 8
+    assert shares(monkeypatch, "") == [dict.fromkeys((*THREAD_VARIABLES, SHARED_THREADS), "1")] * 8
     assert [share["OMP_NUM_THREADS"] for share in shares(monkeypatch, "", "n_jobs=2")] == ["4", "4"]
     spread = shares(monkeypatch, "3,5", "device=auto", "per_gpu=2")
     assert [share["CUDA_VISIBLE_DEVICES"] for share in spread] == ["3", "5", "3", "5"]
     assert len(shares(monkeypatch, "3,5", "device=cpu")) == 8
 
 
-@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+@pytest.mark.parametrize("name", THREAD_VARIABLES)
 def test_a_number_of_threads_that_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     assert shares(monkeypatch, "", "n_jobs=1", **{name: "1"}) == [{}]

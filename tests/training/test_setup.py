@@ -72,11 +72,13 @@ def test_auto_is_one_thread_for_a_net_on_the_cpu_unless_the_user_chose(
     monkeypatch: pytest.MonkeyPatch, variable: str | None, device: str, takes_steps: bool, expected: int
 ) -> None:
     monkeypatch.setattr(setup, "THREADS", 5)
-    for name in setup.THREAD_VARIABLES:
+    for name in (*setup.THREAD_VARIABLES, setup.SHARED_THREADS):
         monkeypatch.delenv(name, raising=False)
     if variable is not None:
         monkeypatch.setenv(variable, "5")
     assert setup.choose_threads(Device(threads="auto"), device, takes_steps) == expected
+    monkeypatch.setenv(setup.SHARED_THREADS, "5")  # a sweep's launcher set the variable, to the job's share
+    assert setup.choose_threads(Device(threads="auto"), "cpu", takes_steps) == (1 if takes_steps else 5)
 
 
 def test_a_default_run_says_that_it_has_one_thread(

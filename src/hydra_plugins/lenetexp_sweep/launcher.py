@@ -28,11 +28,11 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
 
+from lenetexp.config.schema import SHARED_THREADS, THREAD_VARIABLES
 from lenetexp.errors import UserError
 from lenetexp.runs.interrupt import Interrupted, noted
 
 GRACE = 10.0  # seconds that jobs have to end by themselves after they were asked to
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # how many threads a process of torch's has
 TRIES = 3  # processes in a row that die before they are ready: there is no memory for another, or no hope
 
 
@@ -140,8 +140,8 @@ class LocalLauncher(Launcher):
 
         gpus = _visible_gpus() if self.device in ("auto", "cuda") else []
         count = self.n_jobs or len(gpus) * self.per_gpu or cpu_count()
-        threads = dict.fromkeys(THREADS, str(max(cpu_count() // count, 1)))
-        if any(os.environ.get(name) for name in THREADS):  # the user's own choice; torch follows either
+        threads = dict.fromkeys((*THREAD_VARIABLES, SHARED_THREADS), str(max(cpu_count() // count, 1)))
+        if any(os.environ.get(name) for name in THREAD_VARIABLES):  # the user's own choice; torch follows either
             threads = {}
         places = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
         return [threads | place for place in islice(cycle(places), count)]

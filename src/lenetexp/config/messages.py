@@ -63,7 +63,7 @@ def of_exception(error: Exception) -> str | None:
             return f"{group}={choice}: must be one of {', '.join(options)}{meant}"
         case MissingMandatoryValue():
             return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
-        case OverrideParseException() if re.search("=,|,,|,$", error.override):  # 0.1, 0.01 are two words for the shell
+        case OverrideParseException() if "-m" in sys.argv and re.search("=,|,,|,$", error.override):
             key = error.override.partition("=")[0]
             return f"{error.override}: must have a value on both sides of each comma and no space, as {key}=1,2,3"
         case OverrideParseException():

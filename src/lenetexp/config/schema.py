@@ -32,6 +32,11 @@ S = TypeVar("S", bound=Settings)
 # What only training in steps reads.
 OF_STEPS = ("epochs", "batch_size", "clip_norm", "ema", "patience", "optimizer", "scheduler", "dataset.augment")
 
+# Environment variables: torch reads the first two as its number of threads; the third says that a sweep's launcher set
+# them to a job's share of the cores, so that they are no choice of the user's.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SHARED_THREADS = "LENETEXP_SHARED_THREADS"
+
 
 class Device(Settings):
     """What to compute on, and how."""

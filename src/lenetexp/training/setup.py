@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lenetexp.config.custom import explain_failure
-from lenetexp.config.schema import Device, RunConfig
+from lenetexp.config.schema import SHARED_THREADS, THREAD_VARIABLES, Device, RunConfig
 from lenetexp.config.targets import ClassicalModel, Target
 from lenetexp.datasets.load import Data
 from lenetexp.errors import UserError, counted, one_line
@@ -21,7 +21,6 @@ from lenetexp.training.curvature import measure_curvature
 from lenetexp.training.state import Training
 
 THREADS = torch.get_num_threads()  # torch's own choice, or that of the variables that it reads
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def choose_threads(settings: Device, device: str, takes_steps: bool) -> int:
@@ -33,7 +32,7 @@ def choose_threads(settings: Device, device: str, takes_steps: bool) -> int:
         return settings.threads or THREADS
     # A step of a small net is short: threads that wait for each other at every layer cost more than they bring as soon
     # as another program runs (docs/benchmark.md).
-    is_users_choice = any(name in os.environ for name in THREAD_VARIABLES)
+    is_users_choice = any(name in os.environ for name in THREAD_VARIABLES) and SHARED_THREADS not in os.environ
     return 1 if device == "cpu" and takes_steps and not is_users_choice else THREADS
 
 
