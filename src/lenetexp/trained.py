@@ -1,7 +1,7 @@
 """A trained net, rebuilt from its run's record; and pictures in the form that it was trained on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +18,7 @@ from lenetexp.datasets.load import Data
 from lenetexp.datasets.load import load as load_images
 from lenetexp.datasets.mnist_form import Invert, Steps, mnist_steps
 from lenetexp.errors import UserError, one_line
+from lenetexp.runs.provenance import find_root
 from lenetexp.runs.trust import read_config, require_trusted
 from lenetexp.tracking.names import BEST_ACCURACY, File
 from lenetexp.tracking.query import RecordedRun
@@ -43,6 +44,7 @@ class Facts(Settings):
 
     name: str | None = None
     root: str | None = None  # absolute, where the config's may be relative to another folder
+    root_from_run: str | None = None  # from the run's folder
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     like_mnist: bool = False
@@ -87,7 +89,9 @@ class TrainedNet:
 def load(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
     """Rebuilds a run's net; raises `UserError` if its record is damaged, or names what is not trusted."""
     with TemporaryDirectory(prefix="lenetexp-") as folder:
-        return rebuild(stored.download(Path(folder), *NEEDED), f"run={stored.run_id}", trust)
+        net = rebuild(stored.download(Path(folder), *NEEDED), f"run={stored.run_id}", trust)
+    root = find_root(net.facts.root, net.facts.root_from_run, stored.folder_to_read)
+    return replace(net, facts=net.facts.model_copy(update={"root": root}))
 
 
 def rebuild(files: Sequence[Path], whose: str, trust: Sequence[str] = ()) -> TrainedNet:

@@ -130,8 +130,7 @@ class Run:
         print(head, flush=True)
         origin = {**origin_tags(folder), Tag.DEVICE: device}
         root = settings.dataset.root
-        # The absolute path: a later command may be given in another folder.
-        facts = {**data.facts(), "root": None if root is None else str(Path(root).expanduser().resolve())}
+        facts = {**data.facts(), **provenance.describe_root(root, folder)}
         if events.starts:
             if provenance.read_dataset(folder) is None:  # it was killed before it wrote that
                 provenance.write(folder, self.config, facts)

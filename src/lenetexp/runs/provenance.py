@@ -1,10 +1,12 @@
 """What is needed to repeat a run: its config, its command line, the code's state, the packages."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -43,6 +45,23 @@ def read_dataset(folder: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)[:80]})") from None
+
+
+def describe_root(root: str | None, folder: Path) -> dict[str, str | None]:
+    """Where a dataset lies, for dataset.json: absolute, and from the run's folder, as both may be moved together."""
+    if root is None:
+        return {"root": None}
+    place = Path(root).expanduser().resolve()
+    with suppress(ValueError):  # another drive
+        return {"root": str(place), "root_from_run": os.path.relpath(place, folder.resolve())}
+    return {"root": str(place)}
+
+
+def find_root(root: str | None, root_from_run: str | None, folder: Path | None) -> str | None:
+    """Where the dataset that `describe_root` described lies now, if the run's folder is here."""
+    if folder is not None and root_from_run is not None and (place := (folder / root_from_run).resolve()).exists():
+        return str(place)
+    return root
 
 
 def add_command(folder: Path) -> None:

@@ -179,9 +179,10 @@ def _settings_of(
     own = {**_config_of(previous), **kept}
     with previous.files(File.DATASET) as folder:
         facts = provenance.read_dataset(folder) or {}
-    if facts.get("root") is not None and isinstance(own.get("dataset"), dict):
+    root = provenance.find_root(facts.get("root"), facts.get("root_from_run"), previous.folder)
+    if root is not None and isinstance(own.get("dataset"), dict):
         # The absolute path: the config's may be relative to another folder.
-        own["dataset"] = {**own["dataset"], "root": str(facts["root"])}
+        own["dataset"] = {**own["dataset"], "root": root}
     checked = check(RunConfig, own)
     for part in ALLOWED:
         require_trusted(getattr(checked, part).call(), part, settings.trust)

@@ -3,6 +3,7 @@
 names     the names of tags, metrics and artifacts, which MLflow and run folders share
 journal   what happens in a run, one JSON line each: typed events, their writer and an incremental reader
 store     opening an MLflow store; one sentence when it fails
+relocation  makes the addresses in an SQLite store that was moved or copied follow it
 recorder  writing one run into the store
 process   MLflow in a process of its own, so that a command need not wait for its import
 view      how MLflow's UI shows the runs: columns, charts and filters that the experiment keeps as tags

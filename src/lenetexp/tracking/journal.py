@@ -132,6 +132,9 @@ class JournalReader:
         except ValidationError as error:
             reason = one_line(error.errors(include_url=False)[0]["msg"])[:80]
             raise UserError(f"{self.path} is damaged ({reason}); it cannot be resumed") from None
+        for event in new:
+            if isinstance(event, Start) and Tag.FOLDER in event.tags:  # it may have been moved since
+                event.tags[Tag.FOLDER] = str(self.folder.resolve())
         self.size += len(lines)
         self.events += new
         return new

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -93,14 +94,21 @@ class RecordedRun:
 
     @cached_property
     def folder(self) -> Path | None:
-        """Its folder, if that is on this machine."""
-        if not self.is_here:
+        """Its own folder, if that is here: recorded on this machine, or brought here with the store."""
+        if Tag.FOLDER not in self.tags:
             return None
-        # Another machine of this name may have had a folder of this name.
+        # Another machine may have had a folder of this name.
         events = JournalReader(Path(self.tags[Tag.FOLDER]))
         # A run killed before its id was written down is known by its journal's key.
         keys = [start.tags.get(Tag.JOURNAL) for start in events.starts]
         return events.folder if events.run_id == self.run_id or self.tags.get(Tag.JOURNAL, "") in keys else None
+
+    @property
+    def folder_to_read(self) -> Path | None:
+        """As `folder`; None if its journal is damaged, as the store has the same files."""
+        with suppress(UserError):
+            return self.folder
+        return None
 
     def history(self, key: str) -> "list[Metric]":
         assert self.store is not None
@@ -113,20 +121,28 @@ class RecordedRun:
         return [entry.path for place in places for entry in listed(self.run_id, place)]
 
     def download(self, folder: Path, *paths: str) -> list[Path]:
-        """Downloads artifacts to the same paths in `folder`; raises `UserError` for a missing one."""
-        assert self.store is not None
-        targets = [folder / path for path in paths]
+        """Copies files of the run to the same paths in `folder`; raises `UserError` for a missing one."""
+        targets, own = [folder / path for path in paths], self.folder_to_read
         for path, target in zip(paths, targets, strict=True):
-            try:
-                local = self.store.client.download_artifacts(self.run_id, path, str(folder))
-            except UserError as error:
-                raise UserError(
-                    f"run={self.run_id}: has no artifact {path} ({reason_of(error)}); "
-                    "a run that ended before its first epoch has none"
-                ) from error
-            target.parent.mkdir(parents=True, exist_ok=True)  # MLflow drops a file's folders
-            Path(local).replace(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if own is not None and (own / path).is_file():
+                shutil.copyfile(own / path, target)
+            else:
+                self._download(path, target)
         return targets
+
+    def _download(self, path: str, target: Path) -> None:
+        assert self.store is not None
+        try:
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:  # MLflow drops a file's folders
+                Path(self.store.client.download_artifacts(self.run_id, path, folder)).replace(target)
+        except UserError as error:
+            if BEST_ACCURACY not in self.metrics:
+                why = "a run that ended before its first epoch has none"
+            else:
+                places = (self.tags.get(Tag.FOLDER), self.store.client.get_run(self.run_id).info.artifact_uri)
+                why = f"it is neither in {' nor in '.join(filter(None, places))}"
+            raise UserError(f"run={self.run_id}: has no artifact {path} ({reason_of(error)}); {why}") from error
 
     @contextmanager
     def files(self, *paths: str) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from lenetexp.config.schema import Tracking
 from lenetexp.errors import UserError, one_line, without_password
+from lenetexp.tracking.relocation import ARTIFACTS, update_addresses
 from lenetexp.tracking.view import tags_of_all
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
     path = Path(uri.removeprefix("sqlite:///")).expanduser()
     if sqlite := uri.startswith("sqlite:"):
         uri = f"sqlite:///{path}"
-        artifacts = (path.parent / "mlartifacts").resolve().as_uri()
+        artifacts = (path.parent / ARTIFACTS).resolve().as_uri()
         if not create and not path.exists():
             raise UserError(f"tracking.uri={shown}: {path} does not exist; no run was recorded yet")
     set_patience(*AT_THE_START)
@@ -113,6 +114,8 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
         if sqlite and not path.exists():
             _create_sqlite(path)
         experiment = _experiment(_client(uri), settings.experiment, artifacts, create)
+        if sqlite:
+            update_addresses(path)
     except UserError:
         raise
     except Exception as error:  # a driver or a proxy may raise anything
@@ -129,6 +132,8 @@ def _create_sqlite(path: Path) -> None:
     """Creates a new store under a temporary name and renames it."""
     # MLflow's own creation has no lock: of several processes that open a missing file at once most die, and the file
     # may stay broken.
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         if path.exists():  # another process was quicker
@@ -136,7 +141,8 @@ def _create_sqlite(path: Path) -> None:
         for left_by_a_killed_process in path.parent.glob(f".{path.name}.new*"):
             left_by_a_killed_process.unlink()
         new = path.with_name(f".{path.name}.new")
-        _client(f"sqlite:///{new}").search_experiments(max_results=1)
+        # The second address: artifacts of MLflow's own experiment would lie in the current folder.
+        SqlAlchemyStore(f"sqlite:///{new}", (path.parent / ARTIFACTS).resolve().as_uri())  # type: ignore[no-untyped-call]
         new.replace(path)
 
 

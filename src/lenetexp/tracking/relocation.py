@@ -1,0 +1,109 @@
+"""An SQLite store that was moved or copied together with its files: the addresses in it follow.
+
+MLflow keeps absolute addresses. Without this a project that is moved loses its artifacts, and a copy reads and writes
+those of the original.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote, urlsplit
+
+from lenetexp.errors import UserError, wrapped
+from lenetexp.tracking.journal import in_use
+from lenetexp.tracking.names import Tag
+
+ARTIFACTS = "mlartifacts"  # beside the SQLite file; outputs/runs and outputs/sweeps are there as well
+
+_OF_RUNS = (("runs", "artifact_uri", "true"), ("tags", "value", f"key = '{Tag.FOLDER}'"))
+# Where MLflow keeps addresses: table, column, which rows.
+_PLACES = (
+    *_OF_RUNS,
+    ("experiments", "artifact_location", "true"),
+    ("logged_models", "artifact_location", "true"),
+    ("model_versions", "source", "true"),
+    ("model_versions", "storage_location", "true"),
+)
+
+
+def update_addresses(path: Path) -> None:
+    """Make the addresses in an SQLite file of MLflow's name the files beside it, if those came here with it.
+
+    Nothing changes if only the SQLite file was moved, nor do addresses outside its former folder. All changes are one
+    transaction, so that a process that is killed leaves none, and one that comes second finds nothing to do. Raises
+    `UserError` if the file cannot be written, or if a run is being recorded here under the former name.
+    """
+    home = path.parent.resolve()
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as database:
+        if not _former_homes(database, home):
+            return
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            moved_from = [former for former in _former_homes(database, home) if _follow(database, former, home, path)]
+            database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{path} was moved, and its addresses cannot be updated ({error}); "
+                "copy its folder to where it can be written"
+            ) from error
+    for former in moved_from:
+        print(wrapped(f"note: {path} and its files were in {former} before; their addresses are updated"))
+
+
+def _follow(database: sqlite3.Connection, former: PurePath, home: Path, path: Path) -> bool:
+    """Change every address below `former` to the same one below `home`; return False if its files are not here."""
+    if not _has_files_here(database, former, home, path.name):
+        return False
+    _require_unused(database, former, home)
+    for table, column, rows in _PLACES:
+        changes = [(new, row) for new, row, _ in _addresses(database, table, column, rows, former, home)]
+        database.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", changes)
+    return True
+
+
+def _former_homes(database: sqlite3.Connection, home: Path) -> set[PurePath]:
+    """Other folders than `home` in which the store's experiments say that their artifacts are."""
+    homes = set[PurePath]()
+    for (location,) in database.execute("SELECT artifact_location FROM experiments"):
+        place = _path_of(location or "")
+        # MLflow's own experiment has a folder inside.
+        homes |= {part.parent for part in (place, place and place.parent) if part and part.name == ARTIFACTS}
+    return {former for former in homes if not (Path(former).exists() and home.samefile(former))}
+
+
+def _has_files_here(database: sqlite3.Connection, former: PurePath, home: Path, name: str) -> bool:
+    """Whether files of the store's runs came here with it; of a store without runs, whether its folder did."""
+    places = [place for part in _OF_RUNS for _, _, place in _addresses(database, *part, former, home)]
+    if not places:
+        return not Path(former).exists() or Path(former, name).exists()
+    return any(place.exists() for place in places)
+
+
+def _require_unused(database: sqlite3.Connection, former: PurePath, home: Path) -> None:
+    """Raise `UserError` if a process is writing a run here, as another container or mount of this folder may."""
+    running = f"key = '{Tag.FOLDER}' AND run_uuid IN (SELECT run_uuid FROM runs WHERE status = 'RUNNING')"
+    for _, _, place in _addresses(database, "tags", "value", running, former, home):
+        if in_use(place):
+            raise UserError(f"{place}: a run is being recorded here as one in {former}; wait until it has ended")
+
+
+def _addresses(
+    database: sqlite3.Connection, table: str, column: str, rows: str, former: PurePath, home: Path
+) -> Iterator[tuple[str, int, Path]]:
+    """Of rows whose address is below `former`: the same one below `home`, the row's id, the new address's path."""
+    for row, address in database.execute(f"SELECT rowid, {column} FROM {table} WHERE {rows}").fetchall():
+        place = _path_of(address or "")
+        if place is not None and type(place) is type(former) and place.is_relative_to(former):
+            new = home.joinpath(*place.relative_to(former).parts)
+            yield new.as_uri() if address.startswith("file:") else str(new), row, new
+
+
+def _path_of(address: str) -> PurePath | None:
+    """The path that an address means on the machine that wrote it; None if it is not of a file system."""
+    if address.startswith("file:"):
+        address = re.sub(r"^/(?=[A-Za-z]:)", "", unquote(urlsplit(address).path))
+    if re.match(r"[A-Za-z]:[\\/]", address):
+        return PureWindowsPath(address)
+    return PurePosixPath(address) if address.startswith("/") else None
