@@ -195,3 +195,13 @@ def test_a_run_is_in_use_until_its_process_dies_however_it_dies(tmp_path: Path) 
 def test_a_run_of_another_machine_is_not_taken_for_dead(tmp_path: Path) -> None:
     reader = written(tmp_path, {"event": "start", "time": 1, "tags": {Tag.HOST: f"not-{HOST}"}, "epochs": 1})
     assert not reader.died
+
+
+def test_a_journal_without_its_first_line_is_damaged(tmp_path: Path) -> None:
+    """Nothing can be told of its run: neither how long it took nor where it was."""
+    lines = [{"event": "epoch", "time": 1, "epoch": 1}, {"event": "end", "time": 2, "status": "KILLED"}]
+    (tmp_path / NAME).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for kind in (JournalReader, Journal):
+        with pytest.raises(UserError, match=r"is damaged \(the run's start, its first line, is lost\); it cannot be"):
+            kind(tmp_path)
+    assert not in_use(tmp_path)

@@ -130,14 +130,18 @@ class JournalReader:
         try:
             new = [_PARSER.validate_json(line) for line in lines.splitlines()]
         except ValidationError as error:
-            reason = one_line(error.errors(include_url=False)[0]["msg"])[:80]
-            raise UserError(f"{self.path} is damaged ({reason}); it cannot be resumed") from None
+            raise self._damage(one_line(error.errors(include_url=False)[0]["msg"])[:80]) from None
+        if new and not self.events and not isinstance(new[0], Start):
+            raise self._damage("the run's start, its first line, is lost")
         for event in new:
             if isinstance(event, Start) and Tag.FOLDER in event.tags:  # it may have been moved since
                 event.tags[Tag.FOLDER] = str(self.folder.resolve())
         self.size += len(lines)
         self.events += new
         return new
+
+    def _damage(self, reason: str) -> UserError:
+        return UserError(f"{self.path} is damaged ({reason}); it cannot be resumed")
 
     def of(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
