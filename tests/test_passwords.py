@@ -1,15 +1,21 @@
 """A password in the store's address is in no message and in no file."""
 
+import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import make_url
 
-from helpers import composed
+from helpers import Command, composed
 from lenetexp.errors import without_password
 from lenetexp.runs import provenance
+from lenetexp.tracking.store import reason_of
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,65 @@ def test_only_the_password_is_masked(around: str) -> None:
 def test_an_address_without_a_password_is_unchanged() -> None:
     text = "http://host:5000/a@b, sqlite:///outputs/mlflow.db and postgresql://me@host:5432/mlflow"
     assert without_password(text) == text
+
+
+@given(st.text(min_size=1), st.sampled_from(["", "tracking.uri="]))
+def test_any_password_that_sqlalchemy_takes_is_masked(password: str, key: str) -> None:
+    address = f"postgresql://me:{password}@127.0.0.1:9/db"
+    assert make_url(address).password, "it is one"
+    assert without_password(f"{key}{address}", whole=True) == f"{key}postgresql://***@127.0.0.1:9/db"
+    if not re.search(r"\s", password):
+        assert without_password(f"no answer from {address} yet") == "no answer from postgresql://***@127.0.0.1:9/db yet"
+
+
+@given(st.text(min_size=1).filter(lambda text: not re.search(r"[/?#\\\s\x00-\x20\x7f]", text)))
+def test_any_password_that_urllib_takes_is_masked(password: str) -> None:
+    for user in (f"me:{password}", password.replace(":", "")):  # a token may stand alone
+        address = f"http://{user}@127.0.0.1:9/path"
+        assert without_password(address, whole=True) == without_password(address) == "http://***@127.0.0.1:9/path"
+
+
+@given(
+    st.text(min_size=1).filter(lambda text: not {*"&@"} & {*text}), st.sampled_from(["password", "sslpassword", "PWD"])
+)
+def test_any_password_of_a_query_is_masked(password: str, key: str) -> None:
+    masked = without_password(f"postgresql://127.0.0.1:9/db?{key}={password}&user=me", whole=True)
+    assert masked in (f"postgresql://127.0.0.1:9/db?{key}=***{end}&user=me" for end in closing(password))
+
+
+def closing(text: str) -> Iterator[str]:
+    """The quotes and brackets that a text ends with, which may be those around it."""
+    return (text[i:] for i in range(len(text) + 1) if not text[i:].strip("'\")]"))
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("postgresql://me:pa@ss/word@host/db", 'could not translate host name "ss/word@host"'),
+        ("http://me:pass/word@host:5000", "nonnumeric port: 'pass'"),
+        ("postgresql://me:p%40ssword@host/db", "authentication failed with p@ssword"),
+        ("postgresql://me:password@host/db", "x" * 120 + " postgresql://me:password@host/db does not answer"),
+        ("postgresql://host/db?sslpassword=password", "bad decrypt: password"),
+    ],
+)
+def test_a_driver_that_repeats_a_password_or_a_part_of_it(address: str, reason: str) -> None:
+    said = reason_of(ValueError(reason), address)
+    for part in ("pass", "ss/word", "p@ss", "word"):
+        assert part not in said.replace("sslpassword=", ""), said
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "tracking.uri=postgresql://me:2024/secret@127.0.0.1:9/db", "tracking.urii=postgresql://me:2024/secret@host/db",
+        "tracking.uri=postgresql//me:p@2024/secret@host", "tracking.uri='postgresql://me:2024/a secret@127.0.0.1:9/db'",
+        "tracking.uri=http://me:2024secret@127.0.0.1:9", "data_dir=[http://me:secret@127.0.0.1:9]",
+    ],
+)  # fmt: skip
+def test_no_password_is_printed_by_a_command_that_cannot_start(word: str, typed: Command) -> None:
+    done = typed("run", "experiment=smoke", "epochs=1", word)
+    assert done.returncode == 1 and done.stderr.startswith("error: ")
+    assert "secret" not in done.stdout + done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("address", ["http://me:{}@host:5000", "http://host:5000?user=me&password={}"])

@@ -34,7 +34,7 @@ from lenetexp.config.help import explained, list_groups_quickly, other_commands
 from lenetexp.config.messages import of_exception
 from lenetexp.config.schema import RunConfig, check
 from lenetexp.config.targets import Settings
-from lenetexp.errors import DEBUG, UserError, is_debugging, one_line, without_password, wrapped
+from lenetexp.errors import DEBUG, UserError, is_debugging, one_line, without_secrets, wrapped
 
 HYDRA_DEBUG = "HYDRA_FULL_ERROR"
 LOG = "log.txt"  # what a sweep's job prints, in its own folder
@@ -163,6 +163,7 @@ def _exit_for(error: Exception) -> NoReturn:
         raise error
     if is_debugging():
         print_whole(error)
+    sentence = without_secrets(sentence, *sys.argv)
     sys.exit("error: " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence))
 
 
@@ -172,7 +173,7 @@ def print_whole(error: BaseException) -> None:
     while cause is not None:
         cause.__suppress_context__ = False
         cause = cause.__cause__ or cause.__context__
-    print(without_password("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    print(without_secrets("".join(traceback.format_exception(error)), *sys.argv), end="", file=sys.stderr)
 
 
 def task(config: DictConfig, kind: type[Settings], function: str) -> Any:

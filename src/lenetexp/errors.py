@@ -6,6 +6,9 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable
+from urllib.parse import unquote
+
+SECRET = r"\b\w*(?:password|passwd|pwd|token|secret)"  # what a query calls one
 
 DEBUG = "LENETEXP_DEBUG"  # the environment variable that shows the whole traceback of every error
 
@@ -66,6 +69,41 @@ def is_debugging() -> bool:
     return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
-def without_password(text: str) -> str:
-    """`text` with *** in place of every password in a database or server address."""
-    return re.sub(r"(://[^/\s:]*:)(?!\d+(?:/|$))\S+(?=@)|(\bpassword=)[^&\s'\")]+", r"\1\2***", text)
+def without_password(text: str, whole: bool = False) -> str:
+    """`text` with *** in place of every user with a password, and every password, in the addresses that it holds.
+
+    A password may hold any character, a space and a quote only if `text` is `whole`: nothing but an address or a
+    setting. Addresses of databases are read as SQLAlchemy reads them, those of servers as HTTP clients do: digits and
+    a slash after the first colon are a password there and a port here.
+    """
+    space, rest = ("", ".*") if whole else (r"\s", r"\S*")
+    value = r"[^&]+?(?=['\")\]]*(?:&|$))" if whole else r"[^&\s'\")]+"
+    no_port = r"(?!\d+(?:[/?#\s]|$))"
+    for pattern, masked in (
+        (rf"(https?:?//)(?:[^/?#{space}]*|[^:/{space}]*:{no_port}{rest})@", r"\1***@"),
+        (rf"((?<!http)(?<!https)://|(?<![/:])//)(?!/)[^:/{space}]*:{rest}@", r"\1***@"),
+        (rf"({SECRET}=){value}", r"\1***"),
+    ):
+        text = re.sub(pattern, masked, text, flags=re.IGNORECASE | re.DOTALL)
+    return text
+
+
+def without_secrets(text: str, *addresses: str) -> str:
+    """`text` without the passwords of these addresses or settings, also where it repeats a part of one alone."""
+    for address in addresses:
+        text = text.replace(address, without_password(address, whole=True))
+        for secret in _secrets(address):
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return without_password(text)
+
+
+def _secrets(address: str) -> list[str]:
+    """The passwords of an address, as typed and decoded, and the parts in which a driver may take one for a host."""
+    if without_password(address, whole=True) == address:
+        return []
+    rest = address.partition("://")[2]
+    user, colon, password = rest.rpartition("@")[0].partition(":")
+    typed = [password if colon else user, *re.findall(rf"{SECRET}=([^&]+)", address, re.IGNORECASE)]
+    secrets = [*typed, *map(unquote, typed)]
+    parts = {*secrets, *(part for secret in secrets for part in re.split("[@/?#]", secret))}
+    return sorted((part for part in parts if len(part) > 2), key=len, reverse=True)

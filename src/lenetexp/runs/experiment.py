@@ -106,7 +106,7 @@ def _load_once(dataset: Dataset, device: torch.device) -> Data:
 def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
     """The config without how the command was given, and without a password in the store's address."""
     kept = {key: value for key, value in config.items() if key not in INVOCATION_KEYS}
-    return {**kept, "tracking": {**kept["tracking"], "uri": without_password(kept["tracking"]["uri"])}}
+    return {**kept, "tracking": {**kept["tracking"], "uri": without_password(kept["tracking"]["uri"], whole=True)}}
 
 
 @dataclass(frozen=True)

@@ -84,11 +84,11 @@ def command_to_resume(run_id: str | None) -> str:
 
 def words_given() -> list[str]:
     """The words of this command line, for `shlex.join`, without a password."""
-    return [without_password(word) for word in sys.argv]
+    return [without_password(word, whole=True) for word in sys.argv]
 
 
 def _command(words: Sequence[str] | None = None) -> str:
-    return without_password(shlex.join(["python", *(words or sys.argv)]))
+    return shlex.join(["python", *(without_password(word, whole=True) for word in words or sys.argv)])
 
 
 @cache

@@ -20,7 +20,7 @@ from pydantic import Field, InstanceOf
 from lenetexp.config.fields import Count, described
 from lenetexp.config.schema import check
 from lenetexp.config.targets import Settings
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, one_line, without_password, without_secrets
 from lenetexp.reporting.terminal import say, shown
 from lenetexp.sweeps.grid import opened
 from lenetexp.sweeps.plan import Job, Plan, before_first_run, stream
@@ -212,7 +212,9 @@ def _open_study(own: _SearchSettings, name: str, space: Space) -> optuna.Study:
                 load_if_exists=True,
             )
     except Exception as error:  # a database driver may raise anything
-        raise UserError(f"hydra.sweeper.storage={own.storage}: {one_line(error)[:200]}") from error
+        reason = without_secrets(one_line(error), own.storage)[:200]
+        shown = without_password(own.storage, whole=True)
+        raise UserError(f"hydra.sweeper.storage={shown}: {reason}") from error
     for trial in study.get_trials(deepcopy=False):
         for key, then in trial.distributions.items():
             try:

@@ -142,7 +142,9 @@ class RecordedRun:
             else:
                 places = (self.tags.get(Tag.FOLDER), self.store.client.get_run(self.run_id).info.artifact_uri)
                 why = f"it is neither in {' nor in '.join(filter(None, places))}"
-            raise UserError(f"run={self.run_id}: has no artifact {path} ({reason_of(error)}); {why}") from error
+            raise UserError(
+                f"run={self.run_id}: has no artifact {path} ({reason_of(error, self.store.uri)}); {why}"
+            ) from error
 
     @contextmanager
     def files(self, *paths: str) -> Iterator[Path]:
@@ -197,7 +199,7 @@ def search(
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
-            raise UserError(f"runs={condition}: must be {RUNS} ({reason_of(error)})") from error
+            raise UserError(f"runs={condition}: must be {RUNS} ({reason_of(error, store.uri)})") from error
         found += page
         token = page.token
         if at_most or not token:
@@ -215,7 +217,7 @@ def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest,
         return _of_store(store, store.client.get_run(run_id))
     except UserError as error:
         raise UserError(
-            f"{key}={run_id}: there is no such run in {store.shown} ({reason_of(error)}); must be {allowed}"
+            f"{key}={run_id}: there is no such run in {store.shown} ({reason_of(error, store.uri)}); must be {allowed}"
         ) from error
 
 

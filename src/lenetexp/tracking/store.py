@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from filelock import FileLock
 
 from lenetexp.config.schema import Tracking
-from lenetexp.errors import UserError, one_line, without_password
+from lenetexp.errors import UserError, one_line, without_password, without_secrets
 from lenetexp.tracking.relocation import ARTIFACTS, update_addresses
 from lenetexp.tracking.view import tags_of_all
 
@@ -36,6 +36,7 @@ _PATIENCE = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT")
 _SET_BY_USER = os.environ.setdefault("LENETEXP_USERS_PATIENCE", ",".join(key for key in _PATIENCE if key in os.environ))
 AT_THE_START = (1, 4)  # nothing has been done yet, so nothing is lost by giving up
 USUAL = (3, 30)
+DATABASE_TRIES = 3  # half a second in all; MLflow's ten wait 100 s for a database that is gone or has no driver
 ONE_TRY = (1, 10)  # the outbox tries again by itself
 
 
@@ -70,8 +71,8 @@ class _AnsweringClient:
                 # By MLflow's own error code: a proxy's refusal may be temporary.
                 final = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
                 kind = Refused if final and isinstance(error, RestException) else UserError
-                shown = without_password(self._uri)
-                raise kind(f"tracking.uri={shown}: the store failed at {name} ({reason_of(error)})") from error
+                shown, reason = without_password(self._uri, whole=True), reason_of(error, self._uri)
+                raise kind(f"tracking.uri={shown}: the store failed at {name} ({reason})") from error
 
         return answering
 
@@ -90,19 +91,20 @@ class Store:
 
     @property
     def shown(self) -> str:
-        return without_password(self.uri)
+        return without_password(self.uri, whole=True)
 
 
 @cache
 def _client(uri: str) -> "MlflowClient":
-    from mlflow import MlflowClient  # takes a second
+    import mlflow.store.db.utils  # takes a second
 
-    return MlflowClient(uri)
+    mlflow.store.db.utils.MAX_RETRY_COUNT = DATABASE_TRIES
+    return mlflow.MlflowClient(uri)
 
 
 def open_store(settings: Tracking, create: bool = True) -> Store:
     """Connects to the store and creates what is missing, if `create`; raises `UserError` if it does not answer."""
-    shown, uri, artifacts = without_password(settings.uri), settings.uri, None
+    shown, uri, artifacts = without_password(settings.uri, whole=True), settings.uri, None
     path = Path(uri.removeprefix("sqlite:///")).expanduser()
     if sqlite := uri.startswith("sqlite:"):
         uri = f"sqlite:///{path}"
@@ -120,7 +122,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
         raise
     except Exception as error:  # a driver or a proxy may raise anything
         raise UserError(
-            f"tracking.uri={shown}: this MLflow store does not answer ({reason_of(error)}); it must be "
+            f"tracking.uri={shown}: this MLflow store does not answer ({reason_of(error, uri)}); it must be "
             "a running server or an SQLite file of MLflow's"
         ) from error
     finally:
@@ -169,8 +171,8 @@ def _experiment(client: "MlflowClient", name: str, artifacts: str | None, create
     return str(experiment.experiment_id)
 
 
-def reason_of(error: BaseException) -> str:
-    """The innermost cause, on one line."""
+def reason_of(error: BaseException, address: str = "") -> str:
+    """The innermost cause, on one line, without the passwords of the store's address."""
     while isinstance(inner := error.__cause__ or error.__context__, Exception):
         error = inner
-    return without_password(one_line(error)[:160])
+    return without_secrets(one_line(error), address)[:160]  # masked first: half an address is no address
