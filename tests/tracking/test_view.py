@@ -22,8 +22,10 @@ def test_a_new_experiment_has_the_view_of_all_runs_and_keeps_what_its_owner_chan
 
 
 def test_a_sweeps_view_has_its_runs_and_the_keys_that_it_varies() -> None:
-    ((key, content),) = tags_of_sweep("7fd6", ["batch_size", "seed"]).items()
+    ((key, content),) = tags_of_sweep("7fd65517c9534d7b8f610615081675a7", ["batch_size", "seed"]).items()
     view = json.loads(content)
-    assert key == "mlflow.sharedViewState.7fd6" and view["searchFilter"] == "tags.`mlflow.parentRunId` = '7fd6'"
+    assert key == "mlflow.sharedViewState.7fd65517"
+    assert view["searchFilter"] == "tags.`mlflow.parentRunId` = '7fd65517c9534d7b8f610615081675a7'"
+    assert len(f"    http://127.0.0.1:5000/{page('1', '7fd65517')}") < 80, "one line of a terminal"
     assert {"params.`batch_size`", "params.`seed`"} < set(view["selectedColumns"])
     assert len(content) < 5000, "MLflow's limit for a tag"

@@ -14,6 +14,7 @@ from lenetexp.sweeps.images import best_of
 from lenetexp.sweeps.results import CSV, RESULTS, SEED, STATUSES, has_means, recipes_of, results_of, words_of
 from lenetexp.tracking.names import File, Tag
 from lenetexp.tracking.recorder import Recorder
+from lenetexp.tracking.view import view_of
 
 # Columns of the text: those that may be empty, and those that go first if there is no room.
 IF_KNOWN = ("to 90 %", "test interval", "published", "other outcomes", "images")
@@ -56,7 +57,7 @@ def show_results(
         pairs.append(("predict", f"python scripts/predict.py run={run.run_id}{run.trust}"))
     if has_pictures:
         pairs.append(("pictures", shown(folder / File.FIGURES)))
-    looks = how_to_look(recorder.store, recorder.run_id) if recorder else []
+    looks = how_to_look(recorder.store, view_of(recorder.run_id)) if recorder else []
     print(rows([*pairs, *looks]), flush=True)
     if recorder is None:
         return

@@ -210,8 +210,10 @@ def _opened(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sw
             recorder.reopen(tags)
         else:
             recorder = create_run(store, " × ".join(short_keys(plan.names)), tags)
+        with suppress(UserError):  # the sweep does not depend on it
+            theirs = store.client.get_experiment(store.experiment_id).tags  # what its owner changed stays
             for key, value in tags_of_sweep(recorder.run_id, plan.names).items():
-                with suppress(UserError):  # the sweep does not depend on it
+                if key not in theirs:
                     store.client.set_experiment_tag(store.experiment_id, key, value)
         command = words_given() if plan.kind == "grid" else []  # a search would propose other settings
         yield Sweep(recorder, folder, plan.names, command, **left)

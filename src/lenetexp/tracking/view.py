@@ -35,12 +35,17 @@ def tags_of_sweep(run_id: str, keys: Sequence[str]) -> dict[str, str]:
         "isAccordionReordered": True,  # else the sections are in the order of their names
         "runsHiddenMode": "SHOW_ALL",
     }
-    return {f"{VIEW}{run_id}": _view(keys, {**chosen, **drawn})}
+    return {f"{VIEW}{view_of(run_id)}": _view(keys, {**chosen, **drawn})}
+
+
+def view_of(run_id: str) -> str:
+    """The name of a sweep's view: short, so that its address fits a line of the terminal."""
+    return run_id[:8]
 
 
 def page(experiment_id: str, view: str) -> str:
     """The page of a view below the UI's address."""
-    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={view}"
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view}"
 
 
 def _view(keys: Sequence[str], more: dict[str, Any]) -> str:
