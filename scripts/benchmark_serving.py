@@ -24,9 +24,9 @@ import torch
 
 from lenetexp.config.schema import Tracking
 from lenetexp.serving.register import example, save
-from lenetexp.tracking.query import find_run
 from lenetexp.tracking.recorder import save_model
 from lenetexp.tracking.registry import as_default
+from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.trained import NEEDED, rebuild
 

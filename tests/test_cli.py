@@ -91,14 +91,18 @@ IN_PREDICT = {
     "images=photo(1).png": ["needs quotes", """'images="photo(1).png"'"""],
     "run.x=latest": ["run.x=latest", "run has no settings inside"],
     "runn=latest": ["runn=latest", "no such setting", "did you mean run?"],
-    "run=4d1f": ["outputs/mlflow.db does not exist", "no run was recorded yet"],
+    "run=4d1f": [
+        "/outputs/mlflow.db does not exist",
+        "no run was recorded there yet",
+        "cd to that project, or add tracking.uri=",
+    ],
     "images=missing.png": ["images=missing.png", "no pictures there", ".png"],
     "-m": ["-m: only run.py takes it"],
 }
 # With a store that holds one run.
 IN_PREDICT_WITH_A_RUN = {
-    "run=4d1f": ["run=4d1f", "no such run", "latest, best or a run's id"],
-    "tracking.experiment=Default": ["run=latest", "no finished run", "scripts/run.py"],
+    "run=4d1f": ["run=4d1f", "no such run", "latest, best, best:DATASET, a run's id"],
+    "tracking.experiment=Default": ["run=latest", "no finished run", "a run is in tracking.experiment=lenetexp: run="],
     "images=file": ["file cannot be read"],
 }
 

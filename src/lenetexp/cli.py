@@ -6,6 +6,7 @@ Imports nothing heavy, so that `--help`, `--cfg job` and tab completion answer a
 import atexit
 import gc
 import os
+import re
 import secrets
 import signal
 import sys
@@ -71,7 +72,10 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     for i, word in enumerate(sys.argv):
         key, equals, value = word.partition("=")
         if equals and key in renamed:
-            sys.argv[i] = f"{renamed[key]}={value}"
+            sys.argv[i] = word = f"{renamed[key]}={value}"
+        if equals and key in ("run", "runs", "sweep", "resume") and re.fullmatch(r"\[?[0-9a-f,]+\]?", value):
+            # Hydra reads 12e34567, the first characters of an id, as a number.
+            sys.argv[i] = re.sub(r"\b\d+e\d+\b", r"'\g<0>'", word)
     sys.path.append(str(Path.cwd()))  # for a `_target_` there
     # Our files in conf/hydra/launcher/ have the names of the plugins' own and are checked against those.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")

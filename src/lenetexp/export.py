@@ -18,7 +18,7 @@ from lenetexp.config.commands import ExportConfig
 from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting.terminal import shown
 from lenetexp.tracking.names import BEST_ACCURACY
-from lenetexp.tracking.query import find_run
+from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.trained import TrainedNet, load
 from lenetexp.training.batches import as_floats

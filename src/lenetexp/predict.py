@@ -16,7 +16,7 @@ from lenetexp.datasets.mnist_form import Invert
 from lenetexp.errors import UserError, wrapped
 from lenetexp.reporting import run_figures, style
 from lenetexp.reporting.terminal import shown
-from lenetexp.tracking.query import find_run
+from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.trained import TrainedNet, load
 from lenetexp.training.evaluate import evaluate

@@ -16,7 +16,8 @@ from lenetexp.datasets.local import digits
 from lenetexp.models import MLP, LeNet, LeNet1, LeNet4, LeNet5, LeNet1989, NearestNeighbours
 from lenetexp.page.answer import MOST_MAPS, Watched, answer, answer_to_test
 from lenetexp.page.gallery import TestImages
-from lenetexp.tracking.query import RecordedRun, find_run
+from lenetexp.tracking.query import RecordedRun
+from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.trained import Facts, TrainedNet, _Config, load
 from page_server import as_ink

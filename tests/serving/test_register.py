@@ -29,7 +29,7 @@ from lenetexp.config.schema import Tracking, check
 from lenetexp.datasets.local import digits
 from lenetexp.errors import UserError
 from lenetexp.serving import register
-from lenetexp.tracking.query import find_run
+from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
 
 TEST = digits().test

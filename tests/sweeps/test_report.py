@@ -134,10 +134,10 @@ def test_the_best_and_the_worst_run_are_beside_each_other_inside(swept: Store) -
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [
-        (["sweep=1", "tracking.experiment=Default"], ["sweep=1", "no such run", "latest or the id of a sweep's run"]),
-        (["run=latest", "tracking.experiment=Default"], ["run=latest", "no finished run", "scripts/run.py"]),
+        (["sweep=1", "tracking.experiment=Default"], ["sweep=1", "no such run", "latest, the id of a sweep's run"]),
+        (["run=latest", "tracking.experiment=Default"], ["run=latest", "no finished run", "tracking.experiment="]),
         (["runn=latest"], ["runn=latest", "no such setting", "did you mean run?"]),
-        (["run=[1]"], ["run=[1]", "latest, best, the MLflow id of a run"]),
+        (["run=[1]"], ["run=[1]", "latest, best, best:DATASET, a run's id"]),
         (["-m", "run=1"], ["-m: only run.py takes it"]),
     ],
 )

@@ -20,7 +20,7 @@ from lenetexp.runs.interrupt import Interrupted
 from lenetexp.sweeps.results import COLUMNS, RECIPE, best_first, recipes_of
 from lenetexp.sweeps.summary import results_table, show_results
 from lenetexp.sweeps.sweep import Sweep, recorded
-from lenetexp.tracking.query import find_sweep
+from lenetexp.tracking.selection import find_sweep
 from lenetexp.tracking.store import open_store
 
 

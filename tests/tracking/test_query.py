@@ -16,8 +16,9 @@ from lenetexp.errors import UserError
 from lenetexp.tracking import store as stores
 from lenetexp.tracking.journal import Journal, Mark, Start
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
-from lenetexp.tracking.query import RecordedRun, find_run, find_runs, find_sweep, get_run, recorded_beside, search
+from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
 from lenetexp.tracking.recorder import Recorder, create_run
+from lenetexp.tracking.selection import find_run, find_runs, find_sweep
 from lenetexp.tracking.store import Store, open_store
 
 
@@ -60,7 +61,9 @@ def test_the_best_run_is_one_on_the_newest_runs_dataset(store: Store, capsys: py
     finished(store, 0.96, dataset="MNIST")
     assert find_run(store, "best").run_id == mnist
     said = " ".join(capsys.readouterr().out.split())
-    assert said == f"run=best: the best of 2 runs on MNIST, the newest run's dataset; of digits: run={digits}"
+    assert said == "run=best: the best of 2 runs on MNIST, the newest run's dataset; of others: run=best:digits"
+    assert find_run(store, "best:Digits").run_id == digits
+    assert capsys.readouterr().out == "run=best:Digits: the best of 1 run on digits\n"
 
 
 @pytest.mark.parametrize("counts", [False, True])
@@ -98,10 +101,13 @@ def test_runs_to_compare_are_found_by_number_id_and_filter(store: Store) -> None
     ("ask", "said"),
     [
         (lambda store: find_run(store, "latest"), "run=latest: no finished run in sqlite:.*train one: python"),
-        (lambda store: find_run(store, "4d1f"), "run=4d1f: there is no such run .*must be latest, best or a run's id"),
+        (lambda store: find_run(store, "4d1f"), "run=4d1f: .*must be latest, best, best:DATASET, a run's id"),
+        (lambda store: find_run(store, "lates"), "run=lates: there is no such run .*did you mean latest"),
+        (lambda store: find_run(store, "latest:digits"), "run=latest:digits: there is no such run"),
+        (lambda store: finished(store, 0.9) and find_run(store, "best:mnist"), "no finished run on mnist; .*digits"),
         (lambda store: find_sweep(store, "latest"), "sweep=latest: no sweep in sqlite:.*run one: python"),
-        (lambda store: find_sweep(store, "4d1f"), "sweep=4d1f: there is no such run .*must be latest or the id of a"),
-        (lambda store: find_sweep(store, finished(store, 0.9)), "is not a sweep; must be latest or the id of a sweep"),
+        (lambda store: find_sweep(store, "4d1f"), "sweep=4d1f: .*no such run .*must be latest, the id of a sweep"),
+        (lambda store: find_sweep(store, finished(store, 0.9)), "is not a sweep; must be latest, the id of a sweep"),
         (lambda store: find_runs(store, "a b"), r"runs=a b: must be latest:3, all, \[ID,ID\] or a filter that MLflow"),
         (lambda store: find_runs(store, "latest:0"), "runs=latest:0: must be latest:3, all"),
         (lambda store: find_runs(store, ["4d1f"]), r"runs=4d1f: there is no such run .*must be latest:3, all, \[ID"),

@@ -99,6 +99,13 @@ class CompareConfig(OtherCommand):
     runs: f.Runs
 
 
+class RunsConfig(OtherCommand):
+    """The settings of scripts/runs.py."""
+
+    count: f.Count
+    runs: f.Runs
+
+
 class ReportConfig(OtherCommand):
     """The settings of scripts/report.py."""
 

@@ -1,5 +1,7 @@
 """The types of single settings. Each says in words what it allows."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator
@@ -52,19 +54,29 @@ def _address(value: str) -> str:
     return value
 
 
+def _run_to_resume(value: str) -> str:
+    is_path = "/" in value or "\\" in value or Path(value).expanduser().is_dir()
+    if not is_path and not re.fullmatch("[0-9a-f]{4,32}", value):
+        raise ValueError
+    return value
+
+
 Name = Annotated[Text, BeforeValidator(_name)]
-RunId = Annotated[Name, described("latest, best, the MLflow id of a run, or models:/NAME@ALIAS")]
+RunId = Annotated[Name, described("latest, best, best:DATASET, a run's id, its folder, or models:/NAME@ALIAS")]
 OneToThreeRuns = Annotated[
     Annotated[list[Name], Field(min_length=1, max_length=3)],
     BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
-    described("best, latest, the MLflow id of a run, or up to three of these in brackets, as [ID,ID,ID]"),
+    described("best, best:DATASET, latest, a run's id or folder, or up to three of these in brackets, as [ID,ID,ID]"),
 ]
 Port = Annotated[Whole, Field(le=65_535), described("a whole number from 0 to 65535")]
-SweepId = Annotated[Name, described("latest or the MLflow id of a sweep (sweep=…)")]
+SweepId = Annotated[Name, described("latest, or the id or the folder of a sweep (sweep=…)")]
 Runs = Annotated[
     Text | Annotated[list[Name], Field(min_length=1)] | None, described("latest:3, all, [ID,ID] or an MLflow filter")
 ]
-Resume = Annotated[bool | Name, described("true, false or the MLflow id of a run")]
+Resume = Annotated[
+    bool | Annotated[Name, AfterValidator(_run_to_resume)],
+    described("true, false, the id of a run or its first characters, at least four, or its folder"),
+]
 Paths = Annotated[
     Annotated[list[Name], Field(min_length=1)] | None,
     BeforeValidator(lambda value: value if isinstance(value, list | None) else [value]),

@@ -103,7 +103,8 @@ class RunConfig(Settings):
 
     @property
     def headline(self) -> str:
-        return f"Resumes run {self.resume}" if isinstance(self.resume, str) else self.summary
+        # The settings of a run that is resumed by its id are its own, which are known once it is found.
+        return "" if isinstance(self.resume, str) else self.summary
 
     @property
     def summary(self) -> str:

@@ -18,7 +18,8 @@ from lenetexp.page.answer import Watched
 from lenetexp.page.gallery import TestImages
 from lenetexp.page.keep import Keeper
 from lenetexp.page.server import Bench, Shown, build
-from lenetexp.tracking.query import RecordedRun, find_run
+from lenetexp.tracking.query import RecordedRun
+from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
 from lenetexp.trained import TrainedNet, load
 from lenetexp.training.setup import pick_device

@@ -14,7 +14,8 @@ from lenetexp.runs import provenance
 from lenetexp.runs.trust import ALLOWED, read_config, require_trusted
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Result, Start
 from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
-from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
+from lenetexp.tracking.query import RecordedRun, recorded_beside, search
+from lenetexp.tracking.selection import find_by_id
 from lenetexp.tracking.store import open_store
 from lenetexp.training.state import Training, load_checkpoint
 
@@ -147,11 +148,12 @@ def _by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
     if settings.tracking.offline:
         place = Path(which).expanduser().resolve()
         for run in recorded_beside(folder):
-            if place == Path(run.run_id).resolve() or which == JournalReader(Path(run.run_id)).run_id:
+            known = JournalReader(Path(run.run_id)).run_id
+            if place == Path(run.run_id).resolve() or (known and known.startswith(which)):
                 return run
         raise UserError(f"resume={which}: there is no such run beside {folder}")
     store = open_store(settings.tracking, create=False)
-    run = get_run(store, which, "resume", "true, false or the MLflow id of a run")
+    run = find_by_id(store, which, "resume", "true, false, the id of a run or its first characters, or its folder")
     if run.is_sweep:
         raise UserError(f"resume={which}: is a sweep; resume it by its own command with resume=true")
     if run.deleted:

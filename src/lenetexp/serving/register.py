@@ -18,7 +18,7 @@ from lenetexp.errors import UserError, one_line, wrapped
 from lenetexp.reporting.terminal import shown
 from lenetexp.tracking import registry
 from lenetexp.tracking.names import BEST_ACCURACY
-from lenetexp.tracking.query import find_run
+from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import Store, open_store
 from lenetexp.trained import NEEDED, TrainedNet, rebuild
 

@@ -4,6 +4,7 @@ plan        from Hydra's overrides to checked jobs
 grid        every combination of the given values: hydra/sweeper=grid
 search      trials that Optuna proposes: hydra/sweeper=optuna
 sweep       a sweep's own run in MLflow: what is finished, what is left to do
+listing     the runs and sweeps that there are: scripts/runs.py
 results     what became of a set of runs: a row for each run, and for each recipe
 summary     what they show: a table, findings, pictures, the best run
 images      which images runs were validated on, within which alone they are ranked and compared

@@ -12,7 +12,7 @@ from lenetexp.errors import UserError
 from lenetexp.sweeps.findings import of_two
 from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of
 from lenetexp.sweeps.summary import show_results
-from lenetexp.tracking.query import find_runs, find_sweep
+from lenetexp.tracking.selection import find_runs, find_sweep
 from lenetexp.tracking.store import open_store
 
 TARGET = "dataset._target_"

@@ -36,8 +36,9 @@ from lenetexp.sweeps.results import (
     runs_of,
 )  # fmt: skip
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, SERIES, TEST_ACCURACY, Tag
-from lenetexp.tracking.query import RecordedRun, children, find_run, find_sweep, get_run
+from lenetexp.tracking.query import RecordedRun, children, get_run
 from lenetexp.tracking.recorder import Recorder
+from lenetexp.tracking.selection import find_run, find_sweep
 from lenetexp.tracking.store import open_store
 
 NAME = "report.html"

@@ -9,5 +9,6 @@ process   MLflow in a process of its own, so that a command need not wait for it
 view      how MLflow's UI shows the runs: columns, charts and filters that the experiment keeps as tags
 registry  models by name and alias in MLflow's registry
 query     reading runs from the store
+selection which runs are meant: latest, best, an id or its beginning, a folder, a registered model
 outbox    sends a journal to MLflow: from a thread, so that no outage stops training, or later
 """

@@ -1,7 +1,6 @@
 """Reading runs from the store. Whatever the store raises is a `UserError`."""
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,11 +11,10 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenetexp.errors import UserError, counted, wrapped
+from lenetexp.errors import UserError
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import JournalReader, Result, in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
-from lenetexp.tracking.registry import run_of
 from lenetexp.tracking.store import Store, reason_of
 
 if TYPE_CHECKING:
@@ -45,6 +43,7 @@ class RecordedRun:
     store: Store | None = None
     digest: str = ""  # of the dataset's images and labels
     profile: str = ""  # how many images each split has, as JSON; of older runs that share images, the first one's
+    experiment_id: str = ""
 
     @property
     def config_hash(self) -> str:
@@ -164,6 +163,7 @@ def _of_store(store: Store, run: "Run") -> RecordedRun:
     return RecordedRun(
         info.run_id, info.run_name, info.status, dict(data.metrics), dict(data.params), dict(data.tags),
         info.start_time, info.end_time, known[0], info.lifecycle_stage == "deleted", store, *known[1:],
+        info.experiment_id,
     )  # fmt: skip
 
 
@@ -186,15 +186,20 @@ def recorded_beside(folder: Path) -> list[RecordedRun]:
 
 
 def search(
-    store: Store, condition: str, at_most: int | None = None, order: list[str] = NEWEST_FIRST
-) -> list[RecordedRun]:
-    """The experiment's runs that an MLflow filter selects; raises `UserError` if it is not a filter."""
+    store: Store, condition: str, at_most: int | None = None, order: list[str] = NEWEST_FIRST,
+    experiments: list[str] | None = None,
+) -> list[RecordedRun]:  # fmt: skip
+    """The runs of the experiment, or of these, that an MLflow filter selects; raises `UserError` if it is no filter."""
     found: list[Run] = []
     token = None
     while True:
         try:
             page = store.client.search_runs(
-                [store.experiment_id], condition, max_results=at_most or 1000, order_by=order, page_token=token
+                experiments or [store.experiment_id],
+                condition,
+                max_results=at_most or 1000,
+                order_by=order,
+                page_token=token,
             )
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
@@ -219,79 +224,3 @@ def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest,
         raise UserError(
             f"{key}={run_id}: there is no such run in {store.shown} ({reason_of(error, store.uri)}); must be {allowed}"
         ) from error
-
-
-def find_run(store: Store, which: str) -> RecordedRun:
-    """The run that `which` means: "latest" or "best" of the finished ones, a registered model's, or an id; `UserError`.
-
-    Says what it chose where others could be meant: of a sweep the best run, not the one that happened to begin last;
-    the best run on one dataset, because accuracies on several cannot be compared.
-    """
-    if which.startswith("models:"):
-        return get_run(store, run_of(store, which))
-    if which not in ("latest", "best"):
-        return get_run(store, which)
-    newest = next(iter(search(store, WITH_WEIGHTS, at_most=1)), None)
-    if newest is None:
-        raise UserError(f"run={which}: no finished run in {store.shown}; train one: python scripts/run.py")
-    if which == "best":
-        chosen, said = _best_on(store, newest.dataset)
-    elif Tag.PARENT in newest.tags:
-        chosen, said = _best_of_sweep(store, newest)
-    else:
-        return newest
-    print(wrapped(f"run={which}: {said}"))
-    return chosen
-
-
-def _best_on(store: Store, dataset: str) -> tuple[RecordedRun, str]:
-    """The best run on a dataset, and why it is that one."""
-    found = search(store, WITH_WEIGHTS, order=BEST_FIRST)
-    best = {run.dataset: run for run in reversed(found)}  # the first of each
-    said = f"the best of {counted(sum(run.dataset == dataset for run in found), 'run')} on {dataset}"
-    others = [f"of {name}: run={run.run_id}" for name, run in best.items() if name != dataset]
-    because = ", the newest run's dataset; " if others else ""
-    return best[dataset], f"{said}{because}{', '.join(others)}"
-
-
-def _best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun, str]:
-    """The best run of the sweep that `newest` is of, and why it is that one."""
-    parent = newest.tags[Tag.PARENT]
-    by_results = get_run(store, parent).tags.get(Tag.BEST_RUN)  # with seeds, of the best mean
-    of_sweep = f"tags.`{Tag.PARENT}` = '{parent}' and {WITH_WEIGHTS}"
-    best = get_run(store, by_results) if by_results else search(store, of_sweep, at_most=1, order=BEST_FIRST)[0]
-    other = "" if best.run_id == newest.run_id else f"; the one that began last: run={newest.run_id}"
-    return best, f"the best run of the newest sweep{other}"
-
-
-def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:
-    """The runs that `which` means: ids, the newest finished ones as "latest:3", "all", or an MLflow filter's.
-
-    A sweep's own run is none of them. Raises `UserError` for what is none of these, and for an id that is no run's.
-    """
-    if isinstance(which, str) and re.fullmatch("[0-9a-f]{32}", which):
-        which = [which]
-    if isinstance(which, list):
-        runs = [get_run(store, run_id, "runs", RUNS) for run_id in dict.fromkeys(which)]
-        if sweep := next((run for run in runs if run.is_sweep), None):
-            raise UserError(f"runs={sweep.run_id}: is a sweep; sweep={sweep.run_id} shows its runs")
-        return runs
-    if newest := re.fullmatch(r"latest:([1-9]\d{0,3})", which):
-        finished = f"attributes.status = 'FINISHED' and tags.`{Tag.CONFIG_HASH}` LIKE '%'"
-        return search(store, finished, at_most=int(newest[1]))
-    return [run for run in search(store, "" if which == "all" else which) if not run.is_sweep]
-
-
-def find_sweep(store: Store, which: str) -> RecordedRun:
-    """A sweep's own run: "latest", or by its id; else `UserError`."""
-    allowed = "latest or the id of a sweep's run"
-    if which != "latest":
-        run = get_run(store, which, "sweep", allowed)
-        if not run.is_sweep:
-            raise UserError(f"sweep={which}: is not a sweep; must be {allowed}")
-        return run
-    if found := search(store, f"tags.`{Tag.SWEEP}` LIKE '%'", at_most=1):
-        return found[0]
-    raise UserError(
-        f"sweep=latest: no sweep in {store.shown} yet; run one: python scripts/run.py -m optimizer.lr=0.01,0.1"
-    )

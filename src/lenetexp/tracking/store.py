@@ -83,11 +83,18 @@ class Store:
 
     uri: str  # as given: it may hold a password
     experiment_id: str
+    experiment: str = ""  # its name
 
     @property
     def client(self) -> "MlflowClient":
         """MLflow's client of the store; its calls raise `UserError`."""
         return cast("MlflowClient", _AnsweringClient(_client(self.uri), self.uri))
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where commands of one run put its folder: beside an SQLite file, else in the working folder."""
+        is_file = self.uri.startswith("sqlite:///")
+        return (Path(self.uri.removeprefix("sqlite:///")).parent if is_file else Path("outputs")) / "runs"
 
     @property
     def shown(self) -> str:
@@ -110,7 +117,10 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
         uri = f"sqlite:///{path}"
         artifacts = (path.parent / ARTIFACTS).resolve().as_uri()
         if not create and not path.exists():
-            raise UserError(f"tracking.uri={shown}: {path} does not exist; no run was recorded yet")
+            raise UserError(
+                f"tracking.uri={shown}: {path.resolve()} does not exist; no run was recorded there yet. If one was "
+                "elsewhere, cd to that project, or add tracking.uri=sqlite:///PROJECT/outputs/mlflow.db"
+            )
     set_patience(*AT_THE_START)
     try:
         if sqlite and not path.exists():
@@ -127,7 +137,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
         ) from error
     finally:
         set_patience(*USUAL)
-    return Store(uri, experiment)
+    return Store(uri, experiment, settings.experiment)
 
 
 def _create_sqlite(path: Path) -> None:
