@@ -146,7 +146,7 @@ def test_runs_are_listed_in_80_columns_with_a_sweep_as_one_line(
     assert max(map(len, lines)) <= 80, done.stdout
     newest, second, third = lines[1:4]
     assert newest.split()[0] == last.run_id[:8] and "FashionM" not in newest and newest.endswith("did not learn")
-    assert second.split()[0] == sweep.run_id[:8] and "80.00%  77.00%" in second and "sweep of" in second
+    assert second.split()[0] == sweep.run_id[:8] and "80.00%  77.00%" in second and "  2 runs: l…  " in second
     assert third.split()[0] == alone[:8] and "91.00%" in third and "…" in third
     assert best[:8] not in done.stdout and job[:8] not in done.stdout
     for text in (

@@ -68,7 +68,7 @@ def _format_status(run: RecordedRun) -> str:
 def _format_asked(run: RecordedRun, jobs: Mapping[str | None, int]) -> str:
     """What the command line asked for: a run's name is just that, unless it asked for nothing."""
     if run.is_sweep:
-        return f"sweep of {counted(jobs[run.run_id], 'run')}: {run.name.rpartition(', ')[0] or run.name}"
+        return f"{counted(jobs[run.run_id], 'run')}: {run.name.rpartition(', ')[0] or run.name}"
     folder = Path(run.tags.get(Tag.FOLDER, "")).name
     return "" if run.name == folder else run.name
 
