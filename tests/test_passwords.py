@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
@@ -54,7 +54,7 @@ def test_an_address_without_a_password_is_unchanged() -> None:
 @given(st.text(min_size=1), st.sampled_from(["", "tracking.uri="]))
 def test_any_password_that_sqlalchemy_takes_is_masked(password: str, key: str) -> None:
     address = f"postgresql://me:{password}@127.0.0.1:9/db"
-    assert make_url(address).password, "it is one"
+    assume(make_url(address).password)  # "@" alone is none
     assert without_password(f"{key}{address}", whole=True) == f"{key}postgresql://***@127.0.0.1:9/db"
     if not re.search(r"\s", password):
         assert without_password(f"no answer from {address} yet") == "no answer from postgresql://***@127.0.0.1:9/db yet"
