@@ -167,7 +167,7 @@ def test_a_class_that_is_no_folders_name_is_refused(tmp_path: Path, name: str) -
 def test_mistakes_in_the_command_are_one_sentence(trained: InProcess, page: PageServer) -> None:
     mistakes = {
         f"port={page.port}": f"port={page.port}: cannot be had at 127.0.0.1",
-        "run=[a,b,c,d]": "run=['a', 'b', 'c', 'd']: must be best, latest, the MLflow id of a run, or up to three",
+        "run=[a,b,c,d]": "run=['a', 'b', 'c', 'd']: must be best, best:DATASET, latest, a run's id or folder",
         "host=example.org": "host=example.org: must be 127.0.0.1 or 0.0.0.0",
         "port=70000": "port=70000: must be a whole number from 0 to 65535",
     }
