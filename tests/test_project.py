@@ -1,5 +1,6 @@
 """What a checkout promises: a hang fails, no test skips where it could run, its files agree with each other."""
 
+import os
 import re
 import subprocess
 import sys
@@ -22,9 +23,10 @@ def test_a_test_that_hangs_fails_by_its_name_and_the_others_go_on(tmp_path: Path
     file = tmp_path / "test_sample.py"
     file.write_text("import time\n\ndef test_hangs():\n    time.sleep(100)\n\ndef test_passes():\n    pass\n")
     words = ["-c", str(PROJECT / "pyproject.toml"), "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}  # .ci/run's own
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "-n", "0", "-o", "timeout=1", str(file)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "FAILED test_sample.py::test_hangs" in done.stdout and "1 failed, 1 passed" in done.stdout
