@@ -96,6 +96,7 @@ def test_the_record_nests_the_runs_below_their_sweep(first: Swept) -> None:
         assert run.data.params["model.how"] == how_of(run) and run.info.run_name == f"how={how_of(run)}"
     assert first.artifacts(sweep) == {"sweep.json", "table.txt", "table.csv", "figures", "report.html"}
     assert first.artifacts(sweep, "figures") == {"figures/accuracy.png", "figures/learning_curves.png"}
+    assert (first.folder / "table.txt").read_text().strip() in sweep.data.tags["mlflow.note.content"]
     assert not any(run.info.status == "RUNNING" for run in first.runs)
 
 

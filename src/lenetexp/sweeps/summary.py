@@ -43,8 +43,8 @@ def show_results(
     table_txt.write_text(f"{text}\n")
     runs.to_csv(table_csv, columns=[*keys, *CSV], index=False)
     counts = runs.status.value_counts().reindex(STATUSES, fill_value=0)
-    words = sorted(words_of(runs).value_counts().items())
-    pairs = [("runs", ", ".join(f"{count} {word}" for word, count in words) or "none")]
+    endings = sorted(words_of(runs).value_counts().items())
+    pairs = [("runs", ", ".join(f"{count} {ending}" for ending, count in endings) or "none")]
     best = {images: best for images, best in best_of(runs, recipes).items() if best is not None}
     from lenetexp.reporting.sweep_figures import draw_sweep  # imports matplotlib, which the table need not wait for
 
@@ -52,8 +52,8 @@ def show_results(
     means = has_means(runs, recipes, keys)
     for images, run in best.items():
         recipe = recipes[recipes.best == run.name].iloc[0] if means else None
-        label, text = _best(run, recipe, keys, summary.places.get(images, ""))
-        pairs.append((label, f"on {images}: {text}" if images else text))
+        label, words = _best(run, recipe, keys, summary.places.get(images, ""))
+        pairs.append((label, f"on {images}: {words}" if images else words))
         pairs.append(("predict", f"python scripts/predict.py run={run.run_id}{run.trust}"))
     if has_pictures:
         pairs.append(("pictures", shown(folder / File.FIGURES)))
