@@ -1,7 +1,7 @@
 """Every combination of the given values: hydra/sweeper=grid; how any sweep starts its processes."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
     with before_first_run():
         plan = Plan(sweeper, "grid", overrides)
         jobs = _check_jobs(plan, overrides)
+        require_devices(plan, [job.settings for job in jobs])
     with opened(plan, jobs[0].settings, folder, len(jobs)) as sweep:
         sweep.run(jobs, sweeper.launcher)
 
@@ -51,6 +52,13 @@ def _check_jobs(plan: Plan, overrides: Sequence[Override]) -> list[Job]:
     if repeated := len(combinations) - len(jobs):
         print(f"{repeated} of {len(combinations)} combinations repeat others and are not run again")
     return list(jobs.values())
+
+
+def require_devices(plan: Plan, settings: Iterable[RunConfig]) -> None:
+    """Raises `UserError` for a device that is not there, unless the launcher takes the runs to other machines."""
+    if hasattr(plan.sweeper.launcher, "started"):
+        for one in {run.device.name: run for run in settings}.values():
+            cli.require_device(one)
 
 
 @contextmanager

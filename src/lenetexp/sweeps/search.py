@@ -22,7 +22,7 @@ from lenetexp.config.schema import check
 from lenetexp.config.targets import Settings
 from lenetexp.errors import UserError, one_line, without_password, without_secrets
 from lenetexp.reporting.terminal import say, shown
-from lenetexp.sweeps.grid import opened
+from lenetexp.sweeps.grid import opened, require_devices
 from lenetexp.sweeps.plan import Job, Plan, before_first_run, stream
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
@@ -57,7 +57,9 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
         if not space:
             raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
         # Every limit and every choice is composed and checked before the first trial.
-        settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
+        corners = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
+        require_devices(plan, corners)
+    settings = corners[0]
     with opened(plan, settings, folder, own.n_trials) as sweep:
         study = _open_study(own, sweep.recorder.run_id, space)
         _Search(own, plan, sweep, study, space).run(settings.epochs)
