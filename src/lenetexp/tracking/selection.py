@@ -94,8 +94,9 @@ def _best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun, str]
     parent = newest.tags[Tag.PARENT]
     by_results = get_run(store, parent).tags.get(Tag.BEST_RUN)  # with seeds, of the best mean
     of_sweep = f"tags.`{Tag.PARENT}` = '{parent}' and {WITH_WEIGHTS}"
-    runs = [get_run(store, by_results)] if by_results else search(store, of_sweep, order=BEST_FIRST)
-    best = {run.dataset: run for run in reversed(runs)}  # the first of each
+    best = {run.dataset: run for run in reversed(search(store, of_sweep, order=BEST_FIRST))}  # the first of each
+    if by_results and len(best) == 1:
+        best = {newest.dataset: get_run(store, by_results)}
     others = [f"on {name}: run={run.run_id}" for name, run in best.items() if name != newest.dataset]
     if others:  # accuracies on several datasets cannot be compared
         reason = f"the best run on {newest.dataset}, the newest run's dataset, of the newest sweep; {', '.join(others)}"
