@@ -36,18 +36,18 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
     Each yields the mean training loss after every epoch. The learning rate grows with the batch, to show a curve.
     """
     from lenetexp.config.targets import Dataset, Optimizer
-    from lenetexp.datasets.load import Data, Split, load
+    from lenetexp.datasets.load import Data, Split, load_data
     from lenetexp.losses import CrossEntropy
     from lenetexp.models.lenet import LeNet
     from lenetexp.optim import Schedule, build_optimizer
-    from lenetexp.training.batches import generator
+    from lenetexp.training.batches import make_generator
     from lenetexp.training.loop import Recipe, fit
     from lenetexp.training.state import Training
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     named = {"_target_": "lenetexp.datasets.torchvision_dataset", "name": "MNIST"}
     source = Dataset.model_validate({**named, "root": root, "validation": "test"})
-    whole = load(source, device)
+    whole = load_data(source, device)
     few = Split(whole.val.images[:100], whole.val.labels[:100])
     train = whole.train[torch.arange(images, device=device)]
     data = Data(whole.name, train, few, few, whole.classes, whole.like_mnist, whole.digest)
@@ -61,7 +61,7 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
         optimizer = torch.optim.SGD(model.to(device).parameters(), lr=lr, momentum=0.9)
         pictures = Subset(mnist(root, train=True), range(images))
         for epoch in itertools.count(1):
-            order = torch.randperm(images, generator=generator("order", 0, epoch)).tolist()
+            order = torch.randperm(images, generator=make_generator("order", 0, epoch)).tolist()
             loader = DataLoader(pictures, batch_size=batch_size, sampler=order)
             yield plain_epoch(loader, model, optimizer, str(device))
 
@@ -107,13 +107,13 @@ def compare_loops(root: str, batch_sizes: list[int], images: int, rounds: int) -
 def diagnostics_cost(rounds: int) -> None:
     """Prints the throughput of the default run with and without diagnostics, in turn, and their ratio."""
     import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
-    from lenetexp.datasets.load import load
+    from lenetexp.datasets.load import load_data
     from lenetexp.training.loop import Recipe, fit
     from lenetexp.training.setup import set_up
 
     settings, _ = composed(f"epochs={rounds + 1}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    data = load(settings.dataset, device)
+    data = load_data(settings.dataset, device)
 
     def side(looks: bool) -> Iterator[Any]:
         recipe = Recipe(rounds + 1, settings.batch_size, 0, clip_norm=settings.clip_norm, diagnostics=looks)
@@ -131,12 +131,12 @@ def composed(*words: str) -> tuple[Any, Any]:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from lenetexp.config.schema import RunConfig, check
+    from lenetexp.config.schema import RunConfig, check_config
 
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         values = OmegaConf.to_container(compose("config", [*words]), resolve=True)
-    return check(RunConfig, values), values  # type: ignore[arg-type]
+    return check_config(RunConfig, values), values  # type: ignore[arg-type]
 
 
 def compare_commands(root: str, plain_runs: int, epochs: int, rounds: int, *ours: str) -> None:
@@ -165,7 +165,7 @@ def overhead_of_jobs(jobs: int) -> None:
         runs = [JournalReader(path.parent) for path in Path(folder).rglob(NAME)]
     runs.sort(key=lambda run: run.events[0].time)
     pairs = itertools.pairwise(runs)  # each run, and the one before it
-    spent = [b.events[-1].time - a.events[-1].time - b.of(Epoch)[-1].time + b.events[0].time for a, b in pairs]
+    spent = [b.events[-1].time - a.events[-1].time - b.select(Epoch)[-1].time + b.events[0].time for a, b in pairs]
     said = f"{statistics.median(spent):.0f} ms ({min(spent)} to {max(spent)})"
     print(f"  a run beside its epochs, in a warm process: {said}")
 
@@ -180,7 +180,7 @@ def startup(rounds: int) -> None:
             bare, _ = timed(lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True))
             words, began = [sys.executable, RUN, "epochs=2", f"hydra.run.dir={number}"], time.time()
             subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-            ended, (first, last) = time.time(), JournalReader(Path(folder, str(number))).of(Epoch)
+            ended, (first, last) = time.time(), JournalReader(Path(folder, str(number))).select(Epoch)
             first_step = first.time / 1000 - DIGITS / first.metrics["images_per_second"]
             spent.append((bare, first_step - began, ended - last.time / 1000))
     print(f"\nstart-up and end of a default run, medians of {rounds}, in turn")

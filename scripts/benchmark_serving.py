@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 from lenetexp.config.schema import Tracking
-from lenetexp.serving.register import example, save
+from lenetexp.serving.register import make_example, save_classifier
 from lenetexp.tracking.recorder import save_model
-from lenetexp.tracking.registry import as_default
+from lenetexp.tracking.registry import use_as_default
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import NEEDED, rebuild
+from lenetexp.trained import NEEDED, rebuild_net
 
 URI = "sqlite:///outputs/mlflow.db"
 SECONDS = 4.0  # of requests of one kind, in each turn
@@ -82,17 +82,17 @@ def main(rounds: int) -> None:
     """Prints the median of the rounds for each kind of request."""
     store = open_store(Tracking(uri=URI, experiment="lenetexp"), create=False)
     stored = find_run(store, "best")
-    with TemporaryDirectory() as place, as_default(store):
+    with TemporaryDirectory() as place, use_as_default(store):
         folder = Path(place)
         files = stored.download(folder, *NEEDED)
-        net = rebuild(files, "the run")
-        images = net.own_images(None, torch.device("cpu")).test.images[:MANY]
-        save(net, files, folder / "ours", [])
+        net = rebuild_net(files, "the run")
+        images = net.load_own_images(None, torch.device("cpu")).test.images[:MANY]
+        save_classifier(net, files, folder / "ours", [])
         plain = net.model.eval()
         save_model(plain, images[:2].float().div(255).numpy(), folder / "theirs")
         arrays = images.tolist()
         shares = [[[[round(v / 255, 4) for v in line] for line in c] for c in image] for image in arrays]
-        pictures = [base64.b64encode(example()).decode()]
+        pictures = [base64.b64encode(make_example()).decode()]
         requests: dict[str, dict[str, list[Any]]] = {
             "ours": {"1 array": arrays[:1], f"{MANY} arrays": arrays, "1 picture": pictures,
                      f"{MANY} pictures": pictures * MANY},

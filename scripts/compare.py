@@ -10,7 +10,7 @@ from lenetexp.config.commands import CompareConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
 def main(config: DictConfig) -> None:
     """One comparison."""
-    cli.task(config, CompareConfig, "lenetexp.sweeps.compare.compare")
+    cli.run_task(config, CompareConfig, "lenetexp.sweeps.compare.compare")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lenetexp.config.commands import DescribeConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="describe")
 def main(config: DictConfig) -> None:
     """One net."""
-    cli.task(config, DescribeConfig, "lenetexp.describe.describe")
+    cli.run_task(config, DescribeConfig, "lenetexp.describe.describe")
 
 
 if __name__ == "__main__":

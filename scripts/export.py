@@ -10,7 +10,7 @@ from lenetexp.config.commands import ExportConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="export")
 def main(config: DictConfig) -> None:
     """Writes one file, and another that says what is in it."""
-    cli.task(config, ExportConfig, "lenetexp.export.run")
+    cli.run_task(config, ExportConfig, "lenetexp.export.run")
 
 
 if __name__ == "__main__":

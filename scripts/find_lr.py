@@ -10,7 +10,7 @@ from lenetexp.config.commands import FindLrConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="find_lr")
 def main(config: DictConfig) -> None:
     """One search."""
-    cli.task(config, FindLrConfig, "lenetexp.find_lr.find_lr")
+    cli.run_task(config, FindLrConfig, "lenetexp.find_lr.find_lr")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lenetexp.config.commands import PredictConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
 def main(config: DictConfig) -> None:
     """Prints the predictions and writes a picture of them."""
-    cli.task(config, PredictConfig, "lenetexp.predict.run")
+    cli.run_task(config, PredictConfig, "lenetexp.predict.run")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lenetexp.config.commands import ReportConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(config: DictConfig) -> None:
     """One report."""
-    cli.task(config, ReportConfig, "lenetexp.sweeps.report.report")
+    cli.run_task(config, ReportConfig, "lenetexp.sweeps.report.report")
 
 
 if __name__ == "__main__":

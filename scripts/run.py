@@ -13,7 +13,7 @@ from lenetexp.tracking import process
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> float:
     """One run; its best validation accuracy is what a sweeper gets."""
-    return cli.task(config, RunConfig, "lenetexp.runs.experiment.run")
+    return cli.run_task(config, RunConfig, "lenetexp.runs.experiment.run")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lenetexp.config.commands import RunsConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="runs")
 def main(config: DictConfig) -> None:
     """One table."""
-    cli.task(config, RunsConfig, "lenetexp.sweeps.listing.list_runs")
+    cli.run_task(config, RunsConfig, "lenetexp.sweeps.listing.list_runs")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from lenetexp.config.commands import SyncConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sync")
 def main(config: DictConfig) -> None:
     """One look through all run folders."""
-    cli.task(config, SyncConfig, "lenetexp.tracking.outbox.sync")
+    cli.run_task(config, SyncConfig, "lenetexp.tracking.outbox.sync")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import yaml
 
 from helpers import CONF, PROJECT
 from lenetexp.config.targets import LeNetModel
-from lenetexp.sweeps.statistics import wilson
+from lenetexp.sweeps.statistics import compute_wilson_interval
 
 TEST_IMAGES = 10_000  # MNIST's
 
@@ -64,7 +64,7 @@ def format_history() -> str:
     """Return the table of errors of 1998, published and here."""
     cells = []
     for row in read_history():
-        low, high = (100 * (1 - end) for end in reversed(wilson(1 - row["mean"] / 100, TEST_IMAGES)))
+        low, high = (100 * (1 - end) for end in reversed(compute_wilson_interval(1 - row["mean"] / 100, TEST_IMAGES)))
         cells.append((
             f"`{row['recipe']}`", row["row"], f"{row['published']:.2f}".removesuffix("0") + " %",
             f"{row['mean']:.2f} %", ", ".join(f"{error:.2f}" for error in row["errors"]),

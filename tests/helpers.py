@@ -27,11 +27,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.datasets.load import Data, Split
 from lenetexp.reporting.terminal import Progress
 from lenetexp.runs import experiment
-from lenetexp.runs.interrupt import Interrupted
+from lenetexp.runs.interrupt import Interruption
 from lenetexp.tracking.journal import Epoch, JournalReader
 from lenetexp.training.state import EpochRecord
 
@@ -151,7 +151,7 @@ class InProcess(Store):
         # MLflow keeps a relative store's file open from one folder to the next.
         values["tracking"].update(uri=self.uri, experiment=self.experiment)
         values["given"] = [*recipe, *words]
-        epoch = Progress.epoch
+        epoch = Progress.print_epoch
 
         def and_stop(progress: Progress, record: EpochRecord) -> None:
             epoch(progress, record)
@@ -163,8 +163,8 @@ class InProcess(Store):
             if not pictures:
                 patched.setattr(experiment, "try_draw", lambda _: True)
             folder = Path(f"outputs/runs/{len(list(Path().glob('outputs/runs/*')))}")
-            with suppress(Interrupted):
-                experiment.run(check(RunConfig, values), values, folder)
+            with suppress(Interruption):
+                experiment.run(check_config(RunConfig, values), values, folder)
 
 
 def in_process(folder: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> InProcess:
@@ -185,7 +185,7 @@ def wait_for_epochs(run: Started, cwd: Path, count: int) -> None:
     """Until the newest run has finished so many epochs."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if (found := journals(cwd)) and len(found[-1].of(Epoch)) >= count:
+        if (found := journals(cwd)) and len(found[-1].select(Epoch)) >= count:
             return
         assert run.poll() is None, run.communicate()
         time.sleep(0.02)
@@ -196,7 +196,7 @@ def wait_for_runs(started: Started, cwd: Path, count: int, ended: int) -> None:
     """Until so many of a sweep's runs have finished an epoch and so many have ended."""
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
-        begun = [reader for reader in journals(cwd, "sweeps/*/*") if reader.of(Epoch)]
+        begun = [reader for reader in journals(cwd, "sweeps/*/*") if reader.select(Epoch)]
         if len(begun) >= count and sum(reader.end is not None for reader in begun) >= ended:
             return
         assert started.poll() is None, started.communicate()

@@ -8,8 +8,13 @@ from typing import Any
 from PIL import Image
 
 from lenetexp.reporting.report import Cell, Picture, Report
-from lenetexp.reporting.report_parts import accuracy_by_key, curves_of, table_of_means, table_of_runs
-from lenetexp.sweeps.results import best_first, recipes_of
+from lenetexp.reporting.report_parts import (
+    build_accuracy_charts,
+    build_means_table,
+    build_runs_table,
+    build_sweep_curves,
+)
+from lenetexp.sweeps.results import group_recipes, sort_best_first
 
 HOSTILE = (
     """</script><script>document.title = "run"</script><img src=http://example.invalid/x onerror=alert(1)>'"&{{7*7}}"""
@@ -36,15 +41,15 @@ def found(name: str) -> list[dict[str, Any]]:
 def report(name: str = "relu") -> Report:
     """A report with all of its parts; `name` is wherever a user's own words may be."""
     keys = ["lr", "how"]
-    runs = best_first(found(name), keys)
-    recipes = recipes_of(runs, keys)
+    runs = sort_best_first(found(name), keys)
+    recipes = group_recipes(runs, keys)
     endings = [Cell(status, kind="good") for status in runs.status]
     pictures = [Picture(f"{which} run: {name}", png()) for which in ("The best", "The worst")]
     return Report(
         "Sweep", f"title {name}", f"asked {name}", [("best run", name)], [Cell(f"2 {name}", kind="bad")],
         [(f"a finding about {name}", f"python {name}")],
-        [table_of_means(recipes, keys), table_of_runs(runs, keys, endings)],
-        accuracy_by_key(recipes, keys), [curves_of(runs, keys, keys)], pictures, pictures[:1],
+        [build_means_table(recipes, keys), build_runs_table(runs, keys, endings)],
+        build_accuracy_charts(recipes, keys), [build_sweep_curves(runs, keys, keys)], pictures, pictures[:1],
         [("again", f"python scripts/run.py how={name}")], [("machine", name)],
         [("model.how", name), (name, "1")], [name],
     )  # fmt: skip

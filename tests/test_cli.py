@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 import lenetexp
 from helpers import PROJECT, Command, Done, InProcess, Started, composed
-from lenetexp.config.identity import leaves
+from lenetexp.config.identity import flatten_settings
 from sample_images import MNIST_FILES, small_mnist, write_idx
 
 # Checked before anything heavy is imported.
@@ -276,7 +276,9 @@ def test_every_command_names_the_others_and_its_version(typed: Command) -> None:
 def test_help_begins_with_what_is_typed_most(typed: Command) -> None:
     settings = re.findall(r"^  ([\w.]+)=", typed("run", "--help").stdout, re.MULTILINE)
     assert settings[:4] == ["optimizer.lr", "model.activation", "epochs", "batch_size"]
-    assert {*settings} == {key for key, _ in leaves(composed()) if not key.endswith("_target_")}, "none is lost"
+    assert {*settings} == {key for key, _ in flatten_settings(composed()) if not key.endswith("_target_")}, (
+        "none is lost"
+    )
 
 
 def test_a_config_file_that_cannot_be_read_is_named(

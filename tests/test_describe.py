@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 from helpers import Command, run_script
-from lenetexp.models.counts import find_copies, layers_of
+from lenetexp.models.counts import find_copies, list_layers
 
 
 def pictures(cwd: Path) -> dict[str, tuple[int, int]]:
@@ -62,7 +62,7 @@ def test_of_nets_side_by_side_one_is_drawn(typed: Command, tmp_path: Path) -> No
 
 def test_layers_that_follow_each_other_are_no_copies() -> None:
     chain = nn.Sequential(*(nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()) for _ in range(3)))
-    layers = layers_of(chain, (1, 28, 28))
+    layers = list_layers(chain, (1, 28, 28))
     assert find_copies(layers) == (layers, 1)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from helpers import InProcess, composed, run_script
 from lenetexp import export, models
 from lenetexp.config.commands import ExportConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.datasets.local import digits
 from lenetexp.errors import UserError
 from lenetexp.models.layers import QuickConv2d, Subsampling
@@ -23,7 +23,7 @@ def exported(store: InProcess, folder: Path, *words: str) -> Path:
     """What the command does, within this process; its file."""
     folder.mkdir(exist_ok=True)
     values = composed(f"tracking.uri={store.uri}", *words, name="export")
-    export.run(check(ExportConfig, values), values, folder)
+    export.run(check_config(ExportConfig, values), values, folder)
     (sidecar,) = folder.glob("*.json")
     return sidecar.with_suffix("")
 

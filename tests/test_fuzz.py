@@ -67,7 +67,7 @@ Main = Callable[..., tuple[str, str]]
 @pytest.fixture
 def main(here: InProcess, monkeypatch: pytest.MonkeyPatch) -> Main:
     """scripts/run.py within this process, trainings of one step; how it ended, and the output."""
-    batches, fit = loop.batches, loop.fit
+    batches, fit = loop.iterate_batches, loop.fit
     monkeypatch.setattr(loop, "batches", lambda *a, **k: islice(batches(*a, **k), 1))
     monkeypatch.setattr(experiment, "fit", lambda *a, **k: islice(fit(*a, **k), 1))
     monkeypatch.setattr(experiment, "try_draw", lambda _: True)

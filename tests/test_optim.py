@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from helpers import OPTIONS, composed
 from lenetexp.config import targets
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
 from lenetexp.optim import Schedule, build_optimizer, build_schedule
 
@@ -38,7 +38,7 @@ SCHEDULERS = [option.partition("=")[2] for option in OPTIONS if option.startswit
 
 def scheduled(*overrides: str, steps: int = 5) -> tuple[Optimizer, Schedule]:
     """SGD at LR over one number, unless `overrides` say otherwise, and the schedule for epochs of `steps` batches."""
-    settings = check(RunConfig, composed("optimizer=sgd", f"optimizer.lr={LR}", *overrides))
+    settings = check_config(RunConfig, composed("optimizer=sgd", f"optimizer.lr={LR}", *overrides))
     optimizer = build_optimizer(settings.optimizer, [torch.nn.Parameter(torch.zeros(1))])
     return optimizer, build_schedule(settings.scheduler, optimizer, steps, settings.epochs)
 
@@ -97,7 +97,7 @@ RULES: dict[str, Callable[[], Iterator[float]]] = {
 def test_an_optimizer_steps_as_its_paper_says(option: str) -> None:
     """With the defaults of its file in conf/."""
     weight = torch.nn.Parameter(torch.tensor([W], dtype=torch.float64))
-    optimizer = build_optimizer(check(RunConfig, composed(option)).optimizer, [weight])
+    optimizer = build_optimizer(check_config(RunConfig, composed(option)).optimizer, [weight])
     for gradient, expected in zip(GRADIENTS, RULES[option](), strict=True):
         weight.grad = torch.full_like(weight, gradient)
         optimizer.step()
@@ -175,8 +175,8 @@ def rates(
         for _ in range(steps):
             seen.append(optimizer.param_groups[0][key])
             optimizer.step()
-            schedule.after_batch()
-        schedule.after_epoch(next(losses))
+            schedule.step_batch()
+        schedule.step_epoch(next(losses))
     return seen
 
 
@@ -186,9 +186,9 @@ def test_every_schedule_is_stepped_when_it_says_and_only_then(name: str) -> None
     optimizer.step()
     batches = 3 if name in ("onecycle", "warmup_cosine") else 0
     for _ in range(3):
-        schedule.after_batch()
+        schedule.step_batch()
     assert schedule.scheduler.last_epoch == batches
-    schedule.after_epoch(1.0)
+    schedule.step_epoch(1.0)
     assert schedule.scheduler.last_epoch == (batches or 1)
 
 

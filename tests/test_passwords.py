@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 
 from helpers import Command, composed
-from lenetexp.errors import without_password
+from lenetexp.errors import mask_password
 from lenetexp.runs import provenance
-from lenetexp.tracking.store import reason_of
+from lenetexp.tracking.store import explain_failure
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from lenetexp.tracking.store import reason_of
 @pytest.mark.parametrize("sentence", ["{}", "tracking.uri={}: the store (at {}) does not answer"])
 def test_a_password_is_masked_wherever_it_stands(address: str, sentence: str) -> None:
     text = sentence.replace("{}", address.replace("{}", "secret"))
-    masked = without_password(text)
+    masked = mask_password(text)
     assert "secret" not in masked and "word" not in masked.replace("password", "")
     assert masked.count("***") == text.count("secret")
     assert "host" in masked and masked.startswith(sentence.partition("{}")[0])
@@ -43,35 +43,35 @@ def test_a_password_is_masked_wherever_it_stands(address: str, sentence: str) ->
 def test_only_the_password_is_masked(around: str) -> None:
     """A recorded command line remains one that a shell can read."""
     text = around.replace("{}", "http://host?password=secret")
-    assert without_password(text) == text.replace("secret", "***")
+    assert mask_password(text) == text.replace("secret", "***")
 
 
 def test_an_address_without_a_password_is_unchanged() -> None:
     text = "http://host:5000/a@b, sqlite:///outputs/mlflow.db and postgresql://me@host:5432/mlflow"
-    assert without_password(text) == text
+    assert mask_password(text) == text
 
 
 @given(st.text(min_size=1), st.sampled_from(["", "tracking.uri="]))
 def test_any_password_that_sqlalchemy_takes_is_masked(password: str, key: str) -> None:
     address = f"postgresql://me:{password}@127.0.0.1:9/db"
     assume(make_url(address).password)  # "@" alone is none
-    assert without_password(f"{key}{address}", whole=True) == f"{key}postgresql://***@127.0.0.1:9/db"
+    assert mask_password(f"{key}{address}", whole=True) == f"{key}postgresql://***@127.0.0.1:9/db"
     if not re.search(r"\s", password):
-        assert without_password(f"no answer from {address} yet") == "no answer from postgresql://***@127.0.0.1:9/db yet"
+        assert mask_password(f"no answer from {address} yet") == "no answer from postgresql://***@127.0.0.1:9/db yet"
 
 
 @given(st.text(min_size=1).filter(lambda text: not re.search(r"[/?#\\\s\x00-\x20\x7f]", text)))
 def test_any_password_that_urllib_takes_is_masked(password: str) -> None:
     for user in (f"me:{password}", password.replace(":", "")):  # a token may stand alone
         address = f"http://{user}@127.0.0.1:9/path"
-        assert without_password(address, whole=True) == without_password(address) == "http://***@127.0.0.1:9/path"
+        assert mask_password(address, whole=True) == mask_password(address) == "http://***@127.0.0.1:9/path"
 
 
 @given(
     st.text(min_size=1).filter(lambda text: not {*"&@"} & {*text}), st.sampled_from(["password", "sslpassword", "PWD"])
 )
 def test_any_password_of_a_query_is_masked(password: str, key: str) -> None:
-    masked = without_password(f"postgresql://127.0.0.1:9/db?{key}={password}&user=me", whole=True)
+    masked = mask_password(f"postgresql://127.0.0.1:9/db?{key}={password}&user=me", whole=True)
     assert masked in (f"postgresql://127.0.0.1:9/db?{key}=***{end}&user=me" for end in closing(password))
 
 
@@ -91,7 +91,7 @@ def closing(text: str) -> Iterator[str]:
     ],
 )
 def test_a_driver_that_repeats_a_password_or_a_part_of_it(address: str, reason: str) -> None:
-    said = reason_of(ValueError(reason), address)
+    said = explain_failure(ValueError(reason), address)
     for part in ("pass", "ss/word", "p@ss", "word"):
         assert part not in said.replace("sslpassword=", ""), said
 
@@ -123,12 +123,12 @@ def test_no_password_is_in_the_files_that_repeat_a_run(
     committed = "-c user.name=me -c user.email=me@host commit -q --allow-empty -m first"
     for command in ("init -q", committed, "add mlflow.yaml"):
         subprocess.run(["git", *command.split()], cwd=project, check=True)
-    provenance._git.cache_clear()
+    provenance._read_git_state.cache_clear()
     monkeypatch.setattr(provenance, "PROJECT", project)
     monkeypatch.setattr(sys, "argv", ["scripts/run.py", f"tracking.uri={uri}", "seed=3"])
     folder = tmp_path / "run"
-    assert provenance.write(folder, composed(f"tracking.uri='{without_password(uri)}'"), {})
-    provenance._git.cache_clear()
+    assert provenance.write_provenance(folder, composed(f"tracking.uri='{mask_password(uri)}'"), {})
+    provenance._read_git_state.cache_clear()
     written = {path.name: path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert "seed=3" in written["command.txt"] and "+uri: http://" in written["uncommitted.diff"]
     assert "host:5000" in written["config.yaml"]

@@ -11,7 +11,7 @@ from PIL import Image
 from helpers import InProcess, composed, make_pictures, run_script
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.datasets.local import digits
 from lenetexp.errors import UserError
 
@@ -19,7 +19,7 @@ from lenetexp.errors import UserError
 def predicted(store: InProcess, *words: str) -> None:
     """What the command does, within this process."""
     values = composed("device=cpu", f"tracking.uri={store.uri}", *words, name="predict")
-    predict.run(check(PredictConfig, values), values, Path("predicted"))
+    predict.run(check_config(PredictConfig, values), values, Path("predicted"))
 
 
 def test_it_prints_the_tutorials_lines_and_draws_them(trained: InProcess) -> None:

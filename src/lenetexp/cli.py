@@ -30,12 +30,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lenetexp.config.completion import bash_script, complete_words
-from lenetexp.config.help import explained, list_groups_quickly, other_commands
-from lenetexp.config.messages import of_exception
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.completion import complete_words, format_bash_script
+from lenetexp.config.help import format_other_commands, format_settings, list_groups_quickly
+from lenetexp.config.messages import explain_exception
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.config.targets import Settings
-from lenetexp.errors import DEBUG, UserError, is_debugging, one_line, without_secrets, wrapped
+from lenetexp.errors import DEBUG, UserError, format_error, is_debugging, mask_secrets, wrap_text
 
 HYDRA_DEBUG = "HYDRA_FULL_ERROR"
 LOG = "log.txt"  # what a sweep's job prints, in its own folder
@@ -59,13 +59,15 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
         if flags.multirun and not sweeps:
             raise UserError("-m: only run.py takes it")
     except UserError as error:
-        _exit_for(error)
-    OmegaConf.register_new_resolver("lenetexp.settings", lambda *, _root_: explained(_root_, renamed), replace=True)
-    OmegaConf.register_new_resolver("lenetexp.commands", other_commands, replace=True)
+        _exit_with_error(error)
+    OmegaConf.register_new_resolver(
+        "lenetexp.settings", lambda *, _root_: format_settings(_root_, renamed), replace=True
+    )
+    OmegaConf.register_new_resolver("lenetexp.commands", format_other_commands, replace=True)
     if flags.help:
         list_groups_quickly()
     if flags.shell_completion and {"install=bash", "uninstall=bash"} & {*sys.argv}:
-        print(bash_script(Path(sys.argv[0]).parent, install="install=bash" in sys.argv))
+        print(format_bash_script(Path(sys.argv[0]).parent, install="install=bash" in sys.argv))
         return
     if flags.shell_completion:
         complete_words(renamed)
@@ -79,29 +81,29 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     sys.path.append(str(Path.cwd()))  # for a `_target_` there
     # Our files in conf/hydra/launcher/ have the names of the plugins' own and are checked against those.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
-    atexit.register(_thaw)
+    atexit.register(_unfreeze_objects)
     # Hydra prints its own report of an error unless it is told to raise, with a variable that is a user's, too.
     variables = {HYDRA_DEBUG: "1"} | ({DEBUG: "1"} if os.environ.get(HYDRA_DEBUG) == "1" else {})
     with env_override(variables):  # which a sweep's processes inherit
         try:
-            with _ended_by_ctrl_c():
+            with _exit_on_ctrl_c():
                 main()
             gc.freeze()  # the process ends: nothing that is left need be looked through
         except KeyboardInterrupt:  # the second signal of what saves its state at the first
             sys.exit(130)
         except Exception as error:
-            if isinstance(error, OSError) and _made_a_folder(error):
+            if isinstance(error, OSError) and _is_folder_error(error):
                 multirun = flags.multirun or any(word.startswith("sweep=") for word in sys.argv)
                 key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
                 sentence = f"{key}={error.filename}: cannot be made or written ({error.strerror})"
                 error = UserError(sentence).with_traceback(error.__traceback__)
-            _exit_for(error)
+            _exit_with_error(error)
 
 
 def _sort_words() -> Namespace:
     """Puts settings before flags: argparse takes none on both sides of one. Raises `UserError` for an unknown flag."""
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
+    parser.error = _exit_with_usage  # type: ignore[method-assign]
     words = sys.argv[1:]
     flags, others = parser.parse_known_args(words)
     for word in others:
@@ -116,17 +118,17 @@ def _sort_words() -> Namespace:
     return flags
 
 
-def _refuse(message: str) -> NoReturn:
-    raise UserError(one_line(message))
+def _exit_with_usage(message: str) -> NoReturn:
+    raise UserError(format_error(message))
 
 
-def _made_a_folder(error: OSError) -> bool:
+def _is_folder_error(error: OSError) -> bool:
     """Whether the error is that Hydra, which makes the folder of a run, could not."""
     return bool(error.filename) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir")
 
 
 @contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
+def _exit_on_ctrl_c() -> Iterator[None]:
     """Ends the command with a word after Ctrl-C, whatever error a library has made of it on its way."""
     interrupted = False
 
@@ -152,35 +154,35 @@ def _ended_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _thaw() -> None:
+def _unfreeze_objects() -> None:
     """Lets the garbage collector free what triton, which exporting imports, else reports as leaked at the very end."""
     if "triton" in sys.modules:
         gc.unfreeze()
 
 
-def _exit_for(error: Exception) -> NoReturn:
+def _exit_with_error(error: Exception) -> NoReturn:
     """Ends the command with one printable line, whatever was typed into it; raises what is no mistake of the user's."""
     if isinstance(error, BrokenPipeError):  # the reader has gone, as in … | head: ends as SIGPIPE would end it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    if (sentence := of_exception(error)) is None:
+    if (sentence := explain_exception(error)) is None:
         raise error
     if is_debugging():
-        print_whole(error)
-    sentence = without_secrets(sentence, *sys.argv)
+        print_traceback(error)
+    sentence = mask_secrets(sentence, *sys.argv)
     sys.exit("error: " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence))
 
 
-def print_whole(error: BaseException) -> None:
+def print_traceback(error: BaseException) -> None:
     """Prints an error with all that led to it, on stderr, without a password."""
     cause: BaseException | None = error
     while cause is not None:
         cause.__suppress_context__ = False
         cause = cause.__cause__ or cause.__context__
-    print(without_secrets("".join(traceback.format_exception(error)), *sys.argv), end="", file=sys.stderr)
+    print(mask_secrets("".join(traceback.format_exception(error)), *sys.argv), end="", file=sys.stderr)
 
 
-def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
+def run_task(config: DictConfig, kind: type[Settings], function: str) -> Any:
     """Checks the config as `kind` and calls the function of this name with settings, plain dicts and a folder."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     in_sweep = HydraConfig.get().mode != RunMode.RUN
@@ -189,28 +191,28 @@ def task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         os.chdir(cwd)
         sys.path.append(cwd)
     try:
-        values = plain(config)
+        values = resolve_config(config)
         if "given" in kind.model_fields:
             values["given"] = list(HydraConfig.get().overrides.task)
-        settings = check(kind, values)
+        settings = check_config(kind, values)
         if not values.get("resume"):  # a resumed run has a folder already
             require_empty(folder)
         if isinstance(settings, RunConfig) and not in_sweep:  # a sweep has looked at all its jobs together
             settings.require_effect(settings.given)
-        with _log(folder) if in_sweep else nullcontext():
+        with _log_output(folder) if in_sweep else nullcontext():
             _require_device(settings)
             if settings.headline:
-                print(wrapped(settings.headline), flush=True)
-            with starting():
+                print(wrap_text(settings.headline), flush=True)
+            with show_start():
                 module, _, name = function.rpartition(".")
                 if module not in sys.modules:
-                    with importing():
+                    with pause_garbage_collection():
                         import_module(module)
                 return getattr(sys.modules[module], name)(settings, values, folder)
     except (UserError, OmegaConfBaseException, OSError) as error:
-        if in_sweep and (sentence := of_exception(error)):
+        if in_sweep and (sentence := explain_exception(error)):
             raise UserError(sentence) from error
-        _exit_for(error)  # here, because Hydra would print a line of its own above the sentence
+        _exit_with_error(error)  # here, because Hydra would print a line of its own above the sentence
     finally:
         with suppress(OSError):  # Hydra has made the folder; it goes if nothing was written into it
             folder.rmdir()
@@ -220,12 +222,12 @@ def _require_device(settings: Settings) -> None:
     """Raises `UserError` for a device that is not there, before anything is announced. Only torch can tell."""
     device = getattr(settings, "device", None)
     if device is not None and device.name in ("cuda", "mps"):
-        with starting(), importing():
+        with show_start(), pause_garbage_collection():
             import_module("lenetexp.training.setup").pick_device(device)
 
 
 @contextmanager
-def importing() -> Iterator[None]:
+def pause_garbage_collection() -> Iterator[None]:
     """Imports without the garbage collector, which takes a quarter of the time and finds nothing, now or later."""
     gc.disable()
     try:
@@ -236,7 +238,7 @@ def importing() -> Iterator[None]:
 
 
 @contextmanager
-def starting() -> Iterator[None]:
+def show_start() -> Iterator[None]:
     """Shows in a terminal that the command is at work, until the body writes its first line."""
     if not sys.stdout.isatty():
         yield
@@ -271,14 +273,14 @@ def require_empty(folder: Path) -> None:
         raise UserError(f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files")
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def resolve_config(config: DictConfig) -> dict[str, Any]:
     """The composed config as plain dicts and lists, with all interpolations resolved."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return values  # type: ignore[return-value]
 
 
 @contextmanager
-def _log(folder: Path) -> Iterator[None]:
+def _log_output(folder: Path) -> Iterator[None]:
     """Logs a job's output and makes every exception a `UserError`: others may not survive the way to the sweep."""
     with (folder / LOG).open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         try:
@@ -286,8 +288,8 @@ def _log(folder: Path) -> Iterator[None]:
         except UserError as error:
             print(f"error: {error}")
             if is_debugging():
-                print_whole(error)
+                print_traceback(error)
             raise
         except Exception as error:
             traceback.print_exc()
-            raise UserError(f"{type(error).__name__}: {one_line(error)} (see {folder / LOG})") from None
+            raise UserError(f"{type(error).__name__}: {format_error(error)} (see {folder / LOG})") from None

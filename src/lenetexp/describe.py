@@ -8,9 +8,9 @@ from torch import nn
 from lenetexp.config.commands import DescribeConfig
 from lenetexp.errors import UserError
 from lenetexp.models.bitmaps import HEIGHT, WIDTH
-from lenetexp.models.counts import Layer, find_copies, layers_of
+from lenetexp.models.counts import Layer, find_copies, list_layers
 from lenetexp.models.layers import EuclideanRBF
-from lenetexp.reporting.terminal import shown, table, try_draw
+from lenetexp.reporting.terminal import format_path, format_table, try_draw
 from lenetexp.training.setup import build_net
 
 SIZE = 28  # height and width of the images that every net here takes
@@ -20,10 +20,10 @@ def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> 
     """Prints the table of layers; writes net.png, and connections.png and bitmaps.png if there are such."""
     image_shape = (settings.channels, SIZE, SIZE)
     model = build_net(settings.model, settings.classes, image_shape)
-    layers = layers_of(model, image_shape)
+    layers = list_layers(model, image_shape)
     if not layers:
         raise UserError(f"model: {settings.model.name} has no layer of a kind that lenetexp can count")
-    print(layer_table(layers))
+    print(build_layer_table(layers))
 
     def draw() -> None:
         """All pictures that suit this net, into `folder`."""
@@ -34,22 +34,22 @@ def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> 
         tables = {layer.name: layer.table for layer in one if layer.table}
         if tables:
             draw_connections(tables, settings.model.name, folder / "connections.png")
-        if (bitmaps := _bitmaps(model)) is not None:
+        if (bitmaps := _collect_bitmaps(model)) is not None:
             draw_bitmaps(bitmaps, folder / "bitmaps.png")
 
     if try_draw(draw):
         for path in sorted(folder.glob("*.png")):
-            print(f"  picture  {shown(path)}")
+            print(f"  picture  {format_path(path)}")
 
 
-def layer_table(layers: list[Layer]) -> str:
+def build_layer_table(layers: list[Layer]) -> str:
     """A row for each layer, and the totals."""
     totals = [sum(getattr(layer, key) for layer in layers) for key in ("units", "parameters", "connections")]
-    return table(
+    return format_table(
         {
             "layer": [*(layer.name for layer in layers), "total"],
             "kind": [*(layer.kind for layer in layers), ""],
-            "output": [*(size(layer.shape) for layer in layers), ""],
+            "output": [*(format_size(layer.shape) for layer in layers), ""],
             "units": [*(f"{layer.units:,}" for layer in layers), f"{totals[0]:,}"],
             "parameters": [*(f"{layer.parameters:,}" for layer in layers), f"{totals[1]:,}"],
             "connections": [*(f"{layer.connections:,}" for layer in layers), f"{totals[2]:,}"],
@@ -57,13 +57,13 @@ def layer_table(layers: list[Layer]) -> str:
     )
 
 
-def size(shape: tuple[int, ...]) -> str:
+def format_size(shape: tuple[int, ...]) -> str:
     """6@28×28, or 84, as the papers write it."""
     maps, *sides = shape
     return f"{maps}@{'×'.join(map(str, sides))}" if sides else f"{maps}"
 
 
-def _bitmaps(model: nn.Module) -> list[list[list[float]]] | None:
+def _collect_bitmaps(model: nn.Module) -> list[list[list[float]]] | None:
     """classes × height × width, of a net that compares with bitmaps."""
     centres = next((module.weight for module in model.modules() if isinstance(module, EuclideanRBF)), None)
     return None if centres is None else centres.view(-1, HEIGHT, WIDTH).tolist()

@@ -30,28 +30,28 @@ class UserError(Exception):
     """A mistake that the user can fix; the command prints it as one line, without a traceback."""
 
 
-def one_line(error: BaseException | str) -> str:
+def format_error(error: BaseException | str) -> str:
     """An exception's message on one line, ready to be part of a sentence."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """1 epoch, 1,000 epochs."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def columns() -> int:
+def get_terminal_width() -> int:
     """How many characters a line has room for: the terminal's width."""
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def wrapped(text: str, first: str = "", others: str = "  ") -> str:
+def wrap_text(text: str, first: str = "", others: str = "  ") -> str:
     """`text` in lines that fit the terminal, after these indents; a word that is too long stays whole."""
-    return textwrap.fill(text, columns(), initial_indent=first, subsequent_indent=others,
+    return textwrap.fill(text, get_terminal_width(), initial_indent=first, subsequent_indent=others,
                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
 
 
-def nearest(word: str, options: Iterable[str]) -> str:
+def suggest_word(word: str, options: Iterable[str]) -> str:
     """Suggest what a mistyped word may mean: "; did you mean …?", or "" if no option is close.
 
     The same letters in another case come first, then what others call an option, then a similar spelling.
@@ -69,7 +69,7 @@ def is_debugging() -> bool:
     return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
-def without_password(text: str, whole: bool = False) -> str:
+def mask_password(text: str, whole: bool = False) -> str:
     """`text` with *** in place of every user with a password, and every password, in the addresses that it holds.
 
     A password may hold any character, a space and a quote only if `text` is `whole`: nothing but an address or a
@@ -88,18 +88,18 @@ def without_password(text: str, whole: bool = False) -> str:
     return text
 
 
-def without_secrets(text: str, *addresses: str) -> str:
+def mask_secrets(text: str, *addresses: str) -> str:
     """`text` without the passwords of these addresses or settings, also where it repeats a part of one alone."""
     for address in addresses:
-        text = text.replace(address, without_password(address, whole=True))
-        for secret in _secrets(address):
+        text = text.replace(address, mask_password(address, whole=True))
+        for secret in _extract_secrets(address):
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-    return without_password(text)
+    return mask_password(text)
 
 
-def _secrets(address: str) -> list[str]:
+def _extract_secrets(address: str) -> list[str]:
     """The passwords of an address, as typed and decoded, and the parts in which a driver may take one for a host."""
-    if without_password(address, whole=True) == address:
+    if mask_password(address, whole=True) == address:
         return []
     rest = address.partition("://")[2]
     user, colon, password = rest.rpartition("@")[0].partition(":")

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp.config.commands import ExportConfig
-from lenetexp.errors import UserError, one_line, wrapped
-from lenetexp.reporting.terminal import shown
+from lenetexp.errors import UserError, format_error, wrap_text
+from lenetexp.reporting.terminal import format_path
 from lenetexp.tracking.names import BEST_ACCURACY
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import TrainedNet, load
-from lenetexp.training.batches import as_floats
+from lenetexp.trained import TrainedNet, load_net
+from lenetexp.training.batches import convert_to_floats
 
 Forward = Callable[[Tensor], Tensor]
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "pt2": ".pt2"}
@@ -45,7 +45,7 @@ def run(settings: ExportConfig, config: dict[str, Any], folder: Path) -> None:
     for path in (target, sidecar):
         if path.exists():
             raise UserError(f"to={path}: must be a new file; this one exists")
-    net = load(stored, settings.trust)
+    net = load_net(stored, settings.trust)
     net.model.eval()
     for parameter in net.model.parameters():
         parameter.requires_grad_(False)
@@ -57,9 +57,9 @@ def run(settings: ExportConfig, config: dict[str, Any], folder: Path) -> None:
                 exported = EXPORTERS[settings.format](net.model, torch.rand(5, *net.facts.image_shape), file)
         except Exception as error:  # an exporter raises whatever a custom net leads it to
             raise UserError(
-                f"format={settings.format}: {net.config.model.name} cannot be exported ({one_line(error)[:200]})"
+                f"format={settings.format}: {net.config.model.name} cannot be exported ({format_error(error)[:200]})"
             ) from error
-        tried = _check(net, exported, settings)
+        tried = _check_export(net, exported, settings)
         about = {
             "format": settings.format,
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -75,60 +75,60 @@ def run(settings: ExportConfig, config: dict[str, Any], folder: Path) -> None:
             "classes": net.facts.classes,
             "torch": torch.__version__,
         }
-        _write(file, target, json.dumps(about, indent=1, ensure_ascii=False), sidecar)
-    print(wrapped(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}"), end="\n\n")
+        _write_export(file, target, json.dumps(about, indent=1, ensure_ascii=False), sidecar)
+    print(wrap_text(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}"), end="\n\n")
     print("\n".join(tried))
-    print(f"\nfile: {shown(target)}\nabout it: {shown(sidecar)}")
+    print(f"\nfile: {format_path(target)}\nabout it: {format_path(sidecar)}")
 
 
-def _write(file: Path, target: Path, about: str, sidecar: Path) -> None:
+def _write_export(file: Path, target: Path, about: str, sidecar: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     copyfile(file, target)
     sidecar.write_text(about + "\n")
 
 
-def to_onnx(model: nn.Module, example: Tensor, file: Path) -> Forward:
+def convert_to_onnx(model: nn.Module, example: Tensor, file: Path) -> Forward:
     """Writes the net for any number of images; returns it as ONNX Runtime runs it."""
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.onnx.export(_traced(model, example), (example,), str(file), dynamo=True, dynamic_shapes=({0: "batch"},),
+    torch.onnx.export(_trace(model, example), (example,), str(file), dynamo=True, dynamic_shapes=({0: "batch"},),
                       input_names=["images"], output_names=["logits"], external_data=False, verbose=False)  # fmt: skip
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def to_pt2(model: nn.Module, example: Tensor, file: Path) -> Forward:
+def convert_to_pt2(model: nn.Module, example: Tensor, file: Path) -> Forward:
     """Writes the net for any number of images; returns it as `torch.export.load` reads it."""
-    torch.export.save(_traced(model, example), file)
+    torch.export.save(_trace(model, example), file)
     loaded: Forward = torch.export.load(file).module()
     return loaded
 
 
-def to_torchscript(model: nn.Module, example: Tensor, file: Path) -> Forward:
+def convert_to_torchscript(model: nn.Module, example: Tensor, file: Path) -> Forward:
     """Writes the net as traced; returns it as `torch.jit.load` reads it."""
     torch.jit.trace(model, example).save(str(file))
     loaded: Forward = torch.jit.load(str(file))
     return loaded
 
 
-EXPORTERS = {"onnx": to_onnx, "pt2": to_pt2, "torchscript": to_torchscript}
+EXPORTERS = {"onnx": convert_to_onnx, "pt2": convert_to_pt2, "torchscript": convert_to_torchscript}
 
 
-def _traced(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def _trace(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
-def _check(net: TrainedNet, exported: Forward, settings: ExportConfig) -> list[str]:
+def _check_export(net: TrainedNet, exported: Forward, settings: ExportConfig) -> list[str]:
     """A line for each kind of images, with the largest difference of the logits; `UserError` if one is too large."""
     generator = torch.Generator().manual_seed(0)
     samples = {"random images": torch.rand(max(BATCHES), *net.facts.image_shape, generator=generator)}
     lines = []
     try:
-        test = net.own_images(settings.root, torch.device("cpu")).test.images[: max(BATCHES)]
-        samples["test images"] = as_floats(test)
+        test = net.load_own_images(settings.root, torch.device("cpu")).test.images[: max(BATCHES)]
+        samples["test images"] = convert_to_floats(test)
     except (UserError, OSError) as error:
-        lines.append(wrapped(f"note: not checked on test images ({one_line(error)[:160]})"))
+        lines.append(wrap_text(f"note: not checked on test images ({format_error(error)[:160]})"))
     allowed = DESLANTED if getattr(net.model, "deslant", False) else ABSOLUTE
     for name, images in samples.items():
         worst = 0.0

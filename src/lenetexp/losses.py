@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def loss_of(model: nn.Module, loss: nn.Module) -> nn.Module:
+def choose_loss(model: nn.Module, loss: nn.Module) -> nn.Module:
     """What `model` is trained with: `loss`, unless the net makes a loss of its own from it (`own_loss`)."""
     own_loss = getattr(model, "own_loss", None)
     return loss if own_loss is None else own_loss(loss)

@@ -25,12 +25,12 @@ class Schedule:
     interval: str  # "batch" or "epoch"
     lr: float = nan  # the learning rate of the newest step
 
-    def after_batch(self) -> None:
+    def step_batch(self) -> None:
         self.lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
         if self.interval == "batch":
             self.scheduler.step()
 
-    def after_epoch(self, val_loss: float) -> None:
+    def step_epoch(self, val_loss: float) -> None:
         """To be called after every validation, with its mean loss in nats, which a plateau is judged by."""
         if self.interval == "epoch" and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(val_loss)
@@ -44,18 +44,18 @@ def build_optimizer(
     """The optimizer that `settings` name, over `parameters`. Raises `UserError` if its class refuses the settings."""
     if not compiled:
         _forget_compiler()
-    optimizer = settings.make("optimizer", Optimizer, list(parameters))
+    optimizer = settings.instantiate("optimizer", Optimizer, list(parameters))
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise UserError(
             f"optimizer._target_={settings.target}: must step without a closure; the loop computes the loss once a step"
         )
     if not compiled and type(optimizer).__module__.startswith("torch.optim."):
-        optimizer.step = step_of(optimizer)  # type: ignore[method-assign, assignment]
+        optimizer.step = unwrap_step(optimizer)  # type: ignore[method-assign, assignment]
     return optimizer
 
 
-def step_of(optimizer: Optimizer) -> Callable[[], Any]:
+def unwrap_step(optimizer: Optimizer) -> Callable[[], Any]:
     """The step of an optimizer's class, without what a scheduler of torch's puts around it.
 
     Of torch's own also without their wrapper, which imports the compiler and takes a tenth of a small net's step.
@@ -78,11 +78,11 @@ def _forget_compiler() -> None:
 
 def build_schedule(settings: targets.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
     """The scheduler that `settings` name, for so many batches an epoch; raises `UserError` if it cannot work."""
-    asked = settings.call().get("steps_per_epoch")
+    asked = settings.build_call().get("steps_per_epoch")
     if asked is not None and settings.interval == "epoch":
         raise UserError("scheduler.interval=epoch: must be batch for a schedule with steps_per_epoch")
     counted = {"steps_per_epoch": steps_per_epoch} if asked == "auto" else {}
-    scheduler = settings.make("scheduler", LRScheduler, optimizer, **counted)
+    scheduler = settings.instantiate("scheduler", LRScheduler, optimizer, **counted)
     if isinstance(scheduler, ReduceLROnPlateau) and settings.interval == "batch":
         raise UserError("scheduler.interval=batch: must be epoch for a plateau, which is judged by the validation loss")
     if settings.target == f"{__name__}.piecewise" and settings.interval == "batch":
@@ -158,7 +158,7 @@ class DiagonalLevenbergMarquardt(Optimizer):
             torch._foreach_addcmul_(moved, [parameter.grad for parameter in moved], scales, -group["lr"])
 
 
-def running_mean(decay: float) -> Callable[[Any, Any, Any], None]:
+def make_mean_update(decay: float) -> Callable[[Any, Any, Any], None]:
     """The update of an exponential mean of weights, for torch's `AveragedModel`.
 
     In the first steps the decay is lower, so that the first weights are soon forgotten: (1 + n) / (10 + n) after n

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenetexp.config.commands import PredictConfig
-from lenetexp.datasets.images import SUFFIXES, Familiar, PictureFile, describe_counts, find_images, read_image
+from lenetexp.datasets.images import SUFFIXES, FamiliarImages, PictureFile, describe_counts, find_images, read_image
 from lenetexp.datasets.load import Split
 from lenetexp.datasets.mnist_form import Invert
-from lenetexp.errors import UserError, wrapped
+from lenetexp.errors import UserError, wrap_text
 from lenetexp.reporting import run_figures, style
-from lenetexp.reporting.terminal import shown
+from lenetexp.reporting.terminal import format_path
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import TrainedNet, load
+from lenetexp.trained import TrainedNet, load_net
 from lenetexp.training.evaluate import evaluate
 from lenetexp.training.setup import pick_device
 
@@ -32,20 +32,22 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
     if len(files) == 1:
         read_image(files[0].path, "L")  # if it cannot be read, say so before the slow part
     stored = find_run(open_store(settings.tracking, create=False), settings.run)
-    net = load(stored, settings.trust)
+    net = load_net(stored, settings.trust)
     net.model.to(device)
-    lines, figure = _photos(net, files, settings, device) if files else _test_images(net, settings, device)
+    lines, figure = (
+        _predict_photos(net, files, settings, device) if files else _predict_test_images(net, settings, device)
+    )
     if ignored:
         lines.append(f"ignored: {describe_counts(ignored)}; pictures are {SUFFIXES}")
-    style.save({"predictions": figure}, folder)
-    print(wrapped(f"run {stored.run_id} ({stored.name}): {net.about(stored)}"), end="\n\n")
+    style.save_figures({"predictions": figure}, folder)
+    print(wrap_text(f"run {stored.run_id} ({stored.name}): {net.describe(stored)}"), end="\n\n")
     print("\n".join(lines))
-    print(f"\npicture: {shown(folder / 'predictions.png')}")
+    print(f"\npicture: {format_path(folder / 'predictions.png')}")
 
 
-def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
+def _predict_test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of some test images of the run's own dataset: the first, or of all classes if sorted."""
-    data = net.own_images(settings.root, device)
+    data = net.load_own_images(settings.root, device)
     if data.classes != net.facts.classes:
         where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
         wanted, found = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
@@ -55,18 +57,18 @@ def _test_images(net: TrainedNet, settings: PredictConfig, device: torch.device)
         lines.append("note: these are not the images that the run was made with (another digest)")
     is_sorted = bool((data.test.labels.diff() >= 0).all())
     count = min(settings.count, len(data.test))
-    numbers: Sequence[int] = _spread(len(data.test), count) if is_sorted else range(count)
+    numbers: Sequence[int] = _space_evenly(len(data.test), count) if is_sorted else range(count)
     test = data.test[torch.tensor(numbers, device=device)]
-    predicted, confidences, all_classes = _guesses(net, test.images)
+    predicted, confidences, all_classes = _classify_images(net, test.images)
     actual = [data.classes[number] for number in test.labels]
     for guess, truth, confidence, every in zip(predicted, actual, confidences, all_classes, strict=True):
         wrong = "" if guess == truth else "   wrong"
         lines.append(f'predicted: "{guess}", actual: "{truth}", confidence: {confidence:.1%}{wrong}')
         lines += [every] if settings.probabilities else []
-    return lines, run_figures.predictions(test.images.cpu().numpy(), predicted, actual, confidences)
+    return lines, run_figures.draw_predictions(test.images.cpu().numpy(), predicted, actual, confidences)
 
 
-def _spread(total: int, count: int) -> Sequence[int]:
+def _space_evenly(total: int, count: int) -> Sequence[int]:
     """At most `count` numbers below `total`, in order and evenly spaced."""
     count = min(total, count)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
@@ -82,13 +84,13 @@ class Photo(NamedTuple):
     actual: str | None  # its folder's name, if that is a class
 
 
-def _photos(net: TrainedNet, files: list[PictureFile], settings: PredictConfig, device: torch.device) -> Answer:
+def _predict_photos(net: TrainedNet, files: list[PictureFile], settings: PredictConfig, device: torch.device) -> Answer:
     """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named."""
     lines = []
     if len(files) > settings.count:
         chosen: Sequence[int] = range(settings.count)
         if any(file.folder for file in files):
-            chosen = _spread(len(files), settings.count)
+            chosen = _space_evenly(len(files), settings.count)
         which = "the first " if chosen == range(settings.count) else ""
         lines.append(f"{which}{settings.count} of {len(files)} pictures (count={len(files)} for all)")
         files = [files[number] for number in chosen]
@@ -103,12 +105,12 @@ def _photos(net: TrainedNet, files: list[PictureFile], settings: PredictConfig, 
     if not photos:
         raise UserError(f"images: none of the pictures can be used; {lines[-1]}")
     images = np.stack([photo.image for photo in photos])
-    predicted, confidences, all_classes = _guesses(net, torch.from_numpy(images).to(device))
-    strange, captions = _strange(net, images, settings), []
+    predicted, confidences, all_classes = _classify_images(net, torch.from_numpy(images).to(device))
+    strange, captions = _find_strange(net, images, settings), []
     for photo, guess, confidence, every, odd in zip(photos, predicted, confidences, all_classes, strange, strict=True):
         actual = "" if photo.actual is None else f', actual: "{photo.actual}"'
         wrong = "   wrong" if photo.actual not in (None, guess) else ""
-        doubt = "; ".join(_doubts(photo, odd))
+        doubt = "; ".join(_list_doubts(photo, odd))
         note = f"   not to be trusted: {doubt}" if doubt else ""
         lines.append(f'{photo.name}: predicted: "{guess}"{actual}, confidence: {confidence:.1%}{wrong}{note}')
         lines += [every] if settings.probabilities else []
@@ -118,35 +120,35 @@ def _photos(net: TrainedNet, files: list[PictureFile], settings: PredictConfig, 
         lines.append(f"accuracy: {sum(scored) / len(scored):.2%} ({sum(scored)} of {len(scored)} correct)")
     title = "Each picture and what the net was given of it"
     names, originals = [Path(photo.name).name for photo in photos], [photo.original for photo in photos]
-    return lines, run_figures.prepared_photos(names, originals, images, captions, title)
+    return lines, run_figures.draw_prepared_photos(names, originals, images, captions, title)
 
 
 def _read_photo(net: TrainedNet, file: PictureFile, invert: Invert) -> Photo:
     signs = 1
     if net.facts.like_mnist:
-        steps = net.mnist_steps(file.path, invert)
+        steps = net.compute_mnist_steps(file.path, invert)
         image, signs = steps.centred[None], steps.count_signs()
     else:
-        image = net.prepared(file.path, invert)
+        image = net.prepare(file.path, invert)
     actual = file.folder if file.folder in net.facts.classes else None
     return Photo(str(file.path), np.array(read_image(file.path, "RGB")), image, signs, actual)
 
 
-def _doubts(photo: Photo, is_strange: bool) -> list[str]:
+def _list_doubts(photo: Photo, is_strange: bool) -> list[str]:
     unlike = ["unlike the training images"] if is_strange else []
     return unlike + ([f"holds {photo.signs} signs side by side, and a net reads one"] if photo.signs > 1 else [])
 
 
-def _strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:
+def _find_strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:
     """Which prepared pictures are unlike the training images; none if those are not here any more."""
     try:
-        data = net.own_images(settings.root, torch.device("cpu"))
+        data = net.load_own_images(settings.root, torch.device("cpu"))
     except (UserError, OSError):
         return [False] * len(images)
-    return Familiar(data.train.images, data.val.images).find_strangers(torch.from_numpy(images))
+    return FamiliarImages(data.train.images, data.val.images).find_strangers(torch.from_numpy(images))
 
 
-def _guesses(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float], list[str]]:
+def _classify_images(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float], list[str]]:
     """The predicted classes of N×C×H×W uint8 images, their probabilities, and a line of those of all classes."""
     scores = evaluate(net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))
     lines = [

@@ -8,18 +8,18 @@ from typing import get_args
 import pytest
 
 from helpers import PROJECT, Command, composed
-from lenetexp.config.completion import choices
+from lenetexp.config.completion import list_choices
 from lenetexp.config.fields import Activation
 
 
 def test_every_word_that_a_setting_may_be_is_known() -> None:
     values = composed("optimizer=sgd")
-    assert choices("model.activation", values) == [*get_args(Activation)]
-    assert choices("device.precision", values) == ["fp32", "bf16", "fp16"]
-    assert choices("optimizer.nesterov", values) == ["true", "false"]
-    assert choices("invert", composed(name="predict")) == ["auto", "true", "false"]
+    assert list_choices("model.activation", values) == [*get_args(Activation)]
+    assert list_choices("device.precision", values) == ["fp32", "bf16", "fp16"]
+    assert list_choices("optimizer.nesterov", values) == ["true", "false"]
+    assert list_choices("invert", composed(name="predict")) == ["auto", "true", "false"]
     for other in ("optimizer.lr", "optimizer", "no.such", "nosuch", "dataset.augment.shift"):
-        assert choices(other, values) == []
+        assert list_choices(other, values) == []
 
 
 @pytest.mark.parametrize(

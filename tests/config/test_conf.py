@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from doc_tables import TABLES, read_history, write_table
 from helpers import CONF, OPTIONS, PROJECT, Command, composed
-from lenetexp.config.identity import differences, leaves
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.identity import flatten_settings, list_differences
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.config.targets import CLASSICAL
 
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.parent.name not in ("help", "local"))
@@ -36,7 +36,7 @@ def with_root(option: str) -> list[str]:
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_to_a_correct_config(option: str) -> None:
     """And what it names exists and takes the arguments that the file gives."""
-    settings = check(RunConfig, composed(*with_root(option)))
+    settings = check_config(RunConfig, composed(*with_root(option)))
     group = option.partition("=")[0]
     added = {
         "model": {"classes": 10, "channels": 1},
@@ -110,7 +110,7 @@ def name_of(recipe: Path) -> str:
 @pytest.mark.parametrize("recipe", [name_of(path) for path in RECIPES])
 def test_every_recipe_composes_to_a_correct_config(recipe: str) -> None:
     """Of its published accuracy, the head says the error."""
-    settings = check(RunConfig, composed(f"experiment={recipe}"))
+    settings = check_config(RunConfig, composed(f"experiment={recipe}"))
     head = re.search(r"published ([\d.]+) %", (CONF / f"experiment/{recipe}.yaml").read_text())
     if head:
         assert settings.published == pytest.approx(1 - float(head[1]) / 100)
@@ -140,7 +140,7 @@ def test_every_row_was_measured() -> None:
 def test_the_tutorials_recipe_to_the_letter() -> None:
     """docs/tutorial.md: MNIST in [0, 1], batch 16, SGD 1e-3 with momentum 0.9, ×0.1 every 10 epochs, 10 epochs."""
     values = composed("experiment=tutorial")
-    check(RunConfig, values)
+    check_config(RunConfig, values)
     assert (values["epochs"], values["batch_size"]) == (10, 16)
     assert (values["clip_norm"], values["patience"]) == (None, None)
     model = {"activation": "sigmoid", "pooling": "avg", "head_activation": False, "init": "torch"}
@@ -201,7 +201,7 @@ def test_a_machines_own_settings_cannot_change_a_recipe(conf: Path, recipe: str)
     """Only where the record and the images are, and what computes."""
     values = composed(f"experiment={recipe}", conf=conf)
     other = OmegaConf.create()
-    for key in dict(leaves(values)):
+    for key in dict(flatten_settings(values)):
         # Two of these say which option a group has.
         if not key.endswith("._target_") and key not in ("dataset.name", *NOT_A_MACHINES):
             OmegaConf.update(other, key, "other")
@@ -209,7 +209,7 @@ def test_a_machines_own_settings_cannot_change_a_recipe(conf: Path, recipe: str)
     write_machine(conf, groups + OmegaConf.to_yaml(other))
     changed = composed(f"experiment={recipe}", conf=conf)
     assert (changed["data_dir"], changed["dataset"]["root"], changed["tracking"]["uri"]) == ("other",) * 3
-    found = differences(values, changed)
+    found = list_differences(values, changed)
     if is_fitted_at_once(values):  # nothing else has an effect
         found = [key for key in found if key.startswith(("model.", "dataset."))]
     allowed = {f"device.{key}" for key in ("name", "threads", "compile", "deterministic")}

@@ -8,13 +8,13 @@ import pytest
 from helpers import composed
 from lenetexp.config import fields
 from lenetexp.config.commands import PredictConfig
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
 from lenetexp.models.lenet import ACTIVATIONS
 
 
 def checked(*overrides: str) -> RunConfig:
-    return check(RunConfig, composed(*overrides))
+    return check_config(RunConfig, composed(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_a_mistake_is_named_by_key_value_and_what_is_allowed(overrides: str, mes
 
 def test_pictures_are_a_path_or_a_list_of_paths() -> None:
     for given, expected in (("a.png", ["a.png"]), ("[a.png,b]", ["a.png", "b"]), ("null", None)):
-        settings = check(PredictConfig, composed(f"images={given}", "run=best", name="predict"))
+        settings = check_config(PredictConfig, composed(f"images={given}", "run=best", name="predict"))
         assert (settings.run, settings.count, settings.images) == ("best", 10, expected)
     with pytest.raises(UserError, match=r"^images=\[\]: must be a file, a folder, a glob, or a list of those"):
-        check(PredictConfig, composed("images=[]", name="predict"))
+        check_config(PredictConfig, composed("images=[]", name="predict"))
 
 
 def test_the_config_allows_every_activation_and_no_other() -> None:
@@ -62,8 +62,8 @@ def test_the_config_allows_every_activation_and_no_other() -> None:
 
 def test_a_custom_class_gets_its_own_arguments() -> None:
     settings = checked("+optimizer.dampening=0.5", "model._target_=mine.Net", "+model.n=3")
-    assert settings.optimizer.call()["dampening"] == 0.5
-    assert settings.model.call()["n"] == 3
+    assert settings.optimizer.build_call()["dampening"] == 0.5
+    assert settings.model.build_call()["n"] == 3
 
 
 def test_a_custom_class_may_use_the_names_of_known_arguments_for_other_things() -> None:
@@ -72,10 +72,10 @@ def test_a_custom_class_may_use_the_names_of_known_arguments_for_other_things() 
         *("scheduler._target_=mine.Warm", "scheduler.warmup=500"),
         *("dataset._target_=mine.satellite", "+dataset.channels=4", "+dataset.test=tiles"),
     )
-    assert settings.optimizer.call()["betas"] == [0.9, 0.99, 0.999]
-    assert settings.optimizer.call()["momentum"] == 2
-    assert settings.scheduler.call()["warmup"] == 500
-    assert settings.dataset.call() == {"_target_": "mine.satellite", "channels": 4, "test": "tiles"}
+    assert settings.optimizer.build_call()["betas"] == [0.9, 0.99, 0.999]
+    assert settings.optimizer.build_call()["momentum"] == 2
+    assert settings.scheduler.build_call()["warmup"] == 500
+    assert settings.dataset.build_call() == {"_target_": "mine.satellite", "channels": 4, "test": "tiles"}
 
 
 @pytest.mark.parametrize("setting", ["optimizer.lr=-1", "scheduler.interval=step", "dataset.validation=2"])

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lenetexp.datasets.images import Familiar, PictureFile, find_images, read_image
+from lenetexp.datasets.images import FamiliarImages, PictureFile, find_images, read_image
 from lenetexp.datasets.local import digits
-from lenetexp.datasets.mnist_form import like_mnist, mnist_steps
+from lenetexp.datasets.mnist_form import compute_mnist_steps, convert_to_mnist
 from lenetexp.errors import UserError
 from sample_images import centres_of_mass
 
@@ -54,7 +54,7 @@ def difference(one: Pixels, other: Pixels) -> float:
 def test_mnists_digits_on_a_sheet_of_paper_come_back_as_they_were(mnist_root: Path) -> None:
     content = (mnist_root / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()
     digits = np.frombuffer(content, np.uint8, offset=16)[: 200 * 784].reshape(200, 28, 28)
-    back = np.stack([like_mnist(sheet(digit), "auto", "digit") for digit in digits])
+    back = np.stack([convert_to_mnist(sheet(digit), "auto", "digit") for digit in digits])
     assert difference(back[:, 0], digits) < 9  # measured: 7.3; one pixel off 14 to 23, centred by its box 23
     assert (centres_of_mass(torch.from_numpy(back)) - MIDDLE).abs().max() < 0.6
     assert {max(size(image)) for image in back} == {20}
@@ -62,7 +62,7 @@ def test_mnists_digits_on_a_sheet_of_paper_come_back_as_they_were(mnist_root: Pa
 
 @pytest.mark.parametrize("name", SIGNS)
 def test_a_sign_is_scaled_into_20_pixels_and_centred_by_its_mass(name: str) -> None:
-    image = like_mnist(sheet(SIGNS[name]), "auto", name)
+    image = convert_to_mnist(sheet(SIGNS[name]), "auto", name)
     assert image.shape == (1, 28, 28) and image.dtype == np.uint8
     assert image.max() == 255
     assert max(size(image)) == 20
@@ -73,13 +73,13 @@ def test_a_sign_is_scaled_into_20_pixels_and_centred_by_its_mass(name: str) -> N
 
 
 def test_a_sign_may_be_anywhere_on_the_sheet() -> None:
-    here, there = (like_mnist(sheet(SEVEN, *place), "auto", "7") for place in ((3, 150), (250, 10)))
+    here, there = (convert_to_mnist(sheet(SEVEN, *place), "auto", "7") for place in ((3, 150), (250, 10)))
     np.testing.assert_array_equal(here, there)
 
 
 def test_an_unevenly_lit_sheet_leaves_no_shade_behind() -> None:
     lit = sheet(SEVEN) - np.linspace(0, 30, 300).astype(np.uint8)
-    image, plain = (like_mnist(picture, "auto", "7") for picture in (lit, sheet(SEVEN)))
+    image, plain = (convert_to_mnist(picture, "auto", "7") for picture in (lit, sheet(SEVEN)))
     assert difference(image, plain) < 8
     assert size(image) == size(plain)
 
@@ -99,21 +99,21 @@ def test_a_speck_far_from_the_sign_changes_nothing(side: int, paper: int, ink: i
     dusty = clean.copy()
     dusty[30 : 30 + side, 250 : 250 + side] = speck
     # 20 and more if the speck counts as part of the sign.
-    assert difference(like_mnist(dusty, "auto", "7"), like_mnist(clean, "auto", "7")) < 2
+    assert difference(convert_to_mnist(dusty, "auto", "7"), convert_to_mnist(clean, "auto", "7")) < 2
 
 
 def test_a_speck_that_is_much_darker_than_the_sign_leaves_something() -> None:
     faint = np.where(sheet(SEVEN) < 128, 180, 235).astype(np.uint8)
     faint[30:36, 250:256] = 0
-    assert like_mnist(faint, "auto", "7").max() == 255
+    assert convert_to_mnist(faint, "auto", "7").max() == 255
 
 
 def test_auto_tells_dark_on_light_from_light_on_dark() -> None:
     dark_on_light = sheet(SEVEN)
-    expected = like_mnist(dark_on_light, True, "7")
-    np.testing.assert_array_equal(like_mnist(dark_on_light, "auto", "7"), expected)
+    expected = convert_to_mnist(dark_on_light, True, "7")
+    np.testing.assert_array_equal(convert_to_mnist(dark_on_light, "auto", "7"), expected)
     for invert in ("auto", False):
-        np.testing.assert_array_equal(like_mnist(255 - dark_on_light, invert, "7"), expected)
+        np.testing.assert_array_equal(convert_to_mnist(255 - dark_on_light, invert, "7"), expected)
 
 
 def test_invert_overrules_what_the_shades_suggest() -> None:
@@ -122,7 +122,7 @@ def test_invert_overrules_what_the_shades_suggest() -> None:
     picture[80:90, 60:90] = 255  # a reflection, stronger than the stroke: 10 high, 30 wide
     stroke, reflection = (20, 3), (7, 20)
     for invert, expected in ((True, stroke), (False, reflection), ("auto", reflection)):
-        assert size(like_mnist(picture, invert, "photo")) == expected
+        assert size(convert_to_mnist(picture, invert, "photo")) == expected
 
 
 @pytest.mark.parametrize("spread", [0, 5])
@@ -130,7 +130,7 @@ def test_invert_overrules_what_the_shades_suggest() -> None:
 def test_a_picture_without_a_sign_is_refused_by_name(spread: int, invert: bool | str) -> None:
     flat = np.random.default_rng(0).integers(200 - spread, 201 + spread, (120, 90)).astype(np.uint8)
     with pytest.raises(UserError, match=r"^scan-3.png: must show a sign"):
-        like_mnist(flat, invert, "scan-3.png")
+        convert_to_mnist(flat, invert, "scan-3.png")
 
 
 # ---- small pictures ----
@@ -152,7 +152,7 @@ FORMS = {  # how a 28×28 digit, white on black, may be saved
 
 
 def send_back(images: Pixels, form: str) -> Pixels:
-    return np.stack([like_mnist(FORMS[form](image), "auto", f"{i}.png")[0] for i, image in enumerate(images)])
+    return np.stack([convert_to_mnist(FORMS[form](image), "auto", f"{i}.png")[0] for i, image in enumerate(images)])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -173,7 +173,7 @@ def test_small_pictures_of_digits_are_recognised(form: str) -> None:
 def test_a_thin_light_line_is_seen() -> None:
     dark = np.zeros((300, 300), np.uint8)
     dark[40:240, 150:152] = 255
-    assert size(like_mnist(dark, "auto", "1"))[0] == 20
+    assert size(convert_to_mnist(dark, "auto", "1"))[0] == 20
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -200,16 +200,18 @@ BLOCK = np.pad(np.full((180, 180), 100, np.uint8), 60, constant_values=200)  # w
 )
 def test_what_is_not_flat_is_not_called_flat(picture: Pixels, invert: bool | str, reason: str) -> None:
     with pytest.raises(UserError, match=f"^7.png: must show a sign; {reason}"):
-        like_mnist(picture, invert, "7.png")
+        convert_to_mnist(picture, invert, "7.png")
 
 
 def test_signs_side_by_side_are_counted() -> None:
-    alone = [mnist_steps(255 - image, "auto", "one").count_signs() for image in digits().test.images[:100, 0].numpy()]
+    alone = [
+        compute_mnist_steps(255 - image, "auto", "one").count_signs() for image in digits().test.images[:100, 0].numpy()
+    ]
     assert {*alone} == {1}
     dotted = boxes((2, 12, 5, 16), (9, 12, 26, 16))  # an i
     one, two = sheet(SEVEN, 100, 10), sheet(SEVEN, 110, 150)
     for picture, count in ((one, 1), (np.minimum(one, two), 2), (sheet(dotted), 1)):
-        assert mnist_steps(picture, "auto", "signs").count_signs() == count
+        assert compute_mnist_steps(picture, "auto", "signs").count_signs() == count
 
 
 # ---- which pictures ----
@@ -281,8 +283,8 @@ SHADES = {  # light that falls on the sheet, and lines that are ruled on it, as 
 @pytest.mark.parametrize("name", SHADES)
 def test_shadows_and_lines_are_not_taken_for_ink(name: str) -> None:
     photo = np.minimum(sheet(SEVEN, 120, 90) / PAPER_SHADE, 1) * SHADES[name] * PAPER_SHADE
-    image = like_mnist(photo.astype(np.uint8), "auto", "7")
-    clean = like_mnist(sheet(SEVEN), "auto", "7")
+    image = convert_to_mnist(photo.astype(np.uint8), "auto", "7")
+    clean = convert_to_mnist(sheet(SEVEN), "auto", "7")
     moves = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]  # the centre may be rounded otherwise
     # 40 and more if the shadow counts as ink.
     assert min(difference(np.roll(image, move, (1, 2)), clean) for move in moves) < 8
@@ -294,5 +296,5 @@ def test_an_image_unlike_all_training_images_is_found() -> None:
     signs = torch.stack([torch.from_numpy(SEVEN).roll(place.tolist(), (0, 1)) for place in places])[:, None]
     noise = torch.from_numpy(rng.integers(0, 256, (1, 1, 28, 28)).astype(np.uint8))
     faint = noise // 20
-    familiar = Familiar(signs[:500], signs[500:])
+    familiar = FamiliarImages(signs[:500], signs[500:])
     assert familiar.find_strangers(torch.cat([signs[:1], noise, faint])) == [False, True, True]

@@ -10,16 +10,16 @@ import torch
 from hydra.utils import get_method
 
 from lenetexp import datasets
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.config.targets import Dataset
 from lenetexp.datasets import Split, digits
-from lenetexp.datasets.load import Data, hold_out, load
+from lenetexp.datasets.load import Data, hold_out, load_data
 from lenetexp.errors import UserError
 from lenetexp.runs.trust import ALLOWED
 
 
 def loaded(target: str, **settings: Any) -> Data:
-    return load(check(Dataset, {"_target_": target, **settings}), torch.device("cpu"))
+    return load_data(check_config(Dataset, {"_target_": target, **settings}), torch.device("cpu"))
 
 
 def same(one: Split, other: Split) -> bool:
@@ -121,7 +121,7 @@ def test_a_custom_dataset_is_called_with_its_settings(custom: str) -> None:
     data = loaded(f"{custom}.source", pixel=9, validation="test", split_seed=1)
     assert (data.name, data.classes, data.image_shape) == ("mine", ("no", "yes"), (1, 5, 7))
     assert data.train.images.flatten()[-1] == 9
-    assert data.facts()["images"] == {"train": 6, "val": 6, "test": 6}
+    assert data.build_facts()["images"] == {"train": 6, "val": 6, "test": 6}
 
 
 def test_every_pixel_and_label_counts_in_the_digest(custom: str) -> None:

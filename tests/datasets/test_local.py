@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from lenetexp.datasets import Source, digits, image_folder
-from lenetexp.datasets.mnist_form import into_mnist_frame
+from lenetexp.datasets.mnist_form import fit_into_mnist_frame
 from lenetexp.errors import UserError
 from sample_images import centres_of_mass
 
@@ -26,7 +26,7 @@ def pairs(images: Tensor, labels: Tensor) -> list[tuple[bytes, int]]:
 def test_digits_are_the_1797_of_scikit_learn_and_a_fifth_of_each_is_for_the_test() -> None:
     source = digits()
     pixels, labels = map(torch.from_numpy, load_digits(return_X_y=True))
-    expected = into_mnist_frame(pixels.float().view(1797, 1, 8, 8) * (255 / 16))
+    expected = fit_into_mnist_frame(pixels.float().view(1797, 1, 8, 8) * (255 / 16))
     images = torch.cat([source.train.images, source.test.images])
     assert pairs(images, torch.cat([source.train.labels, source.test.labels])) == pairs(expected, labels)
     assert ((source.test.labels.bincount() - 0.2 * labels.bincount()).abs() <= 0.5).all()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import make_data
-from lenetexp.losses import SquaredError, loss_of
+from lenetexp.losses import SquaredError, choose_loss
 from lenetexp.models.boosted import BoostedLeNet4
 from lenetexp.training.inside import look_inside
 from sample_training import make_training, train
@@ -21,7 +21,7 @@ def test_it_is_three_times_lenet_4_and_predicts_their_mean() -> None:
 def test_each_member_learns_from_its_part_of_a_batch() -> None:
     """The first from all; the second half from what the first gets wrong; the third from what they disagree about."""
     model = BoostedLeNet4()
-    loss, plain = loss_of(model, SquaredError()), SquaredError()
+    loss, plain = choose_loss(model, SquaredError()), SquaredError()
     labels = torch.tensor([0, 1, 2, 3])
     scores = torch.randn(3, 4, 10, requires_grad=True)
     guesses = torch.tensor([[0, 1, 2, 9], [0, 1, 8, 9], [0, 0, 0, 0]])  # the first is wrong once, the second twice
@@ -38,7 +38,7 @@ def test_each_member_learns_from_its_part_of_a_batch() -> None:
 @pytest.mark.parametrize("right", [True, False])
 def test_a_part_may_be_empty(right: bool) -> None:
     model = BoostedLeNet4()
-    loss = loss_of(model, SquaredError()).train()
+    loss = choose_loss(model, SquaredError()).train()
     labels = torch.arange(4)
     guess = torch.nn.functional.one_hot(labels if right else 9 - labels, 10) * 2.0 - 1
     model.outputs = torch.stack([guess] * 3).requires_grad_()
@@ -50,7 +50,7 @@ def test_a_part_may_be_empty(right: bool) -> None:
 def test_it_trains_and_is_looked_into_as_any_net() -> None:
     data = make_data(200)
     training = make_training(BoostedLeNet4(init="xavier"), lr=0.003)
-    training.loss = loss_of(training.model, SquaredError())
+    training.loss = choose_loss(training.model, SquaredError())
     records = train(training, data, epochs=6, diagnostics=True)
     assert records[-1].train_accuracy > 0.9
     assert records[-1].inside["members.2.c5/update_ratio"] > 0

@@ -13,7 +13,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from helpers import composed
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
 from lenetexp.models.classical import (
     Classical,
@@ -21,7 +21,7 @@ from lenetexp.models.classical import (
     NearestNeighbours,
     PairwiseLinear,
     QuadraticClassifier,
-    pair_signs,
+    build_pair_signs,
 )
 from lenetexp.models.svm import PolynomialSVM
 from lenetexp.training.setup import build_net
@@ -60,7 +60,7 @@ def through_a_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_one_is_an_option_that_gives_zeros_before_it_learns(option: str) -> None:
-    settings = check(RunConfig, composed(f"model={option}"))
+    settings = check_config(RunConfig, composed(f"model={option}"))
     model = build_net(settings.model, classes=10, image_shape=(1, 28, 28))
     assert isinstance(model, Classical) and not [*model.parameters()]
     scores = model(torch.rand(3, 1, 28, 28))
@@ -78,7 +78,7 @@ def test_every_one_is_an_option_that_gives_zeros_before_it_learns(option: str) -
 )
 def test_a_wrong_setting_is_named(override: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
-        check(RunConfig, composed(*override.split()))
+        check_config(RunConfig, composed(*override.split()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,13 +186,13 @@ def test_a_pairwise_unit_is_trained_on_its_two_classes_alone() -> None:
 def test_a_pairwise_score_adds_the_units_of_a_class_and_subtracts_those_against_it() -> None:
     """For three classes: 0/1 + 0/2, 1/2 − 0/1, −0/2 − 1/2."""
     outputs = torch.tensor([[1.0, 10.0, 100.0]])
-    assert (outputs @ pair_signs(3)).tolist() == [[11.0, 99.0, -110.0]]
+    assert (outputs @ build_pair_signs(3)).tolist() == [[11.0, 99.0, -110.0]]
 
 
 def test_the_quadratic_one_has_820_products_of_40_components() -> None:
     model = learnt(QuadraticClassifier)
     assert isinstance(model, QuadraticClassifier) and model.weight.shape == (10, 860)
-    features = model.features(IMAGES[:TRAIN])
+    features = model.compute_features(IMAGES[:TRAIN])
     parts, products = features[:, :40], features[:, 40:]
     assert torch.allclose(parts.mean(0), torch.zeros(40), atol=1e-4)
     covariance = torch.cov(parts.T)
@@ -261,4 +261,4 @@ def test_the_svm_predicts_as_scikit_learns(classes: int, settings: dict[str, flo
         torch.testing.assert_close(scores, expected, rtol=0, atol=1e-3)
         theirs.decision_function_shape = "ovo"
         decisions = torch.from_numpy(theirs.decision_function(unit[1::2])).float()
-        torch.testing.assert_close(model.decisions(images[1::2]), decisions, rtol=0, atol=1e-3)
+        torch.testing.assert_close(model.compute_decisions(images[1::2]), decisions, rtol=0, atol=1e-3)

@@ -13,8 +13,8 @@ from lenetexp import models
 from lenetexp.config.targets import MODELS, ClassicalModel, Target
 from lenetexp.datasets import torchvision_dataset
 from lenetexp.errors import UserError
-from lenetexp.models.bitmaps import DIGITS, HEIGHT, WIDTH, bitmaps
-from lenetexp.models.counts import Layer, layers_of
+from lenetexp.models.bitmaps import DIGITS, HEIGHT, WIDTH, build_bitmaps
+from lenetexp.models.counts import Layer, list_layers
 from lenetexp.models.layers import FEW, EuclideanRBF, QuickConv2d, ScaledTanh, Subsampling, TableConv2d, convolve
 from lenetexp.models.lenet_1989 import LeNet1989
 from lenetexp.models.lenet_1998 import LeNet1, LeNet4, LeNet5
@@ -55,7 +55,7 @@ NETS = [name for name, kind in MODELS.items() if kind is not ClassicalModel]
 
 
 def layers(net: type[nn.Module], **settings: Any) -> list[Layer]:
-    return layers_of(net(**settings), (1, 28, 28))
+    return list_layers(net(**settings), (1, 28, 28))
 
 
 @pytest.mark.parametrize("net", HISTORIC)
@@ -151,11 +151,11 @@ def test_subsampling_is_a_trained_multiple_of_the_sum_of_four() -> None:
 
 
 def test_rbf_units_are_the_negative_square_distance() -> None:
-    layer = EuclideanRBF(bitmaps())
+    layer = EuclideanRBF(build_bitmaps())
     assert not [*layer.parameters()]
-    scores = layer(bitmaps()[3:4] * 0.5)
-    expected = [-sum((0.5 * a - b) ** 2 for a, b in zip(bitmaps()[3].tolist(), row, strict=True))
-                for row in bitmaps().tolist()]  # fmt: skip
+    scores = layer(build_bitmaps()[3:4] * 0.5)
+    expected = [-sum((0.5 * a - b) ** 2 for a, b in zip(build_bitmaps()[3].tolist(), row, strict=True))
+                for row in build_bitmaps().tolist()]  # fmt: skip
     torch.testing.assert_close(scores, torch.tensor([expected]))
     assert scores.argmax() == 3
 
@@ -164,7 +164,7 @@ def test_bitmaps_are_ten_clearly_different_drawings() -> None:
     for art in DIGITS:
         rows = art.split()
         assert len(rows) == HEIGHT and {len(row) for row in rows} == {WIDTH} and {*"".join(rows)} == {".", "#"}
-    drawn = bitmaps()
+    drawn = build_bitmaps()
     assert drawn.shape == (10, 84) and {*drawn.flatten().tolist()} == {-1.0, 1.0}
     apart = [(drawn[i] != drawn[j]).sum().item() for i in range(10) for j in range(i)]
     assert min(apart) == 11, "docs/history.md says 11"
@@ -269,7 +269,7 @@ def test_a_historic_net_learns(net: type[nn.Module]) -> None:
     """Ten images by heart, within 100 steps of gradient descent on its paper's kind of error."""
     torch.manual_seed(0)
     model = net()
-    digits = F.interpolate(bitmaps().view(10, 1, 12, 7).clamp(min=0), size=(24, 14))
+    digits = F.interpolate(build_bitmaps().view(10, 1, 12, 7).clamp(min=0), size=(24, 14))
     images, labels = F.pad(digits, (7, 7, 2, 2)), torch.arange(10)
     rate = 0.002 if net is LeNet5 else 0.02
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import composed
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
 from lenetexp.models.mlp import MLP
 from lenetexp.training.setup import build_net
@@ -23,7 +23,7 @@ def test_parameter_counts_are_those_of_full_connections(hidden: list[int], param
 
 
 def test_the_option_is_the_papers_net_for_cross_entropy() -> None:
-    settings = check(RunConfig, composed("model=mlp", "model.hidden=[20,30]"))
+    settings = check_config(RunConfig, composed("model=mlp", "model.hidden=[20,30]"))
     model = build_net(settings.model, classes=26, image_shape=(3, 28, 28))
     assert isinstance(model, MLP)
     assert [(layer.in_features, layer.out_features) for layer in model.layers] == [(2352, 20), (20, 30), (30, 26)]
@@ -66,10 +66,10 @@ def test_weights_are_lecuns_or_torchs_own() -> None:
 )
 def test_a_wrong_setting_is_named(override: str, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
-        check(RunConfig, composed("model=mlp", override))
+        check_config(RunConfig, composed("model=mlp", override))
 
 
 def test_images_of_another_size_are_refused() -> None:
-    settings = check(RunConfig, composed("model=mlp"))
+    settings = check_config(RunConfig, composed("model=mlp"))
     with pytest.raises(UserError, match=r"MLP does not take 1×32×32 images"):
         build_net(settings.model, classes=10, image_shape=(1, 32, 32))

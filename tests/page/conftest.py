@@ -12,14 +12,14 @@ from browser import Browser
 from helpers import InProcess, in_process
 from lenetexp.datasets import torchvision_dataset
 from lenetexp.datasets.load import Data, Split
-from lenetexp.page.answer import Watched
+from lenetexp.page.answer import ObservedNet
 from lenetexp.trained import Facts, TrainedNet, _Config
 from page_server import HOSTILE, PageServer
 from sample_training import make_training, train
 
 
 @pytest.fixture(scope="session")
-def knows_mnist(mnist_root: Path) -> tuple[Watched, Split]:
+def knows_mnist(mnist_root: Path) -> tuple[ObservedNet, Split]:
     """A net that has seen 6,000 images of MNIST four times, and fifty test images."""
     source = torchvision_dataset("MNIST", str(mnist_root))
     some, few = (source.train[torch.arange(count)] for count in (6_000, 100))
@@ -27,7 +27,9 @@ def knows_mnist(mnist_root: Path) -> tuple[Watched, Split]:
     train(training, Data("some", some, few, few, source.classes, True, ""), epochs=4, seed=3)
     facts = Facts(classes=source.classes, image_shape=(1, 28, 28), like_mnist=True)
     numbers = np.random.default_rng(0).choice(len(source.test), 500, replace=False)[:50]  # the first of docs/draw.md's
-    return Watched(TrainedNet(training.model, _Config.model_construct(), facts)), source.test[torch.from_numpy(numbers)]
+    return ObservedNet(TrainedNet(training.model, _Config.model_construct(), facts)), source.test[
+        torch.from_numpy(numbers)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -10,27 +10,27 @@ from torch import nn
 
 from helpers import InProcess, PlainLeNet, composed, in_process, make_pictures
 from lenetexp.config.commands import PredictConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.datasets.load import Split
 from lenetexp.datasets.local import digits
 from lenetexp.models import MLP, LeNet, LeNet1, LeNet4, LeNet5, LeNet1989, NearestNeighbours
-from lenetexp.page.answer import MOST_MAPS, Watched, answer, answer_to_test
+from lenetexp.page.answer import MOST_MAPS, ObservedNet, answer_picture, answer_to_test
 from lenetexp.page.gallery import TestImages
 from lenetexp.tracking.query import RecordedRun
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import Facts, TrainedNet, _Config, load
+from lenetexp.trained import Facts, TrainedNet, _Config, load_net
 from page_server import as_ink
 
 
-def watched(model: nn.Module, shape: tuple[int, int, int] = (1, 28, 28), as_mnist: bool = True) -> Watched:
+def watched(model: nn.Module, shape: tuple[int, int, int] = (1, 28, 28), as_mnist: bool = True) -> ObservedNet:
     """A net with its first weights, as if a run had trained it on digits."""
     facts = Facts(classes=(*"0123456789",), image_shape=shape, like_mnist=as_mnist)
-    return Watched(TrainedNet(model, _Config.model_construct(), facts))
+    return ObservedNet(TrainedNet(model, _Config.model_construct(), facts))
 
 
 def newest_run(store: InProcess) -> RecordedRun:
-    settings = check(PredictConfig, composed(f"tracking.uri={store.uri}", name="predict"))
+    settings = check_config(PredictConfig, composed(f"tracking.uri={store.uri}", name="predict"))
     return find_run(open_store(settings.tracking, create=False), "latest")
 
 
@@ -52,13 +52,13 @@ def digit() -> bytes:
     ids=lambda value: type(value).__name__,
 )
 def test_any_net_is_looked_into_as_far_as_it_has_layers(model: nn.Module, layers: dict[str, int]) -> None:
-    (opinion,) = answer([watched(model)], digit()).nets
+    (opinion,) = answer_picture([watched(model)], digit()).nets
     assert {layer.name: layer.count for layer in opinion.layers} == layers
     assert sum(opinion.shares) == pytest.approx(1) and opinion.winner == int(np.argmax(opinion.shares))
 
 
 def test_a_historic_net_is_looked_into() -> None:
-    (opinion,) = answer([watched(LeNet1989())], digit()).nets
+    (opinion,) = answer_picture([watched(LeNet1989())], digit()).nets
     assert len(opinion.layers) >= 3 and opinion.layers[0].width > 1
 
 
@@ -66,7 +66,7 @@ def test_a_layer_is_shown_after_its_activation() -> None:
     model = LeNet(activation="sigmoid")
     net = watched(model)
     image = digits().test.images[:1]
-    c1 = net.look(image[0].numpy(), 0).layers[0]
+    c1 = net.observe(image[0].numpy(), 0).layers[0]
     with torch.no_grad():
         expected = model.activation(model.c1(image / 255))[0]
     assert (c1.low, c1.high) == pytest.approx((float(expected.min()), float(expected.max())))
@@ -76,7 +76,7 @@ def test_a_layer_is_shown_after_its_activation() -> None:
 
 def test_images_that_are_not_like_mnist_are_scaled_as_in_training() -> None:
     net = watched(nn.Sequential(nn.Conv2d(3, 100, 3), nn.Flatten(), nn.Linear(90_000, 10)), (3, 32, 32), False)
-    given = answer([net, watched(LeNet())], digit())
+    given = answer_picture([net, watched(LeNet())], digit())
     assert [len(steps) for steps in given.preparations] == [1, 4]
     assert [opinion.preparation for opinion in given.nets] == [0, 1]
     (step,) = given.preparations[0]
@@ -90,17 +90,17 @@ def test_images_that_are_not_like_mnist_are_scaled_as_in_training() -> None:
 def test_what_is_not_finite_is_shown_as_zero() -> None:
     model = LeNet()
     nn.init.constant_(model.c3.weight, torch.nan)
-    (opinion,) = answer([watched(model)], digit()).nets
+    (opinion,) = answer_picture([watched(model)], digit()).nets
     assert opinion.shares == [0.0] * 10 and opinion.layers[2].high == 0
 
 
-def test_drawings_of_mnist_are_read_as_well_as_the_originals(knows_mnist: tuple[Watched, Split]) -> None:
+def test_drawings_of_mnist_are_read_as_well_as_the_originals(knows_mnist: tuple[ObservedNet, Split]) -> None:
     """Fifty of the 10,000 test images, scaled up to the sheet as ink: at most one more or less is read correctly."""
     net, test = knows_mnist
     right = np.zeros(2, int)
     for image, label in zip(test.images.numpy(), test.labels.tolist(), strict=True):
-        drawn = answer([net], as_ink(image[0])).nets[0].winner
-        right += [net.look(image, 0).winner == label, drawn == label]
+        drawn = answer_picture([net], as_ink(image[0])).nets[0].winner
+        right += [net.observe(image, 0).winner == label, drawn == label]
     assert abs(right[0] - right[1]) <= 1 and right[0] >= 45, right
 
 
@@ -111,7 +111,7 @@ def test_images_that_are_not_here_are_not_downloaded(
     make_pictures(tmp_path / "pictures")
     store.train("dataset=image_folder", "dataset.root=pictures", "epochs=1", recipe=())
     stored = newest_run(store)
-    net = load(stored)
+    net = load_net(stored)
     assert [image.label for image in TestImages([net], [stored], None).gallery.images] == [0, 1]
     (tmp_path / "pictures").rename(tmp_path / "moved")
     assert "pictures" in TestImages([net], [stored], None).gallery.note

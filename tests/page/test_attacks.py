@@ -107,7 +107,7 @@ def test_a_slow_picture_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> No
         return {}
 
     async def receive() -> None:
-        await guard._counted(never)()
+        await guard._limit_body(never)()
 
     with pytest.raises(HTTPException) as refused:
         asyncio.run(receive())

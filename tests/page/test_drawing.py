@@ -15,9 +15,9 @@ from drawing import DIGITS, draw, line, place, redraw, sent, settled, text, winn
 from helpers import InProcess, composed
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.datasets.load import Split
-from lenetexp.page.answer import Watched, answer
+from lenetexp.page.answer import ObservedNet, answer_picture
 
 pytestmark = needs_browser
 
@@ -43,7 +43,7 @@ def test_each_digit_drawn_by_pointer_is_answered_as_by_predict(
     for net, run in enumerate(reversed(trained.runs)):
         words = [f"run={run.info.run_id}", f"images={tmp_path}", "probabilities=true", f"tracking.uri={trained.uri}"]
         values = composed("device=cpu", *words, name="predict")
-        predict.run(check(PredictConfig, values), values, Path("predicted"))
+        predict.run(check_config(PredictConfig, values), values, Path("predicted"))
         out = capsys.readouterr().out
         said = [line.split("  ")[1:] for line in out.splitlines() if line.startswith("  0: ")]
         assert said == [rows[net] for rows in shown]
@@ -83,14 +83,14 @@ def test_the_bars_follow_the_pen(sheet: Browser, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_mnist_redrawn_with_a_pen_is_read_as_well_as_it_is(
-    count: int, sheet: Browser, knows_mnist: tuple[Watched, Split]
+    count: int, sheet: Browser, knows_mnist: tuple[ObservedNet, Split]
 ) -> None:
     """What the page sends of a digit's strokes, with the digit's own width: at most one more or less is read."""
     net, test = knows_mnist
     right = np.zeros(2, int)
     for image, label in zip(test.images[:count].numpy(), test.labels.tolist(), strict=False):
         redraw(sheet, image[0])
-        right += [net.look(image, 0).winner == label, answer([net], sent(sheet)).nets[0].winner == label]
+        right += [net.observe(image, 0).winner == label, answer_picture([net], sent(sheet)).nets[0].winner == label]
         sheet.value("document.getElementById('clear').click()")
         settled(sheet)
     assert abs(right[0] - right[1]) <= 1 and right[0] >= 0.9 * count, right

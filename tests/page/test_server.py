@@ -17,7 +17,7 @@ from colours import contrast
 from helpers import InProcess, composed, run_script
 from lenetexp import predict
 from lenetexp.config.commands import PredictConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.datasets.local import digits, image_folder
 from lenetexp.errors import UserError
 from lenetexp.page.keep import Keeper
@@ -34,7 +34,7 @@ def test_the_answer_is_predicts_for_the_same_pixels(
     for net, run in enumerate(reversed(trained.runs)):
         words = [f"run={run.info.run_id}", f"images={tmp_path}", "probabilities=true", f"tracking.uri={trained.uri}"]
         values = composed("device=cpu", *words, name="predict")
-        predict.run(check(PredictConfig, values), values, Path("predicted"))
+        predict.run(check_config(PredictConfig, values), values, Path("predicted"))
         out = re.sub(r"\n    ", "  ", capsys.readouterr().out)
         lines = [line for line in out.splitlines() if re.match("  0: ", line)]
         for number, line in enumerate(lines):
@@ -117,7 +117,7 @@ def test_what_is_kept_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a/0007.png").write_text("mine")
     image = np.zeros((1, 28, 28), np.uint8)
     assert [keeper.keep("a", image).name for _ in range(2)] == ["0008.png", "0009.png"]
-    assert (tmp_path / "a/0007.png").read_text() == "mine" and keeper.counts() == {"a": 3, "b": 0}
+    assert (tmp_path / "a/0007.png").read_text() == "mine" and keeper.count_pictures() == {"a": 3, "b": 0}
 
 
 def test_where_there_are_no_links_nothing_is_overwritten_either(

@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 
 from lenetexp.config.schema import SHARED_THREADS, THREAD_VARIABLES
 from lenetexp.errors import UserError
-from lenetexp.runs.interrupt import Interrupted, raised
+from lenetexp.runs.interrupt import Interruption, raised
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +179,7 @@ def test_a_signal_while_the_processes_start_leaves_none(tmp_path: Path, monkeypa
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(worker_class, "_start", start_and_interrupt)
-    with raised(), pytest.raises(Interrupted), launcher.started(at_most=2):
+    with raised(), pytest.raises(Interruption), launcher.started(at_most=2):
         raise AssertionError("the sweep goes on")
     assert not launcher.workers and not multiprocessing.active_children()
 

@@ -11,7 +11,7 @@ from torch import nn
 from helpers import make_data
 from lenetexp.datasets.load import Data, Split
 from lenetexp.reporting.animation import GAP, LINE, TILE, draw_learning
-from lenetexp.training.frames import MOST_FRAMES, Frames, with_frame
+from lenetexp.training.frames import MOST_FRAMES, Frames, add_frame
 from lenetexp.training.state import EpochRecord
 from sample_training import make_training, train
 
@@ -55,7 +55,7 @@ def test_red_is_above_zero_and_blue_below_on_one_scale_for_all_frames(tmp_path: 
     for epoch in range(3):
         with torch.no_grad():
             layer.weight.copy_(torch.tensor([[1.0, -1.0], [0.0, 0.5]]) * epoch)
-        frames = with_frame(frames, epoch, layer)
+        frames = add_frame(frames, epoch, layer)
     draw_learning(layer, make_data(1), frames, epochs(2), tmp_path)
     half, left = TILE // 2, 2 * GAP + TILE
     before, between, after = (page[2 * LINE :, left:] for page in pages(tmp_path))
@@ -74,7 +74,7 @@ def test_a_map_stands_under_the_middle_of_its_kernel(tmp_path: Path) -> None:
         layer.weight.fill_(1.0)
     data = make_data(1)
     data.test.images.fill_(255)
-    draw_learning(layer, data, with_frame(frames, 0, layer), epochs(0), tmp_path)
+    draw_learning(layer, data, add_frame(frames, 0, layer), epochs(0), tmp_path)
     (page,) = pages(tmp_path)
     middles = []
     for top in (2 * LINE + 1, 3 * LINE + TILE + 1):
@@ -91,7 +91,7 @@ def test_the_largest_is_under_2_mb(tmp_path: Path, side: int, channels: int) -> 
     data, frames = Data("noise", split, split, split, ("a", "b"), False, "digest"), Frames()
     for epoch in range(1000):
         layer = nn.Conv2d(channels, 64, 3, padding=1)
-        frames = with_frame(frames, epoch, layer)
+        frames = add_frame(frames, epoch, layer)
     draw_learning(layer, data, frames, epochs(999), tmp_path)
     assert MOST_FRAMES / 2 <= len(pages(tmp_path)) <= MOST_FRAMES
     assert (tmp_path / "learning.gif").stat().st_size < 2_000_000
@@ -99,13 +99,13 @@ def test_the_largest_is_under_2_mb(tmp_path: Path, side: int, channels: int) -> 
 
 @pytest.mark.parametrize("model", [nn.Linear(784, 10), nn.Conv2d(3, 6, 5)], ids=["flat", "on colours"])
 def test_without_a_convolution_on_the_images_there_is_none(tmp_path: Path, model: nn.Module) -> None:
-    draw_learning(model, make_data(3), with_frame({}, 0, model), epochs(0), tmp_path)
+    draw_learning(model, make_data(3), add_frame({}, 0, model), epochs(0), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_untrained_net_of_zeros_has_one(tmp_path: Path) -> None:
     layer = nn.Conv2d(1, 2, 3)
     nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    draw_learning(layer, make_data(1), with_frame({}, 0, layer), epochs(0), tmp_path)
+    draw_learning(layer, make_data(1), add_frame({}, 0, layer), epochs(0), tmp_path)
     (page,) = pages(tmp_path)
     assert (page[2 * LINE : 2 * LINE + TILE, 2 * GAP + TILE :] > 240).all()

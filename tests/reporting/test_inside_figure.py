@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lenetexp.reporting.inside_figure import MAPS, inside
+from lenetexp.reporting.inside_figure import MAPS, draw_inside
 
 DEAD = {"activation_deviation": 0.0, "gradient_norm": 0.0, "update_ratio": 0.0}
 ALIVE = {"activation_deviation": 0.5, "gradient_norm": 0.1, "update_ratio": 1e-3}
@@ -15,7 +15,7 @@ def row(**layers: dict[str, float]) -> dict[str, float]:
 
 def test_a_dead_layer_is_red_and_a_step_of_next_to_nothing_is_dark() -> None:
     ended = ALIVE | {"update_ratio": 0.0}  # the schedule's last step
-    figure = inside([row(c1=DEAD, output=ALIVE), row(c1=DEAD, output=ended)], "epoch", "t")
+    figure = draw_inside([row(c1=DEAD, output=ALIVE), row(c1=DEAD, output=ended)], "epoch", "t")
     assert figure is not None
     pictures = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in pictures] == [name for name, _, _ in MAPS.values()]
@@ -33,5 +33,5 @@ def test_a_dead_layer_is_red_and_a_step_of_next_to_nothing_is_dark() -> None:
 
 
 def test_without_measurements_there_is_no_picture() -> None:
-    assert inside([], "epoch", "t") is None and inside([{}, {}], "epoch", "t") is None
-    assert inside([{"epoch": 1.0, "batch": 1.0}], "batch", "t") is None
+    assert draw_inside([], "epoch", "t") is None and draw_inside([{}, {}], "epoch", "t") is None
+    assert draw_inside([{"epoch": 1.0, "batch": 1.0}], "batch", "t") is None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
-from lenetexp.reporting.sweep_figures import beside_published
+from lenetexp.reporting.sweep_figures import draw_beside_published
 
 
 def test_errors_here_and_published_stand_in_one_row_the_largest_on_top() -> None:
@@ -17,7 +17,7 @@ def test_errors_here_and_published_stand_in_one_row_the_largest_on_top() -> None
             "published": [0.989, 0.88],
         }
     )
-    (axes,) = beside_published(["experiment"], recipes, "a title").axes
+    (axes,) = draw_beside_published(["experiment"], recipes, "a title").axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["linear", "svm"]
     top, bottom = axes.get_ylim()[1], axes.get_ylim()[0]
     assert top < bottom  # row 0 is the highest

@@ -23,16 +23,21 @@ from lenetexp.reporting.report import (
     Report,
     Series,
     Table,
-    render,
+    render_report,
 )
-from lenetexp.reporting.report_parts import accuracy_by_key, curves_of, curves_of_run, table_of_runs
-from lenetexp.sweeps.images import Images, by_images
-from lenetexp.sweeps.results import best_first, recipes_of
+from lenetexp.reporting.report_parts import (
+    build_accuracy_charts,
+    build_run_curves,
+    build_runs_table,
+    build_sweep_curves,
+)
+from lenetexp.sweeps.images import Images, group_by_images
+from lenetexp.sweeps.results import group_recipes, sort_best_first
 from sample_report import HOSTILE, Page, found, report
 
 
 def test_a_page_holds_every_part() -> None:
-    page = Page(render(report()))
+    page = Page(render_report(report()))
     assert page.all("h1").startswith("title relu")
     headings = ["Results", "Accuracy by setting", "Learning curves", "Inside the net", "Mistakes", "To repeat it"]
     assert [text for text in page.texts["h2"] if text.strip()] == headings
@@ -41,11 +46,13 @@ def test_a_page_holds_every_part() -> None:
         assert part in body
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 3
     assert len([tag for tag, attributes in page.tags if "data-chart" in attributes]) == 3
-    assert "[0.1, null, 0.0, true]" in render(report()), "a run that diverged before it had an accuracy is drawn, too"
+    assert "[0.1, null, 0.0, true]" in render_report(report()), (
+        "a run that diverged before it had an accuracy is drawn, too"
+    )
 
 
 def test_what_a_report_lacks_is_left_out() -> None:
-    page = Page(render(Report("Run", "r", "asked", [])))
+    page = Page(render_report(Report("Run", "r", "asked", [])))
     assert [text for text in page.texts["h2"] if text.strip()] == ["To repeat it"]
     assert not {"img", "figure", "table"} & {tag for tag, _ in page.tags}
 
@@ -53,13 +60,14 @@ def test_what_a_report_lacks_is_left_out() -> None:
 def test_hostile_names_are_text() -> None:
     """Wherever a user's own words may be, in the page and in the data of its charts."""
     word = "relu".ljust(len(HOSTILE), "x")
-    plain, hostile = Page(render(report(word))), Page(render(report(HOSTILE)))
+    plain, hostile = Page(render_report(report(word))), Page(render_report(report(HOSTILE)))
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert [[*attributes] for _, attributes in hostile.tags] == [[*attributes] for _, attributes in plain.tags]
     for tag in ("title", "h1", "p", "dd", "li", "td", "th", "code", "figcaption"):
         assert hostile.all(tag).count(HOSTILE) == plain.all(tag).count(word) > 0, tag
     script, data = (
-        [text for (tag, attributes), text in scripts_of(page)] for page in (render(report()), render(report(HOSTILE)))
+        [text for (tag, attributes), text in scripts_of(page)]
+        for page in (render_report(report()), render_report(report(HOSTILE)))
     )
     assert script[1] == data[1], "the script is the same whatever the names are"
     assert json.dumps(HOSTILE) in json.dumps(json.loads(data[0]))
@@ -72,7 +80,7 @@ def scripts_of(page: str) -> list[tuple[tuple[str, str], str]]:
 
 
 def test_a_page_loads_nothing_and_runs_only_its_own_script() -> None:
-    text = render(report())
+    text = render_report(report())
     page = Page(text)
     addresses = [
         value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href", "srcset")
@@ -97,7 +105,7 @@ def test_a_page_of_a_large_sweep_is_small() -> None:
     row = [Cell("0.00123"), Cell("98.60%", 0.986123456), Cell("finished", kind="good"), Cell("f" * 32)]
     table = Table("t", ["lr", "validation", "ended", "run"], [row] * (2 * MOST_ROWS))
     pictures = [Picture("p", b"x" * LARGEST)] * 2
-    text = render(replace(report(), tables=[table], curves=[chart], inside=pictures, mistakes=pictures[:1]))
+    text = render_report(replace(report(), tables=[table], curves=[chart], inside=pictures, mistakes=pictures[:1]))
     assert len(text.encode()) < 5_000_000
     assert text.count("<tr>") == MOST_ROWS + 1 + 2 and f"The first {MOST_ROWS} of {2 * MOST_ROWS}" in text
     drawn = json.loads(scripts_of(text)[0][1])[-1]["series"][0]["lines"]
@@ -109,15 +117,15 @@ def test_a_page_of_a_large_sweep_is_small() -> None:
 
 
 def test_accuracy_against_numbers_and_words() -> None:
-    runs = best_first(found("relu"), ["lr", "how"])
-    by_lr, by_how = accuracy_by_key(recipes_of(runs, ["lr", "how"]), ["lr", "how"])
+    runs = sort_best_first(found("relu"), ["lr", "how"])
+    by_lr, by_how = build_accuracy_charts(group_recipes(runs, ["lr", "how"]), ["lr", "how"])
     assert (by_lr.log, by_lr.joined, by_lr.ticks, by_lr.words) == (True, False, None, None), "too few for a grid"
     assert [[(point.x, point.y) for point in line.points] for series in by_lr.series for line in series.lines] == [
         [(0.001, 0.5), (0.1, 0.9), (0.1, None)]
     ]
     assert by_how.words == ["relu", "b"], "the best first"
     grid = [*found("relu"), {**found("relu")[0], "how": "b", "best_val_accuracy": 0.2}]
-    by_lr, _ = accuracy_by_key(recipes_of(best_first(grid, ["lr", "how"]), ["lr", "how"]), ["lr", "how"])
+    by_lr, _ = build_accuracy_charts(group_recipes(sort_best_first(grid, ["lr", "how"]), ["lr", "how"]), ["lr", "how"])
     assert (by_lr.joined, by_lr.ticks, by_lr.heading) == (True, [0.001, 0.1], "how")
     assert [series.name for series in by_lr.series] == ["relu", "b"]
 
@@ -127,8 +135,8 @@ def test_no_colour_means_two_settings() -> None:
     known = {"status": "finished", "reason": "", "before": False, "curve": [], "best_val_accuracy": 0.5}
     colours = []
     for values in (("1", "2"), ("a", "b")), (("a", "b"), ("c", "d", "e")), (("1", "2"), ("3", "4")):
-        runs = best_first([{**known, "x": x, "y": y} for x in values[0] for y in values[1]], ["x", "y"])
-        charts = accuracy_by_key(recipes_of(runs, ["x", "y"]), ["x", "y"])
+        runs = sort_best_first([{**known, "x": x, "y": y} for x in values[0] for y in values[1]], ["x", "y"])
+        charts = build_accuracy_charts(group_recipes(runs, ["x", "y"]), ["x", "y"])
         colours.append([(chart.ramp, chart.first) for chart in charts])
     assert colours == [[(None, 0), (0, 0)], [(None, 0), (None, 3)], [(0, 0), (1, 0)]]
 
@@ -137,15 +145,19 @@ def test_a_sweep_on_two_datasets_has_charts_for_each() -> None:
     known = {"status": "finished", "reason": "", "before": False, "curve": [], "best_val_accuracy": 0.5}
     sets = (Images("digits", "0.1", "0", "a"), Images("MNIST", "0.1", "0", "b"))
     rows = [{**known, "lr": lr, "dataset": one.dataset, "images": one} for one in sets for lr in "12"]
-    recipes = recipes_of(best_first(rows, ["lr", "dataset"]), ["lr", "dataset"])
-    charts = [chart for name, lines in by_images(recipes) for chart in accuracy_by_key(lines, ["lr", "dataset"], name)]
+    recipes = group_recipes(sort_best_first(rows, ["lr", "dataset"]), ["lr", "dataset"])
+    charts = [
+        chart
+        for name, lines in group_by_images(recipes)
+        for chart in build_accuracy_charts(lines, ["lr", "dataset"], name)
+    ]
     assert [chart.title for chart in charts] == ["lr, on digits", "lr, on MNIST"]
     assert all(len(line.points) == 2 for chart in charts for series in chart.series for line in series.lines)
 
 
 def test_runs_that_differ_only_in_their_seed_share_a_button() -> None:
     seeds = [{**run, "seed": str(seed)} for run in found("relu") for seed in (0, 1)]
-    curves = curves_of(best_first(seeds, ["lr", "how", "seed"]), ["lr", "how", "seed"], ["lr", "how"])
+    curves = build_sweep_curves(sort_best_first(seeds, ["lr", "how", "seed"]), ["lr", "how", "seed"], ["lr", "how"])
     assert [(series.name, [line.name for line in series.lines]) for series in curves.series] == [
         ("0.1, relu", ["0.1, relu, 0", "0.1, relu, 1"]),
         ("0.001, relu", ["0.001, relu, 0", "0.001, relu, 1"]),
@@ -154,13 +166,13 @@ def test_runs_that_differ_only_in_their_seed_share_a_button() -> None:
 
 
 def test_what_is_not_finite_or_missing_is_not_drawn() -> None:
-    (chart,) = curves_of_run({"val/loss": [(1, 2.0), (2, float("inf")), (3, nan)], "train/loss": []})
+    (chart,) = build_run_curves({"val/loss": [(1, 2.0), (2, float("inf")), (3, nan)], "train/loss": []})
     assert [(series.name, len(series.lines[0].points)) for series in chart.series] == [("validation", 1)]
-    runs = best_first([{"lr": "1", "status": "not run", "reason": "", "before": False}], ["lr"])
-    assert not curves_of(runs, ["lr"], ["lr"]).series
-    table = table_of_runs(runs, ["lr"], [Cell("not run")])
+    runs = sort_best_first([{"lr": "1", "status": "not run", "reason": "", "before": False}], ["lr"])
+    assert not build_sweep_curves(runs, ["lr"], ["lr"]).series
+    table = build_runs_table(runs, ["lr"], [Cell("not run")])
     assert (table.columns, [cell.text for cell in table.rows[0]]) == (["lr", "ended"], ["1", "not run"])
-    json.loads(scripts_of(render(replace(report(), curves=[chart])))[0][1], parse_constant=pytest.fail)
+    json.loads(scripts_of(render_report(replace(report(), curves=[chart])))[0][1], parse_constant=pytest.fail)
 
 
 # ---- how it looks ----

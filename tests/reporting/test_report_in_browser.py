@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from browser import needs_browser
-from lenetexp.reporting.report import render
+from lenetexp.reporting.report import render_report
 from needs import CHROMIUM
 from sample_report import HOSTILE, Page, report
 
@@ -33,7 +33,7 @@ def browse(page: str, folder: Path) -> tuple[str, list[str], list[str]]:
 
 @needs_browser
 def test_a_browser_without_network_shows_it_all_and_asks_for_nothing(tmp_path: Path) -> None:
-    tree, console, asked = browse(render(report(HOSTILE)), tmp_path)
+    tree, console, asked = browse(render_report(report(HOSTILE)), tmp_path)
     assert (console, asked) == ([], [])
     assert len(re.findall(r'<svg role="img"[^>]*viewBox', tree)) == 3, "every chart is drawn"
     assert tree.count('aria-pressed="true"') == 3
@@ -43,7 +43,7 @@ def test_a_browser_without_network_shows_it_all_and_asks_for_nothing(tmp_path: P
 def test_the_page_would_be_caught_asking_for_something(tmp_path: Path) -> None:
     """What the test above relies on; and the policy keeps even a tag that got in from asking."""
     image = "<img src='http://example.invalid/x'><script>console.error('boom')</script></body>"
-    caught = render(report()).replace("</body>", image)
+    caught = render_report(report()).replace("</body>", image)
     _, console, asked = browse(caught, tmp_path)
     assert asked == [] and len(console) == 2 and all("Content Security Policy" in line for line in console)
     without = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", caught)
@@ -77,7 +77,7 @@ document.body.dataset.said = JSON.stringify(said);
 
 @needs_browser
 def test_tables_are_sorted_and_curves_switched_and_hovered(tmp_path: Path) -> None:
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", render(report()))
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", render_report(report()))
     tree, console, _ = browse(page.replace("</body>", f"<script>{ACTS}</script></body>"), tmp_path)
     assert console == []
     said = json.loads(dict(next(attributes for tag, attributes in Page(tree).tags if tag == "body"))["data-said"])

@@ -43,7 +43,7 @@ def red(texts: Sequence[Text]) -> int:
 
 def test_learning_curves_show_every_epoch_and_the_best_one() -> None:
     epochs = history(0.5, 0.9387, 0.9)
-    losses, accuracies = run_figures.learning_curves(epochs, epochs[1], 10, "LeNet on digits").axes
+    losses, accuracies = run_figures.draw_learning_curves(epochs, epochs[1], 10, "LeNet on digits").axes
     for axes, train, val in (
         (losses, [2, 1, 2 / 3], [1, 1 / 2, 1 / 3]),
         (accuracies, [0.4, 0.8387, 0.8], [0.5, 0.9387, 0.9]),
@@ -58,7 +58,7 @@ def test_learning_curves_show_every_epoch_and_the_best_one() -> None:
 
 def test_the_axis_of_accuracies_is_where_they_are() -> None:
     epochs = history(0.95, 0.99)  # in training 0.1 less
-    losses, accuracies = run_figures.learning_curves(epochs, epochs[1], 10, "t").axes
+    losses, accuracies = run_figures.draw_learning_curves(epochs, epochs[1], 10, "t").axes
     low, high = accuracies.get_ylim()
     assert 0.8 < low < 0.85 and high == 1
     assert legend(accuracies) == ["training", "validation", "best epoch: 99.00%"], "chance would be far below"
@@ -69,7 +69,7 @@ def test_the_axis_of_accuracies_is_where_they_are() -> None:
 
 def test_a_single_epoch_is_a_point_inside_the_axes() -> None:
     epochs = history(0.7)
-    for axes in run_figures.learning_curves(epochs, epochs[0], 10, "t").axes:
+    for axes in run_figures.draw_learning_curves(epochs, epochs[0], 10, "t").axes:
         assert all(line.get_marker() == "o" for line in axes.lines[:2])
         low, high = axes.get_xlim()
         assert low < 1 < high
@@ -80,7 +80,7 @@ def test_a_single_epoch_is_a_point_inside_the_axes() -> None:
 def test_the_confusion_matrix_shows_every_count_and_mistakes_in_red() -> None:
     counts = np.diag([100, 50, 99, 0])
     counts[2, 0], counts[1, 3] = 1, 50
-    (axes,) = run_figures.confusion_matrix(counts, ["cat", "dog", "emu", "fox"], "t").axes
+    (axes,) = run_figures.draw_confusion_matrix(counts, ["cat", "dog", "emu", "fox"], "t").axes
     shown = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
     assert shown == {(0, 0): "100", (1, 1): "50", (2, 2): "99", (2, 0): "1", (1, 3): "50"}
     assert words(axes.get_yticklabels()) == words(axes.get_xticklabels()) == ["cat", "dog", "emu", "fox"]
@@ -94,7 +94,7 @@ def test_the_confusion_matrix_shows_every_count_and_mistakes_in_red() -> None:
 
 def test_a_confusion_matrix_of_many_classes_has_names_but_no_counts() -> None:
     names = [f"c{i}" for i in range(47)]
-    (axes,) = run_figures.confusion_matrix(np.eye(47, dtype=np.int64), names, "t").axes
+    (axes,) = run_figures.draw_confusion_matrix(np.eye(47, dtype=np.int64), names, "t").axes
     assert words(axes.get_xticklabels()) == names and not axes.texts
 
 
@@ -111,7 +111,7 @@ def test_mistakes_are_the_misclassified_test_images(wrong: int, expected: str) -
     data = make_data(60)
     labels = data.test.labels.tolist()
     predicted = [(label + 1) % 10 if i < wrong else label for i, label in enumerate(labels)]
-    figure = run_figures.mistakes(data, scores(labels, predicted, [1 + i / 10 for i in range(60)]))
+    figure = run_figures.draw_mistakes(data, scores(labels, predicted, [1 + i / 10 for i in range(60)]))
     assert title(figure) == expected
     (axes,) = figure.axes
     most_confident = list(range(wrong))[::-1][:25]
@@ -123,7 +123,7 @@ def test_mistakes_are_the_misclassified_test_images(wrong: int, expected: str) -
 
 def test_predictions_mark_only_mistakes() -> None:
     images = make_data(3).test.images.numpy()
-    figure = run_figures.predictions(images, ["a", "b", "c"], ["a", "x", "c"], [0.5, 0.75, 1.0])
+    figure = run_figures.draw_predictions(images, ["a", "b", "c"], ["a", "x", "c"], [0.5, 0.75, 1.0])
     assert title(figure) == "1 of 3 images misclassified"
     (axes,) = figure.axes
     assert words(axes.texts) == ["a (50%)", "b (75%)\nis x", "c (100%)"]
@@ -133,7 +133,9 @@ def test_predictions_mark_only_mistakes() -> None:
 def test_photos_stand_beside_their_prepared_form() -> None:
     photos = [np.full(shape, i, dtype=np.uint8) for i, shape in enumerate(((400, 300, 3), (28, 90, 3)))]
     prepared = make_data(2).test.images.numpy()
-    figure = run_figures.prepared_photos(["a.jpg", f"{'long' * 9}.png"], photos, prepared, ["7 (99%)", "1 (20%)"], "t")
+    figure = run_figures.draw_prepared_photos(
+        ["a.jpg", f"{'long' * 9}.png"], photos, prepared, ["7 (99%)", "1 (20%)"], "t"
+    )
     (axes,) = figure.axes
     shown = [image.get_array() for image in axes.images]
     assert np.array_equal(shown[0], photos[0]) and np.array_equal(shown[2], photos[1])
@@ -145,7 +147,7 @@ def test_photos_stand_beside_their_prepared_form() -> None:
 
 def test_filters_show_weights_and_responses_on_scales_around_zero() -> None:
     layer, image = nn.Conv2d(3, 12, 5), torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8)
-    sheet, weights, responses = run_figures.filters(layer, image, "t").axes
+    sheet, weights, responses = run_figures.draw_filters(layer, image, "t").axes
     numbers = range(1, 9)
     expected = ["", *(f"kernel {i}" for i in numbers), "input", *(f"map {i}" for i in numbers)]
     assert words(sheet.texts) == expected

@@ -16,7 +16,7 @@ from pandas import DataFrame
 
 from figure_texts import legend, words
 from lenetexp.reporting import run_figures, style, sweep_figures
-from lenetexp.reporting.sweep_figures import accuracy_by_key, draw_sweep, heat_map
+from lenetexp.reporting.sweep_figures import draw_accuracy_by_key, draw_heat_map, draw_sweep
 
 AWKWARD = [f"/{'a_long_folder/' * 20}{i}" for i in range(3)] + ["$\\a$", "$"]
 
@@ -47,7 +47,7 @@ def test_accuracy_of_a_grid_is_drawn_against_each_key() -> None:
     keys = ["optimizer.lr", "model.activation"]
     table = {("0.1", "relu"): 0.5, ("0.01", "relu"): 0.6, ("0.1", "tanh"): 0.9, ("0.01", "tanh"): 0.8}
     grid = DataFrame([recipe(accuracy, **dict(zip(keys, pair, strict=True))) for pair, accuracy in table.items()])
-    rates, activations = accuracy_by_key(keys, grid, "t").axes
+    rates, activations = draw_accuracy_by_key(keys, grid, "t").axes
     assert (rates.get_xlabel(), activations.get_xlabel()) == tuple(keys)
     assert dots(rates) == {(float(lr), accuracy) for (lr, _), accuracy in table.items()}
     assert words(rates.get_xticklabels()) == ["0.01", "0.1"] and rates.get_xscale() == "symlog"
@@ -61,28 +61,28 @@ def test_accuracy_of_a_grid_is_drawn_against_each_key() -> None:
 def test_many_keys_stand_in_rows_and_in_the_legend_in_full(tmp_path: Path) -> None:
     keys = [f"group.a_key_with_a_name_{i}" for i in range(8)]
     recipes = DataFrame([recipe(0.5 + i / 10, **{key: f"{key}{i}" for key in keys}) for i in range(2)])
-    figure = accuracy_by_key(keys, recipes, "t")
+    figure = draw_accuracy_by_key(keys, recipes, "t")
     assert [axes.get_xlabel() for axes in figure.axes] == keys
     width, height = figure.get_size_inches()
     assert width < 2 * height, "not a strip"
-    (axes,) = sweep_figures.learning_curves(keys, recipes, "t").axes
+    (axes,) = sweep_figures.draw_sweep_curves(keys, recipes, "t").axes
     assert all(f"a_key_with_a_name_{i}=" in legend(axes)[0] for i in range(8))
 
 
 def test_seeds_have_intervals_within_0_and_1() -> None:
     recipes = DataFrame([recipe(0.98, 0.05, lr="0.1"), recipe(0.5, 0.1, lr="0.2")])
-    (axes,) = accuracy_by_key(["lr"], recipes, "t").axes
+    (axes,) = draw_accuracy_by_key(["lr"], recipes, "t").axes
     (bars,) = (segments.get_segments() for segments in axes.collections)
     assert [bar[:, 1].tolist() for bar in bars] == [[pytest.approx(0.93), 1.0], [0.4, 0.6]]
 
 
 def test_intervals_of_several_lines_stand_beside_each_other_and_say_what_they_are(tmp_path: Path) -> None:
     recipes = DataFrame([recipe(0.9, 0.05, lr=lr, act=act) for lr in ("0.01", "0.1") for act in "ab"])
-    figure = accuracy_by_key(["lr", "act"], recipes, "t")
+    figure = draw_accuracy_by_key(["lr", "act"], recipes, "t")
     for axes in figure.axes:
         places = {round(bar[0, 0], 6) for bars in axes.collections for bar in bars.get_segments()}
         assert len(places) == 4 and axes.get_ylabel() == "mean validation accuracy, 95 % interval"
-    (_, heat) = (sweep_figures._figures(recipes, ["lr", "act"], "")[name] for name in ("accuracy", "heat_map"))
+    (_, heat) = (sweep_figures._draw_figures(recipes, ["lr", "act"], "")[name] for name in ("accuracy", "heat_map"))
     assert heat.get_suptitle() == "Mean best validation accuracy by lr and act"
 
 
@@ -91,20 +91,21 @@ def test_no_colour_means_two_settings_and_numbers_have_shades() -> None:
     for keys in (["lr", "act"], ["act", "net"]):
         rows = grid.drop_duplicates(keys)
         colours = [
-            {*map(to_hex, [line.get_color() for line in axes.lines])} for axes in accuracy_by_key(keys, rows, "t").axes
+            {*map(to_hex, [line.get_color() for line in axes.lines])}
+            for axes in draw_accuracy_by_key(keys, rows, "t").axes
         ]
         assert len(colours) == 2 and not colours[0] & colours[1]
 
 
 def test_titles_name_what_varies_and_no_setting_of_the_arithmetic(tmp_path: Path) -> None:
     recipes = DataFrame([recipe(0.5, **{"lr": lr, "epochs": "5", "device.threads": lr}) for lr in ("1", "2")])
-    figures = sweep_figures._figures(recipes, ["lr", "epochs", "device.threads"], " on digits")
+    figures = sweep_figures._draw_figures(recipes, ["lr", "epochs", "device.threads"], " on digits")
     assert figures["accuracy"].get_suptitle() == "Best validation accuracy on digits by lr"
 
 
 def test_a_diverged_recipe_is_a_cross_even_without_an_accuracy() -> None:
     recipes = [recipe(0.9, lr="0.1"), recipe(0.4, lr="1", diverged=True), recipe(nan, lr="10", diverged=True)]
-    (axes,) = accuracy_by_key(["lr"], DataFrame(recipes), "t").axes
+    (axes,) = draw_accuracy_by_key(["lr"], DataFrame(recipes), "t").axes
     assert dots(axes) == {(0.1, 0.9)}
     assert crosses(axes) == [(1.0, 0.4), (10.0, 0.03)], "the last just above the bottom"
     assert legend(axes) == ["diverged"]
@@ -112,7 +113,7 @@ def test_a_diverged_recipe_is_a_cross_even_without_an_accuracy() -> None:
 
 def test_a_recipe_that_only_failed_leaves_a_gap() -> None:
     recipes = DataFrame([recipe(0.9, lr="0.1"), recipe(nan, lr="0.2")])
-    (axes,) = accuracy_by_key(["lr"], recipes, "t").axes
+    (axes,) = draw_accuracy_by_key(["lr"], recipes, "t").axes
     assert {place for place in dots(axes) if not np.isnan(place[1])} == {(0.1, 0.9)}
     assert not crosses(axes) and axes.get_legend() is None
 
@@ -123,7 +124,7 @@ def test_trials_of_a_search_are_neither_joined_nor_a_map(tmp_path: Path) -> None
         recipe(1 - i / 60, lr=repr(10.0 ** rng.uniform(-4, 0)), size=str(2 ** rng.integers(3, 7))) for i in range(30)
     ]
     trials = DataFrame(draws)
-    rates, sizes = accuracy_by_key(["lr", "size"], trials, "t").axes
+    rates, sizes = draw_accuracy_by_key(["lr", "size"], trials, "t").axes
     assert len(dots(rates)) == len(dots(sizes)) == 30 and not joined(rates) and not joined(sizes)
     assert words(sizes.get_xticklabels()) == ["8", "16", "32", "64"], "values that repeat have a tick each"
     assert legend(rates) == ["8", "16", "32", "64"] and sizes.get_legend() is None, "30 rates have no colours"
@@ -133,7 +134,7 @@ def test_trials_of_a_search_are_neither_joined_nor_a_map(tmp_path: Path) -> None
 
 def test_zero_has_a_place_of_its_own_beside_a_logarithmic_scale() -> None:
     decays = ["0", "0.0001", "0.001", "0.01"]
-    figure = accuracy_by_key(["decay"], DataFrame([recipe(0.9, decay=decay) for decay in decays]), "t")
+    figure = draw_accuracy_by_key(["decay"], DataFrame([recipe(0.9, decay=decay) for decay in decays]), "t")
     (axes,) = figure.axes
     places = axes.transData.transform([(float(decay), 0.9) for decay in decays])[:, 0]
     assert np.diff(places).min() > 50, "pixels between neighbours"
@@ -142,17 +143,17 @@ def test_zero_has_a_place_of_its_own_beside_a_logarithmic_scale() -> None:
 def test_every_word_has_a_tick_and_infinity_is_a_word() -> None:
     names = [f"torch.optim.Optimizer{i}" for i in range(12)]
     recipes = DataFrame([recipe(1 - i / 20, o=name) for i, name in enumerate(names)])
-    (axes,) = accuracy_by_key(["o"], recipes, "t").axes
+    (axes,) = draw_accuracy_by_key(["o"], recipes, "t").axes
     assert words(axes.get_xticklabels()) == names
     recipes = DataFrame([recipe(0.5, clip="1.0"), recipe(0.7, clip="inf")])
-    (axes,) = accuracy_by_key(["clip"], recipes, "t").axes
+    (axes,) = draw_accuracy_by_key(["clip"], recipes, "t").axes
     assert words(axes.get_xticklabels()) == ["inf", "1.0"]
 
 
 def test_the_heat_map_has_a_number_in_every_cell() -> None:
     recipes = [recipe(0.9, lr="0.01", act="tanh"), recipe(0.5, lr="0.1", act="tanh", diverged=True)]
     recipes += [recipe(nan, lr="0.01", act="relu", diverged=True), recipe(0.7, lr="1", act="relu")]
-    (axes,) = heat_map(["lr", "act"], DataFrame(recipes), "t").axes
+    (axes,) = draw_heat_map(["lr", "act"], DataFrame(recipes), "t").axes
     assert words(axes.get_yticklabels()) == ["0.01", "0.1", "1"], "numbers in their order"
     assert words(axes.get_xticklabels()) == ["tanh", "relu"], "words the best first"
     cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
@@ -165,7 +166,7 @@ def test_the_heat_map_has_a_number_in_every_cell() -> None:
 def test_the_best_recipes_have_a_colour_and_a_name() -> None:
     curves = [[[(1, 0.1), (2, 0.9 - i / 100)], [(1, 0.2)]] for i in range(40)]
     recipes = DataFrame({"optimizer._target_": [f"o{i}" for i in range(40)], "curves": curves})
-    (axes,) = sweep_figures.learning_curves(["optimizer._target_"], recipes, "t").axes
+    (axes,) = sweep_figures.draw_sweep_curves(["optimizer._target_"], recipes, "t").axes
     assert axes.get_legend().get_title().get_text() == "the best 10 of 40"
     assert legend(axes) == [f"optimizer=o{i}" for i in range(10)]
     drawn = [[tuple(place) for place in line.get_xydata()] for line in axes.lines]
@@ -204,14 +205,16 @@ def test_pictures_take_any_names(tmp_path: Path) -> None:
     grid = DataFrame([recipe(0.5, **{keys[0]: a, keys[1]: b}) for a in AWKWARD for b in AWKWARD])
     images, sure = np.zeros((5, 1, 28, 28), dtype=np.uint8), [0.9] * 5
     figures = {
-        "accuracy": accuracy_by_key(keys, grid, "$\\a$"),
-        "heat_map": heat_map(keys, grid, "$\\a$"),
-        "curves": sweep_figures.learning_curves(keys, grid, "$\\a$"),
-        "confusion": run_figures.confusion_matrix(np.eye(5, dtype=np.int64), AWKWARD, "$\\a$"),
-        "predictions": run_figures.predictions(images, AWKWARD, AWKWARD[::-1], sure, "$\\a$"),
-        "photos": run_figures.prepared_photos(AWKWARD, [np.zeros((9, 9, 3), np.uint8)] * 5, images, AWKWARD, "$\\a$"),
+        "accuracy": draw_accuracy_by_key(keys, grid, "$\\a$"),
+        "heat_map": draw_heat_map(keys, grid, "$\\a$"),
+        "curves": sweep_figures.draw_sweep_curves(keys, grid, "$\\a$"),
+        "confusion": run_figures.draw_confusion_matrix(np.eye(5, dtype=np.int64), AWKWARD, "$\\a$"),
+        "predictions": run_figures.draw_predictions(images, AWKWARD, AWKWARD[::-1], sure, "$\\a$"),
+        "photos": run_figures.draw_prepared_photos(
+            AWKWARD, [np.zeros((9, 9, 3), np.uint8)] * 5, images, AWKWARD, "$\\a$"
+        ),
     }
-    style.save(figures, tmp_path)
+    style.save_figures(figures, tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} == set(figures)
     for name, figure in figures.items():
         dollars = [text for text in figure.findobj(Text) if "$" in text.get_text()]

@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from helpers import InProcess
-from lenetexp.reporting.terminal import Progress, SweepProgress, curves, fit_columns, rows, sparkline
+from lenetexp.reporting.terminal import (
+    Progress,
+    SweepProgress,
+    fit_columns,
+    format_curves,
+    format_rows,
+    format_sparkline,
+)
 from lenetexp.tracking.journal import End, Epoch, Journal, Start
-from lenetexp.tracking.view import ALL, page
+from lenetexp.tracking.view import ALL, format_page
 from lenetexp.training.state import EpochRecord
 
 RUN = "f8066fdb598a4b5f883e09d529ecedfd"
@@ -29,7 +36,7 @@ def test_a_run_prints_no_line_wider_than_the_terminal(here: InProcess, capsys: p
     here.train("epochs=1", pictures=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 15
-    address = page(here.runs[0].info.experiment_id, ALL)
+    address = format_page(here.runs[0].info.experiment_id, ALL)
     for line in lines:
         assert len(line) <= 72 or line.endswith((address, here.uri)), line
 
@@ -43,7 +50,7 @@ def test_images_that_validate_and_test_are_not_counted_as_two_sets(
 
 def test_the_line_of_an_epoch_fits_whatever_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(epochs=9999, steps=1)
-    progress.epoch(EpochRecord(9999, 1234.5678, 1.0, 1234.5678, 1.0, 1.23e-10, 123456.0, improved=True))
+    progress.print_epoch(EpochRecord(9999, 1234.5678, 1.0, 1234.5678, 1.0, 1.23e-10, 123456.0, improved=True))
     group, head, line = capsys.readouterr().out.splitlines()
     assert max(map(len, (group, head, line))) <= 72
     assert line.split() == ["9999", "1234.6", "100.00%", "1234.6", "100.00%", "1.23e-10", "123,456", "best"]
@@ -54,7 +61,7 @@ def test_the_columns_of_the_epochs_stand_below_each_other_even_if_the_loss_explo
 ) -> None:
     progress = Progress(epochs=4, steps=1)
     for epoch, loss in enumerate((0.1234, 999.99999, 99999.9, 5.6e29), start=1):
-        progress.epoch(EpochRecord(epoch, loss, 0.1, loss, 0.1, 55100.0, 900.0, improved=False))
+        progress.print_epoch(EpochRecord(epoch, loss, 0.1, loss, 0.1, 55100.0, 900.0, improved=False))
     lines = capsys.readouterr().out.splitlines()[2:]
     assert {tuple(match.start() for match in re.finditer("%", line)) for line in lines} == {(25, 45)}
     assert len({*map(len, lines)}) == 1
@@ -62,7 +69,7 @@ def test_the_columns_of_the_epochs_stand_below_each_other_even_if_the_loss_explo
 
 def test_a_text_is_folded_after_punctuation_and_a_command_is_not() -> None:
     command = f"python scripts/predict.py run={RUN}"
-    lines = rows([("net", ", ".join(["wide"] * 20)), ("predict", f"{command} 'trust=[mine]'")]).splitlines()
+    lines = format_rows([("net", ", ".join(["wide"] * 20)), ("predict", f"{command} 'trust=[mine]'")]).splitlines()
     assert all(len(line) <= 72 for line in lines[:2]) and lines[1].startswith("           wide")
     assert lines[2:] == ["  predict", f"    {command} 'trust=[mine]'"]
 
@@ -85,11 +92,11 @@ def begin(folder: Path, swept: dict[str, str], *accuracies: float) -> Journal:
 
 
 def test_a_sparkline_goes_from_zero_to_one_whatever_the_accuracies() -> None:
-    assert sparkline([]) == ""
-    assert sparkline([0, 0.124, 0.126, 0.26, 0.4, 0.51, 0.7, 0.8, 0.9, 1]) == "▁▁▂▃▄▅▆▇██"
-    assert sparkline([0.5] * 5) == "▅" * 5
+    assert format_sparkline([]) == ""
+    assert format_sparkline([0, 0.124, 0.126, 0.26, 0.4, 0.51, 0.7, 0.8, 0.9, 1]) == "▁▁▂▃▄▅▆▇██"
+    assert format_sparkline([0.5] * 5) == "▅" * 5
     collapsed = [0.1] * 6 + [0.9] * 29 + [0.1]
-    assert sparkline(collapsed) == "▁▁█████████▁", "the newest epoch is always there"
+    assert format_sparkline(collapsed) == "▁▁█████████▁", "the newest epoch is always there"
 
 
 def test_the_curves_of_running_jobs_fit_the_terminal_and_stand_below_each_other(tmp_path: Path) -> None:
@@ -99,14 +106,14 @@ def test_the_curves_of_running_jobs_fit_the_terminal_and_stand_below_each_other(
         closing(begin(tmp_path / "1", {"optimizer.lr": "0.01"})) as new,
         closing(begin(tmp_path / "2", long, *[1] * 20)) as wide,
     ):
-        assert curves([one, new]) == [
+        assert format_curves([one, new]) == [
             "  lr=0.1   ▁▅█           97.31%  epoch 3/20",
             "  lr=0.01                        epoch 0/20",
         ]
-        lines = curves([one, wide])
+        lines = format_curves([one, wide])
         assert len(lines[1]) <= 71 and lines[1].startswith("  a_key") and "_3=a_value  ████████████" in lines[1]
         assert lines[0].index("97.31%") == lines[1].index("100.00%") + 1
-        assert curves([]) == []
+        assert format_curves([]) == []
 
 
 def drawn_by_a_sweep(folder: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> tuple[str, list[int]]:

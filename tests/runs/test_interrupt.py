@@ -15,7 +15,7 @@ import pytest
 
 from helpers import InProcess, Started, wait_for_epochs
 from lenetexp.errors import UserError
-from lenetexp.runs.interrupt import SIGNALS, Interrupted, noted, raised
+from lenetexp.runs.interrupt import SIGNALS, Interruption, defer_signals, raised
 from lenetexp.tracking.journal import AnyEvent, Journal
 from lenetexp.tracking.recorder import Recorder
 from lenetexp.training.state import load_checkpoint
@@ -29,34 +29,34 @@ LONG = ["experiment=smoke", "device=cpu", "epochs=4000"]
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_is_noted_and_raised_at_a_safe_point(signum: int) -> None:
     outside = signal.signal(signum, signal.SIG_DFL)  # the tests themselves may run under nohup
-    with pytest.raises(Interrupted) as stop, noted() as stop_if_asked:
+    with pytest.raises(Interruption) as stop, defer_signals() as stop_if_asked:
         stop_if_asked()
         os.kill(os.getpid(), signum)
         stop_if_asked()
     assert stop.value.code == 128 + signum
-    with pytest.raises(Interrupted), raised():
+    with pytest.raises(Interruption), raised():
         os.kill(os.getpid(), signum)
         time.sleep(1)
     assert signal.signal(signum, outside) == signal.SIG_DFL, "as it was before"
 
 
 def test_the_second_signal_ends_everything_that_notes_signals_at_once() -> None:
-    with noted() as outer:
-        with noted() as inner:
+    with defer_signals() as outer:
+        with defer_signals() as inner:
             os.kill(os.getpid(), signal.SIGINT)
-            with pytest.raises(Interrupted):
+            with pytest.raises(Interruption):
                 inner()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interruption):
             outer()
 
 
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with noted() as stop_if_asked:
+        with defer_signals() as stop_if_asked:
             os.kill(os.getpid(), signal.SIGHUP)
             stop_if_asked()
     finally:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers import in_process
-from lenetexp.datasets.load import Data, Split, load
+from lenetexp.datasets.load import Data, Split, load_data
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, JournalReader
 
@@ -31,7 +31,7 @@ class Watched(Tensor):
             name = function.__self__.__name__
         if name not in HARMLESS:
             events = JournalReader(Path("outputs/runs/0"))
-            cls.looks.append((name, len([*events.of(Epoch)])))
+            cls.looks.append((name, len([*events.select(Epoch)])))
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **(kwargs or {}))
 
@@ -42,7 +42,7 @@ def test_the_test_images_are_looked_at_once_and_after_the_last_epoch(
     """Scored once (split into batches); later, pictures of mistakes and filters show some of them."""
 
     def watched(*arguments: object) -> Data:
-        data = load(*arguments)  # type: ignore[arg-type]
+        data = load_data(*arguments)  # type: ignore[arg-type]
         return replace(data, test=Split(data.test.images.as_subclass(Watched), data.test.labels))
 
     monkeypatch.setattr(experiment, "load", watched)

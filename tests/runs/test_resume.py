@@ -27,7 +27,7 @@ from helpers import (
     wait_for_epochs,
 )  # fmt: skip
 from lenetexp.config.commands import SyncConfig
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal
@@ -169,7 +169,7 @@ def test_offline_first_and_sent_later(
     def send(uri: str = here.uri) -> str:
         capsys.readouterr()
         values = composed(f"tracking.uri={uri}", name="sync")
-        sync(check(SyncConfig, values), values, Path("synced"))
+        sync(check_config(SyncConfig, values), values, Path("synced"))
         return capsys.readouterr().out
 
     def drop_lines(*kinds: str) -> None:
@@ -201,7 +201,7 @@ def test_a_resumed_run_touches_no_other_runs_folder(here: InProcess, tmp_path: P
     (tmp_path / "mine/notes.txt").write_text("mine")
     values = composed("experiment=smoke", "device=cpu", "epochs=2", "resume=true", f"tracking.uri={here.uri}")
     with pytest.raises(UserError, match="must be a new or an empty folder"):
-        experiment.run(check(RunConfig, values), values, tmp_path / "mine")
+        experiment.run(check_config(RunConfig, values), values, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
@@ -248,7 +248,7 @@ def write_first_10_000(mnist_root: Path, folder: Path) -> None:
 
 def epochs_done(cwd: Path) -> list[Epoch]:
     found = journals(cwd)
-    return found[-1].of(Epoch) if found else []
+    return found[-1].select(Epoch) if found else []
 
 
 def epoch_seconds(cwd: Path) -> float:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import lenetexp
 from helpers import FIGURES, PROJECT, Done, InProcess, PlainLeNet, Server, Store, composed, run_script
-from lenetexp.config.identity import leaves
+from lenetexp.config.identity import flatten_settings
 from lenetexp.config.targets import Dataset
-from lenetexp.datasets.load import load
+from lenetexp.datasets.load import load_data
 from lenetexp.datasets.local import digits
 from lenetexp.runs import provenance
-from lenetexp.runs.experiment import recorded_config
+from lenetexp.runs.experiment import clean_config
 from lenetexp.training.evaluate import evaluate
 from lenetexp.training.inside import MEASURES
 
@@ -89,7 +89,7 @@ def check_record(store: Store, epochs: int) -> None:
     assert run.info.status == "FINISHED"
     assert store.artifacts(run) == ARTIFACTS and store.artifacts(run, "figures") == FIGURES
     assert store.artifacts(run, "checkpoints") == {"checkpoints/best.pt", "checkpoints/last.pt"}
-    assert run.data.params == {key: str(value) for key, value in leaves(yaml.safe_load(text("config.yaml")))}
+    assert run.data.params == {key: str(value) for key, value in flatten_settings(yaml.safe_load(text("config.yaml")))}
     assert {"optimizer.lr", "model.activation", "dataset.validation", "seed"} <= set(run.data.params)
     assert set(run.data.metrics) == {*SERIES, *ONCE, *INSIDE}
     for name in (*SERIES, *INSIDE):
@@ -150,9 +150,9 @@ def test_a_run_that_diverges_is_a_result(here: InProcess, capsys: pytest.Capture
 def test_a_password_is_neither_recorded_nor_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "tracking.uri=postgresql://me:secret@host/db"
     monkeypatch.setattr("sys.argv", ["run.py", uri, "resume=true"])
-    provenance.write(tmp_path, recorded_config(composed(uri)), {"digest": "d"})
+    provenance.write_provenance(tmp_path, clean_config(composed(uri)), {"digest": "d"})
     written = "".join(path.read_text() for path in (tmp_path / "config.yaml", tmp_path / "reproduce/command.txt"))
-    printed = provenance.command_to_resume("4d1f")
+    printed = provenance.format_resume_command("4d1f")
     assert "secret" not in written + printed and written.count("//***@host") == printed.count("//***@host") + 1 == 2
     assert printed.endswith("resume=4d1f") and "resume" not in (tmp_path / "config.yaml").read_text()
 
@@ -199,6 +199,6 @@ def test_the_tutorials_recipe_gives_what_the_tutorial_gives(mnist_root: Path, tm
     assert accuracies[1] < 0.2
     assert 0.935 <= accuracies[10] <= 0.965
     target = {"_target_": "lenetexp.datasets.torchvision_dataset", "name": "MNIST", "root": str(mnist_root)}
-    test = load(Dataset.model_validate(target), torch.device("cpu")).test
+    test = load_data(Dataset.model_validate(target), torch.device("cpu")).test
     plain = best_weights(finished, torch.sigmoid, nn.AvgPool2d)
     assert evaluate(plain, test).accuracy == run.data.metrics["test/accuracy"]

@@ -10,8 +10,8 @@ import torch
 
 from helpers import InProcess, composed
 from lenetexp import predict
-from lenetexp.config.schema import RunConfig, Tracking, check
-from lenetexp.datasets.load import load
+from lenetexp.config.schema import RunConfig, Tracking, check_config
+from lenetexp.datasets.load import load_data
 from lenetexp.errors import UserError
 from lenetexp.runs.resume import ResumePlan
 from lenetexp.runs.trust import read_config, require_trusted
@@ -107,7 +107,7 @@ def test_predict_does_not_follow_a_strangers_config(here: InProcess) -> None:
     for name, content in {"config.yaml": config, "dataset.json": facts, "checkpoints/best.pt": {}}.items():
         store.client.log_dict(run_id, content, name)
     with pytest.raises(UserError, match=r"model\._target_=os\.system: .*names what is not trusted"):
-        predict.load(get_run(store, run_id), trust=["mine"])
+        predict.load_net(get_run(store, run_id), trust=["mine"])
 
 
 def test_resume_does_not_follow_a_strangers_config(here: InProcess, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_a_strangers_checkpoint_is_not_taken_for_what_it_is_not(here: InProcess)
         lambda state: state["best_weights"].pop("c1.weight"),
     ]
     intact = last.read_bytes()
-    settings = check(RunConfig, composed("experiment=smoke", "device=cpu", "epochs=3"))
-    data = load(settings.dataset, torch.device("cpu"))
+    settings = check_config(RunConfig, composed("experiment=smoke", "device=cpu", "epochs=3"))
+    data = load_data(settings.dataset, torch.device("cpu"))
     stored = get_run(open_store(Tracking(uri=here.uri, experiment=here.experiment)), run.info.run_id)
     for change in changes:
         last.write_bytes(intact)

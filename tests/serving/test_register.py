@@ -25,7 +25,7 @@ from PIL import Image
 import postgres
 from helpers import ENVIRONMENT, Command, InProcess, Server, composed, free_port, run_script
 from lenetexp.config.commands import RegisterConfig
-from lenetexp.config.schema import Tracking, check
+from lenetexp.config.schema import Tracking, check_config
 from lenetexp.datasets.local import digits
 from lenetexp.errors import UserError
 from lenetexp.serving import register
@@ -161,7 +161,7 @@ def test_the_same_run_again_is_a_new_version(registered: InProcess) -> None:
 def register_here(store: InProcess, *words: str) -> None:
     """What the command does, within this process."""
     values = composed(f"tracking.uri={store.uri}", *words, name="register")
-    register.run(check(RegisterConfig, values), values, store.cwd)
+    register.run(check_config(RegisterConfig, values), values, store.cwd)
 
 
 @pytest.mark.parametrize(

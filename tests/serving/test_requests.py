@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from lenetexp.config.schema import check
-from lenetexp.datasets.mnist_form import like_mnist
+from lenetexp.config.schema import check_config
+from lenetexp.datasets.mnist_form import convert_to_mnist
 from lenetexp.errors import UserError
 from lenetexp.serving.classifier import Classifier, Refusal
-from lenetexp.serving.register import example
-from lenetexp.serving.requests import images_of
+from lenetexp.serving.register import make_example
+from lenetexp.serving.requests import decode_rows
 from lenetexp.trained import Facts, TrainedNet, _Config
 
-CONFIG = check(
+CONFIG = check_config(
     _Config,
     {"model": {"_target_": "lenetexp.models.LeNet"}, "dataset": {"_target_": "lenetexp.datasets.digits"}},
 )  # fmt: skip
@@ -41,12 +41,12 @@ def png(image: Image.Image, kind: str = "PNG") -> str:
 
 
 ARRAY = np.arange(28 * 28).reshape(28, 28) % 256
-PICTURE = base64.b64encode(example()).decode()
+PICTURE = base64.b64encode(make_example()).decode()
 
 
 @pytest.mark.parametrize("rows", [[ARRAY.tolist()] * 3, [[ARRAY.tolist()]] * 3, np.stack([ARRAY] * 3), [ARRAY] * 3])
 def test_arrays_are_taken_as_they_are(rows: Any) -> None:
-    images = images_of(rows, net())
+    images = decode_rows(rows, net())
     assert images.shape == (3, 1, 28, 28) and images.dtype == torch.float32
     assert np.array_equal(images[2, 0].numpy(), ARRAY)
 
@@ -54,16 +54,16 @@ def test_arrays_are_taken_as_they_are(rows: Any) -> None:
 def test_pictures_are_prepared_as_predict_prepares_them() -> None:
     """Both kinds of rows in one request; a browser's data: address; base64 in lines."""
     lines = "\n".join(PICTURE[i : i + 76] for i in range(0, len(PICTURE), 76))
-    images = images_of([PICTURE, ARRAY.tolist(), f"data:image/png;base64,{PICTURE}", lines], net())
-    grey = np.array(Image.open(BytesIO(example())))
+    images = decode_rows([PICTURE, ARRAY.tolist(), f"data:image/png;base64,{PICTURE}", lines], net())
+    grey = np.array(Image.open(BytesIO(make_example())))
     for i in (0, 2, 3):
-        assert np.array_equal(images[i].numpy(), like_mnist(grey, "auto", ""))
+        assert np.array_equal(images[i].numpy(), convert_to_mnist(grey, "auto", ""))
     assert np.array_equal(images[1, 0].numpy(), ARRAY)
 
 
 @pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
 def test_pictures_of_any_size_suit_a_colour_net(kind: str) -> None:
-    images = images_of([png(Image.new("RGB", (90, 70), (250, 0, 0)), kind)], net((3, 32, 32), mnist=False))
+    images = decode_rows([png(Image.new("RGB", (90, 70), (250, 0, 0)), kind)], net((3, 32, 32), mnist=False))
     assert images.shape == (1, 3, 32, 32)
     assert images[0, 0].min() > 240 and images[0, 2].max() < 10
 
@@ -83,7 +83,7 @@ REFUSED = [
     ([""], "row 0 is empty"),
     (["aGVsbG8="], "row 0 cannot be read: it is none of BMP, GIF"),
     ([base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n").decode()], "it is none of BMP"),
-    ([base64.b64encode(example()[:200]).decode()], "row 0 cannot be read"),
+    ([base64.b64encode(make_example()[:200]).decode()], "row 0 cannot be read"),
     (["A" * 30_000_000], "at most 20,000,000 bytes"),
     ([bomb(10_000, 6_000)], "row 0 has 10000×6000 pixels: must be at most 50,000,000"),
     ([bomb(30_000, 30_000)], "row 0 cannot be read"),
@@ -105,12 +105,12 @@ REFUSED = [
 @pytest.mark.parametrize(("rows", "sentence"), REFUSED, ids=[sentence[:40] for _, sentence in REFUSED])
 def test_what_is_no_image_is_refused(rows: Any, sentence: str) -> None:
     with pytest.raises(UserError) as refused:
-        images_of(rows, net())
+        decode_rows(rows, net())
     assert sentence in str(refused.value) and len(str(refused.value)) < 300
 
 
 def test_an_empty_image_is_no_doubt_about_the_scale() -> None:
-    assert images_of([np.zeros((28, 28)).tolist()], net()).max() == 0
+    assert decode_rows([np.zeros((28, 28)).tolist()], net()).max() == 0
 
 
 JSON = st.recursive(
@@ -124,7 +124,7 @@ JSON = st.recursive(
 @given(JSON)
 def test_any_json_has_an_answer_or_is_refused(rows: Any) -> None:
     try:
-        images = images_of(rows, net())
+        images = decode_rows(rows, net())
     except UserError as error:
         assert len(str(error)) < 300
     else:
@@ -132,11 +132,11 @@ def test_any_json_has_an_answer_or_is_refused(rows: Any) -> None:
 
 
 @settings(deadline=None, derandomize=True, database=None, max_examples=100)
-@given(st.binary(max_size=60), st.integers(0, len(example())), st.sampled_from([0, 1, 4]))
+@given(st.binary(max_size=60), st.integers(0, len(make_example())), st.sampled_from([0, 1, 4]))
 def test_a_damaged_picture_is_read_or_refused(noise: bytes, place: int, cut: int) -> None:
-    content = example()[:place] + noise + example()[place + cut :]
+    content = make_example()[:place] + noise + make_example()[place + cut :]
     try:
-        images_of([base64.b64encode(content).decode()], net())
+        decode_rows([base64.b64encode(content).decode()], net())
     except UserError as error:
         assert str(error).startswith("row 0")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from helpers import Command, InProcess
-from lenetexp.sweeps.compare import differing_keys, tabulate_settings
+from lenetexp.sweeps.compare import find_differing_keys, tabulate_settings
 
 SGD = {"optimizer._target_": "torch.optim.SGD", "optimizer.lr": "0.1", "optimizer.momentum": "0.9"}
 ADAM = {"optimizer._target_": "torch.optim.Adam", "optimizer.lr": "0.1", "optimizer.eps": "1e-8"}
@@ -43,7 +43,7 @@ def table_of(here: InProcess) -> list[dict[str, str]]:
 def test_runs_are_compared_by_what_differs_and_not_by_what_follows_from_it(
     params: list[dict[str, Any]], keys: list[str]
 ) -> None:
-    assert differing_keys(tabulate_settings(params)) == keys
+    assert find_differing_keys(tabulate_settings(params)) == keys
 
 
 def test_a_setting_that_a_run_lacks_is_a_value_of_its_own(here: InProcess, typed: Command) -> None:

@@ -13,11 +13,11 @@ from pandas import DataFrame
 
 from helpers import InProcess, Store, composed, run_script
 from lenetexp.config.commands import CompareConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.sweeps.compare import compare
-from lenetexp.sweeps.findings import Comparison, Findings, findings, with_seeds
+from lenetexp.sweeps.findings import Comparison, Findings, add_seeds, compute_findings
 from lenetexp.sweeps.images import Images
-from lenetexp.sweeps.results import best_first, recipes_of
+from lenetexp.sweeps.results import group_recipes, sort_best_first
 from lenetexp.sweeps.summary import show_results
 
 COMMAND = ["scripts/run.py", "-m", "model.a=x,y", "seed=0,1"]
@@ -31,8 +31,8 @@ def of(accuracies: dict[str, list[float]], images: float = 143, command: list[st
         for name, values in accuracies.items()
         for seed, accuracy in enumerate(values)
     ]
-    recipes = recipes_of(best_first(found, ["a", "seed"]), ["a", "seed"])
-    summary = findings(recipes, ["a"], command)
+    recipes = group_recipes(sort_best_first(found, ["a", "seed"]), ["a", "seed"])
+    summary = compute_findings(recipes, ["a"], command)
     return "\n".join(": ".join(filter(None, pair)) for pair in summary.sentences), summary.places.get("", "")
 
 
@@ -92,7 +92,7 @@ def test_one_setting_is_compared_with_nothing() -> None:
 )  # fmt: skip
 def test_seeds_are_added_to_those_that_were_used(used: list[str], seeds: str) -> None:
     words = ["run.py", "-m", "sweep=lr", "seed=9", "resume=false", "seed_like=1"]
-    *same, seed, resume = shlex.split(with_seeds(words, used, 4))
+    *same, seed, resume = shlex.split(add_seeds(words, used, 4))
     assert same == ["python", "run.py", "-m", "sweep=lr", "seed_like=1"]
     assert (seed, resume) == (f"seed={seeds}", "resume=true")
 
@@ -107,12 +107,12 @@ def test_the_best_settings_are_told_by_their_means_and_not_by_a_lucky_seed(
         for name, values in by_seed.items()
         for seed, accuracy in enumerate(values)
     ]
-    show_results(best_first(found, ["a", "seed"]), ["a", "seed"], tmp_path, None)
+    show_results(sort_best_first(found, ["a", "seed"]), ["a", "seed"], tmp_path, None)
     out = " ".join(capsys.readouterr().out.split())
     assert "best settings a=x: mean validation 91.00%; too few seeds to tell it from the others" in out
     assert "99.00%" not in out
     one = DataFrame(found)[["a", "best_val_accuracy"]].iloc[[0, 3]].assign(**known, val_images=100)
-    show_results(best_first(one.to_dict("records"), ["a"]), ["a"], tmp_path, None)
+    show_results(sort_best_first(one.to_dict("records"), ["a"]), ["a"], tmp_path, None)
     assert " best run a=y: validation 99.00%; significantly better than the rest " in " ".join(
         capsys.readouterr().out.split()
     )
@@ -149,7 +149,7 @@ def test_two_runs_are_compared_on_each_test_image(
 ) -> None:
     def compared() -> str:
         values = composed(f"tracking.uri={here.uri}", "runs=all", name="compare")
-        compare(check(CompareConfig, values), values, tmp_path / "comparison")
+        compare(check_config(CompareConfig, values), values, tmp_path / "comparison")
         return " ".join(capsys.readouterr().out.split())
 
     here.train("epochs=1")
@@ -187,10 +187,10 @@ def test_accuracies_on_different_images_are_neither_ranked_nor_compared_nor_aver
         for images, accuracy in ((digits, 0.7), (mnist, 0.99), (other_split, 0.8))
         for lr in ("1", "9")
     ]
-    runs = best_first([*rows, {**known, "lr": "1", "images": None, "status": "failed"}], ["lr"])
-    recipes = recipes_of(runs, ["lr"])
+    runs = sort_best_first([*rows, {**known, "lr": "1", "images": None, "status": "failed"}], ["lr"])
+    recipes = group_recipes(runs, ["lr"])
     assert [*recipes.accuracy.dropna().round(2)] == [0.7, 0.2, 0.99, 0.49, 0.8, 0.3]
-    summary = findings(recipes, ["lr"], [])
+    summary = compute_findings(recipes, ["lr"], [])
     sets = ["digits, validation=0.1", "MNIST, validation=0.1", "digits, validation=0.3"]
     assert [one.images for one in summary.comparisons] == sets
     for one in summary.comparisons:

@@ -17,7 +17,7 @@ from mlflow.entities import Run
 
 from helpers import PROJECT, Command, Done, InProcess, Started, Store, all_gone, composed, family, run_script
 from lenetexp.config.commands import CompareConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.sweeps.compare import compare
 
 # A custom net that does what its setting says, after some training.
@@ -122,7 +122,7 @@ def test_compare_gives_the_same_table_from_mlflow_alone(
 ) -> None:
     def compared(*words: str) -> str:
         values = composed(f"tracking.uri={again.uri}", *words, name="compare")
-        compare(check(CompareConfig, values), values, tmp_path)
+        compare(check_config(CompareConfig, values), values, tmp_path)
         return capsys.readouterr().out
 
     table = (again.folder / "table.txt").read_text()

@@ -9,11 +9,11 @@ import pytest
 
 from helpers import Command, InProcess, Store, composed, run_script
 from lenetexp.config.commands import ReportConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.errors import UserError
-from lenetexp.sweeps.repeat import Files, alone_command
-from lenetexp.sweeps.report import add_report, ending, report
-from lenetexp.sweeps.results import best_first
+from lenetexp.sweeps.repeat import RunFiles, format_single_command
+from lenetexp.sweeps.report import add_report, describe_ending, report
+from lenetexp.sweeps.results import sort_best_first
 from lenetexp.tracking.names import Tag
 from lenetexp.tracking.query import RecordedRun
 from lenetexp.tracking.recorder import create_run
@@ -51,7 +51,7 @@ def reported(swept: Store, *words: str) -> str:
     """The page that scripts/report.py writes with these words, without starting a process."""
     words = (f"tracking.uri={swept.uri}", f"tracking.experiment='{EXPERIMENT}'", *words)
     values = composed(*words, name="report")
-    report(check(ReportConfig, values), values, swept.cwd)
+    report(check_config(ReportConfig, values), values, swept.cwd)
     return (swept.cwd / "report.html").read_text()
 
 
@@ -155,26 +155,26 @@ def test_a_sweep_is_no_run(swept: Store) -> None:
 def test_a_sweep_ends_well_without_its_report(
     here: InProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = check(ReportConfig, composed(f"tracking.uri={here.uri}", name="report"))
+    settings = check_config(ReportConfig, composed(f"tracking.uri={here.uri}", name="report"))
     recorder = create_run(open_store(settings.tracking), "s", {})
     (tmp_path / "report.html").mkdir()
-    add_report(recorder, best_first([], ["lr"]), ["lr"], tmp_path, [])
+    add_report(recorder, sort_best_first([], ["lr"]), ["lr"], tmp_path, [])
     out = capsys.readouterr().out
     assert re.match(rf"note: no report \(IsADirectoryError: .*\); later: .*report.py sweep={recorder.run_id}", out)
     (tmp_path / "report.html").rmdir()
-    add_report(recorder, best_first([], ["lr"]), ["lr"], tmp_path, [])  # of a sweep without a run
+    add_report(recorder, sort_best_first([], ["lr"]), ["lr"], tmp_path, [])  # of a sweep without a run
     assert "<h1>s</h1>" in (tmp_path / "report.html").read_text() and here.artifacts(here.runs[0]) == {"report.html"}
 
 
 def test_a_record_that_is_damaged_is_reported_as_far_as_it_goes(here: InProcess, tmp_path: Path) -> None:
-    settings = check(ReportConfig, composed(f"tracking.uri={here.uri}", name="report"))
+    settings = check_config(ReportConfig, composed(f"tracking.uri={here.uri}", name="report"))
     store = open_store(settings.tracking)
     recorder = create_run(store, "s", {"swept.lr": "1"})
     for name, content in (("config.yaml", "model: 3"), ("dataset.json", "[1]"), ("command.txt", "python 'run.py")):
         (tmp_path / name).write_text(content)
-        recorder.artifacts(tmp_path / name, "reproduce" if name == "command.txt" else None)
+        recorder.log_artifacts(tmp_path / name, "reproduce" if name == "command.txt" else None)
     values = composed(f"tracking.uri={here.uri}", f"run={recorder.run_id}", name="report")
-    report(check(ReportConfig, values), values, tmp_path)
+    report(check_config(ReportConfig, values), values, tmp_path)
     text = text_of((tmp_path / "report.html").read_text())
     assert "One run of s." in text and "the sweep that it is a run of python 'run.py this report" in text
 
@@ -194,23 +194,23 @@ def test_a_run_that_is_a_result_is_called_by_its_verdict(
     status: str, verdict: str | None, text: str, kind: str
 ) -> None:
     run = RecordedRun("1", "r", "FINISHED", {}, {}, {Tag.VERDICT: verdict} if verdict else {}, 0)
-    assert (ending(status, run).text, ending(status, run).kind) == (text, kind)
-    assert ending(status, None).text == status
+    assert (describe_ending(status, run).text, describe_ending(status, run).kind) == (text, kind)
+    assert describe_ending(status, None).text == status
 
 
 def test_a_command_that_repeats_a_run_resumes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Files, "text", lambda self, path: "python /here/scripts/run.py lr=1 resume=true epochs=2")
+    monkeypatch.setattr(RunFiles, "text", lambda self, path: "python /here/scripts/run.py lr=1 resume=true epochs=2")
     run = RecordedRun("1", "r", "FINISHED", {}, {}, {}, 0)
-    assert Files(run).commands("") == [("the run again", "python scripts/run.py lr=1 epochs=2")]
+    assert RunFiles(run).list_commands("") == [("the run again", "python scripts/run.py lr=1 epochs=2")]
 
 
 def test_one_job_of_a_sweep_by_itself() -> None:
     command = (
         "python scripts/run.py -m optimizer.lr=0.1,1 '+model.how=a,b' epochs=4 hydra.launcher.n_jobs=2 resume=true"
     )
-    assert alone_command(command, {"optimizer.lr": "0.1", "model.how": "it's"}) == (
+    assert format_single_command(command, {"optimizer.lr": "0.1", "model.how": "it's"}) == (
         "python scripts/run.py epochs=4 optimizer.lr=0.1 '+model.how=it'\"'\"'s'"
     )
-    assert alone_command("python scripts/run.py -m sweep=lr", {"optimizer.lr": "1"}) == (
+    assert format_single_command("python scripts/run.py -m sweep=lr", {"optimizer.lr": "1"}) == (
         "python scripts/run.py optimizer.lr=1"
     )

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from helpers import Command, Done, InProcess, Started, Store, all_gone, family, run_script, wait_for_runs
 from lenetexp.errors import UserError
-from lenetexp.sweeps.search import distribution
+from lenetexp.sweeps.search import parse_distribution
 
 
 def parsed(text: str) -> Any:
@@ -34,13 +34,13 @@ def parsed(text: str) -> Any:
     ],
 )
 def test_hydras_sweep_syntax_is_a_search_space(text: str, expected: object) -> None:
-    assert distribution(parsed(text)) == expected
+    assert parse_distribution(parsed(text)) == expected
 
 
 @pytest.mark.parametrize("text", ["a=tag(log,interval(0,1))", "a=interval(2,1)"])
 def test_a_space_that_optuna_does_not_take_is_one_sentence(text: str) -> None:
     with pytest.raises(UserError) as told:
-        distribution(parsed(text))
+        parse_distribution(parsed(text))
     assert str(told.value).startswith(f"{text}: ") and "\n" not in str(told.value)
 
 

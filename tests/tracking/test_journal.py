@@ -10,7 +10,7 @@ import pytest
 
 from helpers import PROJECT
 from lenetexp.errors import UserError
-from lenetexp.tracking.journal import NAME, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, in_use
+from lenetexp.tracking.journal import NAME, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, is_in_use
 from lenetexp.tracking.names import HOST, Tag
 
 START = Start(tags={Tag.HOST: HOST}, epochs=2)
@@ -62,7 +62,7 @@ def test_a_line_cut_by_a_full_disk_is_removed_by_the_next(tmp_path: Path) -> Non
 
 def test_a_missing_journal_is_empty(tmp_path: Path) -> None:
     reader = JournalReader(tmp_path / "none")
-    assert (reader.events, reader.end, reader.run_id, reader.unsent) == ([], None, None, [])
+    assert (reader.events, reader.end, reader.run_id, reader.unsent_events) == ([], None, None, [])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_damaged_line_is_one_sentence(tmp_path: Path, line: str) -> None:
     assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="is damaged"):
         Journal(tmp_path)
-    assert not in_use(tmp_path), "a refused writer keeps no lock"
+    assert not is_in_use(tmp_path), "a refused writer keeps no lock"
 
 
 def test_journals_of_the_first_version_are_read(tmp_path: Path) -> None:
@@ -104,10 +104,10 @@ def test_journals_of_the_first_version_are_read(tmp_path: Path) -> None:
     assert [type(event) for event in reader.events] == types
     first, resumed = reader.starts
     assert (first.params, first.dataset, first.swept, resumed.epochs) == (start["params"], dataset, {"seed": "1"}, 3)
-    (epoch,), (result,) = reader.of(Epoch), reader.of(Result)
+    (epoch,), (result,) = reader.select(Epoch), reader.select(Result)
     assert isnan(epoch.metrics.pop("train/loss")) and epoch.metrics == {"val/accuracy": 0.5, "lr": 1}
     assert result.values == {"best/epoch": 1, "test/accuracy": 0.75}
-    assert (reader.run_id, reader.ending, reader.unsent) == ("7fd6", "pruned", [])
+    assert (reader.run_id, reader.ending, reader.unsent_events) == ("7fd6", "pruned", [])
     assert reader.end is not None and (reader.end.status, reader.end.time) == ("FINISHED", 9400)
 
 
@@ -117,7 +117,7 @@ def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
     writer.add(Epoch.model_validate({"epoch": 1, "train/loss": float("nan"), "val/loss": -inf}))
     writer.add(Result(values={"best/val_loss": inf}))
     reader = JournalReader(tmp_path)
-    (epoch,), (result,) = reader.of(Epoch), reader.of(Result)
+    (epoch,), (result,) = reader.select(Epoch), reader.select(Result)
     assert isnan(epoch.metrics["train/loss"]) and epoch.metrics["val/loss"] == -inf
     assert result.values == {"best/val_loss": inf}
 
@@ -161,11 +161,11 @@ def test_a_resumed_run_has_no_end_and_only_its_commands_count_as_work(tmp_path: 
 
 def test_two_writers_exclude_each_other(tmp_path: Path) -> None:
     held = Journal(tmp_path)
-    assert in_use(tmp_path)
+    assert is_in_use(tmp_path)
     with pytest.raises(UserError, match="another process is running this"):
         Journal(tmp_path)
     held.close()
-    assert not in_use(tmp_path)
+    assert not is_in_use(tmp_path)
     Journal(tmp_path).close()
 
 
@@ -181,20 +181,20 @@ time.sleep(60)
 
 
 def test_a_run_is_in_use_until_its_process_dies_however_it_dies(tmp_path: Path) -> None:
-    assert not in_use(tmp_path)
+    assert not is_in_use(tmp_path)
     command = [sys.executable, "-c", HOLDS_A_JOURNAL, str(tmp_path), HOST]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         reader = JournalReader(tmp_path)
-        assert in_use(tmp_path) and not reader.died
+        assert is_in_use(tmp_path) and not reader.has_died
         process.kill()
         process.wait()
-        assert not in_use(tmp_path) and reader.died
+        assert not is_in_use(tmp_path) and reader.has_died
 
 
 def test_a_run_of_another_machine_is_not_taken_for_dead(tmp_path: Path) -> None:
     reader = written(tmp_path, {"event": "start", "time": 1, "tags": {Tag.HOST: f"not-{HOST}"}, "epochs": 1})
-    assert not reader.died
+    assert not reader.has_died
 
 
 def test_a_journal_without_its_first_line_is_damaged(tmp_path: Path) -> None:
@@ -204,4 +204,4 @@ def test_a_journal_without_its_first_line_is_damaged(tmp_path: Path) -> None:
     for kind in (JournalReader, Journal):
         with pytest.raises(UserError, match=r"is damaged \(the run's start, its first line, is lost\); it cannot be"):
             kind(tmp_path)
-    assert not in_use(tmp_path)
+    assert not is_in_use(tmp_path)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from helpers import InProcess, Server, Started, Store, run_script, wait_for_epochs
 from lenetexp.config.commands import SyncConfig
-from lenetexp.config.schema import check
+from lenetexp.config.schema import check_config
 from lenetexp.errors import UserError
 from lenetexp.tracking import outbox as module
 from lenetexp.tracking import store as stores
@@ -64,9 +64,9 @@ def opened(journal: Journal, recorder: Any, said: list[str] | None = None) -> Ou
 
 def trained(outbox: Outbox) -> None:
     for number in (1, 2):
-        outbox.epoch(number, {"val/loss": 1 / number})
-    outbox.result({"best/epoch": 2})
-    outbox.tag("a", "b")
+        outbox.log_epoch(number, {"val/loss": 1 / number})
+    outbox.log_result({"best/epoch": 2})
+    outbox.set_tag("a", "b")
 
 
 def sent_by(recorder: Any) -> list[tuple[Any, ...]]:
@@ -84,9 +84,9 @@ def test_everything_is_sent_once_and_in_order(journal: Journal) -> None:
     recorder = fake_recorder()
     outbox = opened(journal, recorder)
     trained(outbox)
-    outbox.epoch(2, {"val/loss": 0.5})  # a resumed command repeats what an interrupted one may not have written
-    outbox.result({"best/epoch": 2})
-    assert outbox.end("FINISHED")
+    outbox.log_epoch(2, {"val/loss": 0.5})  # a resumed command repeats what an interrupted one may not have written
+    outbox.log_result({"best/epoch": 2})
+    assert outbox.finish("FINISHED")
     assert [*sent_by(recorder)[:-1], recorder.got[-1][:2]] == [*EVERYTHING, ("end", "FINISHED")]
     last = JournalReader(journal.folder).events[-1]
     assert last.event == "sent" and last.store == "http://store"
@@ -99,7 +99,7 @@ def test_the_folder_is_uploaded_without_what_is_not_part_of_the_record(journal: 
     recorder = fake_recorder()
     outbox = opened(journal, recorder)
     outbox.add(Mark(event="model"))
-    assert outbox.end("FINISHED")
+    assert outbox.finish("FINISHED")
     folder = journal.folder
     assert recorder.got[:-1] == [
         ("artifacts", folder / "config.yaml", None),  # at once: another machine needs it to resume
@@ -126,7 +126,7 @@ def test_what_an_outage_left_is_sent_by_the_next_command(journal: Journal) -> No
     gone = fake_recorder(*[UserError("no answer")] * 99)
     outbox = opened(journal, gone)
     trained(outbox)
-    assert not outbox.end("FINISHED", patience=5)
+    assert not outbox.finish("FINISHED", patience=5)
     assert journal.events[-1].event != "sent"
     later, events = fake_recorder(), Journal(journal.folder)
     assert opened(events, later).close()
@@ -140,17 +140,17 @@ def test_a_store_that_takes_some_calls_does_not_show_a_run_as_running(journal: J
     recorder = fake_recorder(UserError("no room"))
     outbox = opened(journal, recorder)
     outbox._closing.set()  # the run has ended, and one try is left
-    outbox.tag("a", "b")
+    outbox.set_tag("a", "b")
     assert not outbox.close()
     assert recorder.got == [("tag", Tag.UNSENT, "no room"), ("end", "FAILED")]
 
 
 def test_what_a_server_refuses_is_skipped_and_the_run_is_not_finished(journal: Journal) -> None:
     said: list[str] = []
-    recorder = fake_recorder(stores.Refused("a metric is refused"))
+    recorder = fake_recorder(stores.RefusalError("a metric is refused"))
     outbox = opened(journal, recorder, said)
     trained(outbox)
-    assert outbox.end("FINISHED")
+    assert outbox.finish("FINISHED")
     assert (outbox.refused, said) == ("a metric is refused", ["note: a metric is refused"])
     assert sent_by(recorder)[:3] == EVERYTHING[1:]
     assert ("tag", Tag.REASON, "a metric is refused") in recorder.got
@@ -163,11 +163,11 @@ def test_a_server_that_hangs_is_waited_for_no_longer_than_asked(journal: Journal
     recorder.metrics.side_effect = lambda *_: time.sleep(30)
     outbox = opened(journal, recorder)
     began = time.monotonic()
-    outbox.epoch(1, {"val/loss": 1.0})
+    outbox.log_epoch(1, {"val/loss": 1.0})
     assert time.monotonic() - began < 0.5, "training does not wait"
-    assert not outbox.end("KILLED", patience=0.3)
+    assert not outbox.finish("KILLED", patience=0.3)
     assert time.monotonic() - began < 2
-    assert len(JournalReader(journal.folder).of(Epoch)) == 1
+    assert len(JournalReader(journal.folder).select(Epoch)) == 1
 
 
 def test_a_run_whose_files_were_not_taken_is_finished_once_they_are(
@@ -184,7 +184,7 @@ def test_a_run_whose_files_were_not_taken_is_finished_once_they_are(
     assert run.info.status == "FAILED" and run.data.metrics["test/accuracy"] >= 0
     assert "No space left on device" in run.data.tags[Tag.UNSENT]
     tracking = {"uri": here.uri, "experiment": "lenetexp"}
-    sync(check(SyncConfig, {"folder": "outputs", "tracking": tracking}), {}, Path("synced"))
+    sync(check_config(SyncConfig, {"folder": "outputs", "tracking": tracking}), {}, Path("synced"))
     assert here.runs[0].info.status == "FINISHED" and Tag.UNSENT not in here.runs[0].data.tags
     assert "checkpoints" in here.artifacts(run)
 

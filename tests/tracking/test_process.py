@@ -12,7 +12,7 @@ import pytest
 from helpers import PROJECT, Started, Store, family, kill, wait_for_epochs
 from lenetexp.errors import UserError
 from lenetexp.tracking import process
-from lenetexp.tracking.store import Refused
+from lenetexp.tracking.store import RefusalError
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[psutil.Process]:
 
 
 def refuse(what: str) -> None:
-    raise Refused(f"{what} is refused")
+    raise RefusalError(f"{what} is refused")
 
 
 def say_something() -> str:
@@ -43,7 +43,7 @@ def test_a_call_returns_and_raises_what_the_function_does(
 ) -> None:
     assert process.call(os.getpid) == other.pid != os.getpid()
     assert process.call(say_something) == "an answer"
-    with pytest.raises(Refused, match="a tag is refused"):
+    with pytest.raises(RefusalError, match="a tag is refused"):
         process.call(refuse, "a tag")
     with pytest.raises(UserError, match=r"FileNotFoundError.*no-such-folder"):
         process.call(os.listdir, "no-such-folder")

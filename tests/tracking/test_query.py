@@ -16,7 +16,7 @@ from lenetexp.errors import UserError
 from lenetexp.tracking import store as stores
 from lenetexp.tracking.journal import Journal, Mark, Start
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
-from lenetexp.tracking.query import RecordedRun, get_run, recorded_beside, search
+from lenetexp.tracking.query import RecordedRun, get_run, list_offline_runs, search_runs
 from lenetexp.tracking.recorder import Recorder, create_run
 from lenetexp.tracking.selection import find_run, find_runs, find_sweep
 from lenetexp.tracking.store import Store, open_store
@@ -31,9 +31,9 @@ def store(here: InProcess) -> Store:
 def finished(store: Store, accuracy: float, loss: float = 0.1, dataset: str = "digits", **tags: str) -> str:
     """The id of a finished run."""
     recorder = create_run(store, "a run", {Tag.CONFIG_HASH: "c0", **tags})
-    recorder.describe(Start(tags={}, epochs=1, dataset={"name": dataset, "digest": dataset, "source": "{}"}))
-    recorder.metrics({BEST_ACCURACY: accuracy, BEST_LOSS: loss})
-    recorder.end("FINISHED")
+    recorder.log_start(Start(tags={}, epochs=1, dataset={"name": dataset, "digest": dataset, "source": "{}"}))
+    recorder.log_metrics({BEST_ACCURACY: accuracy, BEST_LOSS: loss})
+    recorder.terminate("FINISHED")
     return recorder.run_id
 
 
@@ -46,8 +46,8 @@ def of_tags(folder: Path, status: str = "RUNNING", run_id: str = "4d1f", **tags:
 def test_runs_are_found_by_latest_best_and_id(store: Store) -> None:
     ids = [finished(store, 0.9, 0.2), finished(store, 0.9, 0.1), finished(store, 0.8)]
     unfinished = create_run(store, "failed", {})
-    unfinished.metrics({BEST_ACCURACY: 0.99})
-    unfinished.end("FAILED")
+    unfinished.log_metrics({BEST_ACCURACY: 0.99})
+    unfinished.terminate("FAILED")
     assert find_run(store, "best").run_id == ids[1], "of equal accuracies the lower loss"
     assert find_run(store, "latest").run_id == ids[2]
     assert find_run(store, unfinished.run_id).status == "FAILED"
@@ -72,7 +72,7 @@ def test_latest_after_a_sweep_is_its_best_run(store: Store, capsys: pytest.Captu
     sweep = create_run(store, "lr", {Tag.SWEEP: "1234"})
     best, second, last = (finished(store, accuracy, **{Tag.PARENT: sweep.run_id}) for accuracy in (0.9, 0.8, 0.1))
     if counts:
-        sweep.tag(Tag.BEST_RUN, second)
+        sweep.set_tag(Tag.BEST_RUN, second)
     assert find_run(store, "latest").run_id == (second if counts else best)
     said = " ".join(capsys.readouterr().out.split())
     assert said == f"run=latest: the best run of the newest sweep; the one that began last: run={last}"
@@ -83,9 +83,9 @@ def test_latest_after_a_sweep_is_its_best_run(store: Store, capsys: pytest.Captu
 
 def test_runs_to_compare_are_found_by_number_id_and_filter(store: Store) -> None:
     first, second, third = (finished(store, accuracy) for accuracy in (0.7, 0.8, 0.9))
-    create_run(store, "a sweep", {Tag.SWEEP: "1234"}).end("FINISHED")
+    create_run(store, "a sweep", {Tag.SWEEP: "1234"}).terminate("FINISHED")
     failed = create_run(store, "failed", {Tag.CONFIG_HASH: "c1"})
-    failed.end("FAILED")
+    failed.terminate("FAILED")
 
     def found(which: str | list[str]) -> list[str]:
         return [run.run_id for run in find_runs(store, which)]
@@ -133,15 +133,15 @@ def client_without_server() -> Any:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda store, run: search(store, "tags.a = 'b'"),
+        lambda store, run: search_runs(store, "tags.a = 'b'"),
         lambda store, run: find_run(store, "best"),
         lambda store, run: find_run(store, "4d1f"),
         lambda store, run: find_sweep(store, "latest"),
-        lambda store, run: run.history("a"),
-        lambda store, run: run.artifacts(),
+        lambda store, run: run.get_history("a"),
+        lambda store, run: run.list_artifacts(),
         lambda store, run: run.download(Path("x"), File.SWEEP),
         lambda store, run: create_run(store, "lr", {}),
-        lambda store, run: Recorder(store, "4d1f").untag("a"),
+        lambda store, run: Recorder(store, "4d1f").clear_tags("a"),
     ],
 )
 def test_a_store_that_fails_is_one_sentence_without_its_password(
@@ -187,7 +187,7 @@ def test_runs_recorded_offline_are_found_beside_each_other(tmp_path: Path, capsy
         events.close()
     with (tmp_path / "3/journal.jsonl").open("a") as file:
         file.write("noise\n")
-    found = recorded_beside(tmp_path / "new")
+    found = list_offline_runs(tmp_path / "new")
     assert [(run.config_hash, run.status, run.params) for run in found] == [
         ("2", "RUNNING", {"seed": "1"}), ("1", "RUNNING", {"seed": "1"}),
     ]  # fmt: skip

@@ -19,8 +19,8 @@ from lenetexp.tracking import relocation
 from lenetexp.tracking.journal import Journal, JournalReader, Start
 from lenetexp.tracking.names import HOST, Tag
 from lenetexp.tracking.query import get_run
-from lenetexp.tracking.recorder import create_run, origin_tags
-from lenetexp.tracking.registry import as_default, register
+from lenetexp.tracking.recorder import build_origin_tags, create_run
+from lenetexp.tracking.registry import register_model, use_as_default
 from lenetexp.tracking.store import Store, open_store
 
 NAMES = ("plain", "a copy, ä #1 100%")
@@ -56,15 +56,15 @@ def test_every_address_follows_the_files(
     folder.mkdir(parents=True)
     shutil.copy(empty_store, old / "outputs/mlflow.db")
     store, model = store_of(old), tmp_path / "model"
-    run = create_run(store, "a run", origin_tags(folder))
+    run = create_run(store, "a run", build_origin_tags(folder))
     with closing(Journal(folder)) as journal:
-        journal.add(Start(run_id=run.run_id, tags=origin_tags(folder), epochs=1))
+        journal.add(Start(run_id=run.run_id, tags=build_origin_tags(folder), epochs=1))
     model.mkdir()
     (model / "MLmodel").write_text("flavors: {}\nmodel_uuid: m\n")
-    run.artifacts(model / "MLmodel")
-    run.model(model)
-    with as_default(store):
-        register(store, run.run_id, model, "digits", "champion", "")
+    run.log_artifacts(model / "MLmodel")
+    run.log_model(model)
+    with use_as_default(store):
+        register_model(store, run.run_id, model, "digits", "champion", "")
     before = addresses(old)
     assert len(before) >= 6
     move(old, new)
@@ -78,8 +78,8 @@ def test_every_address_follows_the_files(
     assert again.folder == new / "outputs/runs/one"
     assert moved.client.list_artifacts(run.run_id)[0].path == "MLmodel"
     assert again.download(tmp_path / "there", "MLmodel")[0].read_bytes() == (model / "MLmodel").read_bytes()
-    another = create_run(moved, "another run", origin_tags(new))
-    another.artifacts(model / "MLmodel")
+    another = create_run(moved, "another run", build_origin_tags(new))
+    another.log_artifacts(model / "MLmodel")
     assert (new / f"outputs/mlartifacts/{another.run_id}/artifacts/MLmodel").exists()
     assert contents(old) == original, "a copy writes nothing into its original, and a moved one does not bring it back"
     store_of(new)

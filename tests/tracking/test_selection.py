@@ -23,8 +23,8 @@ def opened(here: InProcess, experiment: str = "lenetexp") -> Store:
 def finished(store: Store, accuracy: float = 0.9, name: str = "a run", **tags: str) -> str:
     """The id of a finished run."""
     run = create_run(store, name, {Tag.CONFIG_HASH: "c0", **tags})
-    run.metrics({BEST_ACCURACY: accuracy, BEST_LOSS: 0.1})
-    run.end("FINISHED")
+    run.log_metrics({BEST_ACCURACY: accuracy, BEST_LOSS: 0.1})
+    run.terminate("FINISHED")
     return run.run_id
 
 
@@ -131,13 +131,13 @@ def test_runs_are_listed_in_80_columns_with_a_sweep_as_one_line(
     alone = finished(store, 0.91, "activation=leaky_relu optimizer=adam lr=0.0012345")
     sweep = create_run(store, "lr × activation, 2 runs", {Tag.SWEEP: "1"})
     best, job = (finished(store, accuracy, **{Tag.PARENT: sweep.run_id}) for accuracy in (0.8, 0.7))
-    Recorder(store, best).metrics({"test/accuracy": 0.77})
-    sweep.tag(Tag.BEST_RUN, best)
-    sweep.metrics({"sweep/best_val_accuracy": 0.8})
+    Recorder(store, best).log_metrics({"test/accuracy": 0.77})
+    sweep.set_tag(Tag.BEST_RUN, best)
+    sweep.log_metrics({"sweep/best_val_accuracy": 0.8})
     last = create_run(store, "cut", {Tag.CONFIG_HASH: "c0", Tag.HOST: HOST, Tag.FOLDER: str(here.cwd / "cut")})
-    last.tag(Tag.ENDING, "did not learn")
-    last.describe(Start(tags={}, epochs=1, dataset={"name": "FashionMNIST", "digest": "d", "source": "{}"}))
-    last.end("FINISHED")
+    last.set_tag(Tag.ENDING, "did not learn")
+    last.log_start(Start(tags={}, epochs=1, dataset={"name": "FashionMNIST", "digest": "d", "source": "{}"}))
+    last.terminate("FINISHED")
     finished(opened(here, "other"))
     recorded_offline(here.cwd / "outputs/runs/offline", time=5)
     where = f"tracking.uri={here.uri}"

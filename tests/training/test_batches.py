@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lenetexp.config.targets import Augment
 from lenetexp.datasets import Split
-from lenetexp.training.batches import BLOCK, batches, elastic
+from lenetexp.training.batches import BLOCK, draw_elastic_moves, iterate_batches
 from sample_images import centres_of_mass, noise
 
 COUNT = 2 * BLOCK + 11  # more than one block, and a short last batch
@@ -24,13 +24,13 @@ def epoch_of(
     split: Split, batch_size: int = 64, seed: int = 0, epoch: int = 1, augment: Augment | None = None
 ) -> tuple[Tensor, Tensor]:
     """All images and labels of an epoch in their order."""
-    images, labels = zip(*batches(split, batch_size, seed, epoch, augment), strict=True)
+    images, labels = zip(*iterate_batches(split, batch_size, seed, epoch, augment), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
 @pytest.mark.parametrize("batch_size", [64, 1000])
 def test_all_batches_are_full_but_the_last(many: Split, batch_size: int) -> None:
-    sizes = [len(labels) for _, labels in batches(many, batch_size, seed=0, epoch=1)]
+    sizes = [len(labels) for _, labels in iterate_batches(many, batch_size, seed=0, epoch=1)]
     assert sizes == [batch_size] * (COUNT // batch_size) + [COUNT % batch_size]
 
 
@@ -108,7 +108,7 @@ def test_an_elastic_distortion_moves_pixels_as_far_as_its_formula_says(spots: Sp
     moves = centres_of_mass(epoch_of(spots, augment=Augment(elastic=20))[0]) - torch.tensor([13.0, 18.0])
     expected = 20 * (1 / 3 / (4 * np.pi * 16)) ** 0.5  # 0.81 pixels
     assert moves.std(0).tolist() == pytest.approx([expected, expected], rel=0.15)
-    field = elastic(20, 500, 28, torch.Generator().manual_seed(0))[:, 14, :, 0]
+    field = draw_elastic_moves(20, 500, 28, torch.Generator().manual_seed(0))[:, 14, :, 0]
     neighbours, far = (field - field.roll(by, 1) for by in (1, 14))
     assert neighbours[:, 10:18].std() < 0.3 * far[:, 14:].std()  # smooth
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers import OPTIONS, assert_same_weights, composed, make_data
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.setup import set_up
 from lenetexp.training.state import Training, load_checkpoint, save_checkpoint
@@ -17,7 +17,7 @@ CHOICES = [option for option in OPTIONS if option.startswith(("optimizer=", "sch
 
 def trained(words: list[str], stop_after: int, before: Path | None = None) -> Training:
     """A training on easy images up to an epoch, from the start or from a checkpoint."""
-    settings = check(RunConfig, composed("epochs=5", *words, "model.activation=tanh"))
+    settings = check_config(RunConfig, composed("epochs=5", *words, "model.activation=tanh"))
     images = make_data(70)
     training = set_up(settings, images, torch.device("cpu"))
     if before is not None:

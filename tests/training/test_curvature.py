@@ -12,7 +12,7 @@ from lenetexp.models.layers import EuclideanRBF, Subsampling, TableConv2d
 from lenetexp.models.lenet import LeNet
 from lenetexp.models.lenet_1989 import LeNet1989
 from lenetexp.optim import DiagonalLevenbergMarquardt
-from lenetexp.training.curvature import _through, curvature, measure_curvature
+from lenetexp.training.curvature import _propagate, compute_curvature, measure_curvature
 
 
 def test_of_one_layer_it_is_the_diagonal_of_the_hessian() -> None:
@@ -24,7 +24,7 @@ def test_of_one_layer_it_is_the_diagonal_of_the_hessian() -> None:
         return F.cross_entropy(F.linear(images.flatten(1), weight, layer.bias), labels)
 
     hessian = torch.autograd.functional.hessian(loss, layer.weight.detach()).view(24, 24)  # type: ignore[no-untyped-call]
-    found = curvature(nn.Sequential(nn.Flatten(), layer), CrossEntropy(), images, labels)
+    found = compute_curvature(nn.Sequential(nn.Flatten(), layer), CrossEntropy(), images, labels)
     torch.testing.assert_close(found[layer.weight].flatten(), hessian.diagonal())
 
 
@@ -34,7 +34,7 @@ def test_through_layers_it_is_the_papers_recursion() -> None:
     conv, full = nn.Conv2d(1, 2, 2), nn.Linear(2, 3)
     image = torch.randn(1, 1, 3, 3)
     model = nn.Sequential(conv, nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(), full)
-    found = curvature(model, SquaredError(), image, torch.tensor([1]))
+    found = compute_curvature(model, SquaredError(), image, torch.tensor([1]))
     with torch.no_grad():
         squashed = conv(image).tanh()  # 1×2×2×2
         of_output = torch.ones(3)  # the second derivative of half a square
@@ -53,7 +53,7 @@ def test_through_layers_it_is_the_papers_recursion() -> None:
 def test_measuring_leaves_the_net_as_it_was() -> None:
     model, data = LeNet(activation="scaled_tanh"), make_data(64)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    found = curvature(model, CrossEntropy(), data.train.images.float() / 255, data.train.labels)
+    found = compute_curvature(model, CrossEntropy(), data.train.images.float() / 255, data.train.labels)
     assert all(bool((values >= 0).all()) and bool(values.any()) for values in found.values())
     assert model.training and not model.c1._forward_hooks and not model.c1._backward_hooks
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -65,7 +65,7 @@ def test_each_weight_has_its_own_rate() -> None:
     model, loss, split = LeNet(activation="tanh"), CrossEntropy(), make_data(32).train
     optimizer = DiagonalLevenbergMarquardt(model.parameters(), lr=0.1, mu=0.5)
     measure_curvature(model, loss, optimizer, split, seed=0, epoch=1)
-    found = curvature(model, loss, split.images.float() / 255, split.labels)
+    found = compute_curvature(model, loss, split.images.float() / 255, split.labels)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -89,7 +89,7 @@ def test_each_weight_has_its_own_rate() -> None:
 def test_a_layer_without_a_rule_is_named(layer: nn.Module) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), layer, nn.Flatten(), nn.Linear(2 * 26 * 26, 10))
     with pytest.raises(UserError, match=f"no rule for a layer of {type(layer).__name__}"):
-        curvature(model, CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
+        compute_curvature(model, CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
 
 
 def test_of_lenet_5s_head_it_is_the_diagonal_of_the_hessian() -> None:
@@ -97,7 +97,7 @@ def test_of_lenet_5s_head_it_is_the_diagonal_of_the_hessian() -> None:
     torch.manual_seed(0)
     layer, head, loss = nn.Linear(6, 4), EuclideanRBF(torch.randn(10, 4) / 2), MaximumAPosteriori(j=2.0)
     images, labels = torch.randn(5, 1, 2, 3), torch.randint(10, (5,))
-    found = curvature(nn.Sequential(nn.Flatten(), layer, head), loss, images, labels)[layer.bias]
+    found = compute_curvature(nn.Sequential(nn.Flatten(), layer, head), loss, images, labels)[layer.bias]
     expected = torch.zeros(4)
     for image, label in zip(layer(images.flatten(1)).detach(), labels, strict=True):
         hessian = torch.autograd.functional.hessian(lambda x: loss(head(x[None]), label[None]), image)  # type: ignore[no-untyped-call]  # noqa: B023
@@ -111,15 +111,15 @@ def test_through_the_papers_own_layers() -> None:
     torch.manual_seed(0)
     x, h = torch.randn(1, 3, 6, 6), torch.rand(1, 3, 3, 3)
     pool = Subsampling(3)
-    h_x, (of_coefficient, of_bias) = _through(pool, x, None, h)
+    h_x, (of_coefficient, of_bias) = _propagate(pool, x, None, h)
     fours = x.square().unfold(2, 2, 2).unfold(3, 2, 2).sum((4, 5))
     torch.testing.assert_close(of_coefficient, (fours * h).sum((0, 2, 3))[:, None, None])
     torch.testing.assert_close(of_bias, h.sum((0, 2, 3))[:, None, None])
     torch.testing.assert_close(h_x, (pool.coefficient.square() * h).repeat_interleave(2, 2).repeat_interleave(2, 3))
 
     conv, h = TableConv2d(3, [(0, 2), (1,)], kernel_size=4), torch.rand(1, 2, 3, 3)
-    h_x, (of_weight, of_bias) = _through(conv, x, None, h)
-    torch.testing.assert_close(h_x, F.conv_transpose2d(h, conv.full_weight().square()))
+    h_x, (of_weight, of_bias) = _propagate(conv, x, None, h)
+    torch.testing.assert_close(h_x, F.conv_transpose2d(h, conv.build_full_weight().square()))
     for kernel, (output, seen) in zip(of_weight, [(0, 0), (0, 2), (1, 1)], strict=True):
         patches = x[0, seen].square().unfold(0, 4, 1).unfold(1, 4, 1)  # 3×3×4×4
         torch.testing.assert_close(kernel, torch.einsum("hw,hwij->ij", h[0, output], patches))
@@ -130,7 +130,7 @@ def test_a_border_of_background_counts_with_its_square() -> None:
     """Of the net of 1989: beyond its first layer's border every input is −1."""
     layer = LeNet1989().h1
     image, h = torch.rand(1, 1, 16, 16), torch.rand(1, 12, 8, 8)
-    _, (of_weights, of_biases) = _through(layer, image, image, h)
+    _, (of_weights, of_biases) = _propagate(layer, image, image, h)
     padded = F.pad(image, (2, 2, 2, 2), value=-1).square()
     places = padded[0, 0].unfold(0, 5, 2).unfold(1, 5, 2)  # 8×8×5×5
     torch.testing.assert_close(of_weights, torch.einsum("khw,hwij->kij", h[0], places))
@@ -150,7 +150,7 @@ class Bare(nn.Module):
 
 def test_a_weight_outside_of_layers_is_named() -> None:
     with pytest.raises(UserError, match="finds no layer that scale is a weight of"):
-        curvature(Bare(), CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
+        compute_curvature(Bare(), CrossEntropy(), torch.rand(4, 1, 28, 28), torch.arange(4))
 
 
 @pytest.mark.parametrize(("size", "divisor"), [(2, None), ((2, 3), None), (2, 1)])
@@ -166,7 +166,7 @@ def test_pooling_is_the_convolution_that_it_is(size: int | tuple[int, int], divi
     for middle in (pool, as_conv):
         model = nn.Sequential(first, nn.Tanh(), middle, nn.Flatten(), last)
         model(images)
-        found.append(curvature(model, CrossEntropy(), images, labels)[first.weight])
+        found.append(compute_curvature(model, CrossEntropy(), images, labels)[first.weight])
     torch.testing.assert_close(*found)
 
 
@@ -174,6 +174,6 @@ def test_dropout_has_no_part_in_it() -> None:
     """The same before the first epoch as after any: modes are set, and set back."""
     model = nn.Sequential(nn.Conv2d(1, 2, 5), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(2 * 24 * 24, 10))
     images, labels = torch.rand(4, 1, 28, 28), torch.arange(4)
-    first, again = (curvature(model.train(), CrossEntropy(), images, labels)[model[0].weight] for _ in range(2))
+    first, again = (compute_curvature(model.train(), CrossEntropy(), images, labels)[model[0].weight] for _ in range(2))
     assert torch.equal(first, again) and model.training
-    assert torch.equal(first, curvature(model.eval(), CrossEntropy(), images, labels)[model[0].weight])
+    assert torch.equal(first, compute_curvature(model.eval(), CrossEntropy(), images, labels)[model[0].weight])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from helpers import assert_same_weights, make_data
 from lenetexp.models.lenet import LeNet
 from lenetexp.optim import Schedule
-from lenetexp.training.batches import as_floats
+from lenetexp.training.batches import convert_to_floats
 from lenetexp.training.inside import IMAGES, MEASURES, look_inside
 from lenetexp.training.state import Training
 from sample_training import make_training, train, weights
@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_a_step_by_hand() -> None:
     net = training.model
     assert isinstance(net, LeNet)
     rows = torch.linspace(0, len(data.train) - 1, IMAGES).long()
-    images, labels = as_floats(data.train.images[rows]), data.train.labels[rows]
+    images, labels = convert_to_floats(data.train.images[rows]), data.train.labels[rows]
     F.cross_entropy(net(images), labels).backward()
     passed = F.relu(net.c1(images))
     assert found["c1/activation_mean"] == pytest.approx(passed.mean().item(), rel=1e-4)

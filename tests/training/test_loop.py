@@ -14,9 +14,9 @@ from lenetexp.config.targets import Augment
 from lenetexp.losses import CrossEntropy, MaximumAPosteriori, SquaredError
 from lenetexp.models.classical import LinearClassifier
 from lenetexp.models.lenet import LeNet
-from lenetexp.optim import Schedule, running_mean
+from lenetexp.optim import Schedule, make_mean_update
 from lenetexp.training import loop
-from lenetexp.training.batches import batches
+from lenetexp.training.batches import iterate_batches
 from lenetexp.training.evaluate import SYNC_EVERY, Diverged, Totals
 from lenetexp.training.loop import Recipe, fit
 from sample_training import make_training, train, weights
@@ -32,7 +32,7 @@ def test_losses_and_weights_equal_a_plain_loops() -> None:
     expected = []
     for epoch in (1, 2, 3):
         loss_sum, correct = 0.0, 0
-        for x, y in batches(data.train, 16, 0, epoch):
+        for x, y in iterate_batches(data.train, 16, 0, epoch):
             logits = plain(x)
             loss = F.cross_entropy(logits, y)
             optimizer.zero_grad()
@@ -203,9 +203,9 @@ def test_the_criterion_of_lenet_5_is_equation_9() -> None:
 def test_the_mean_of_the_weights_is_validated_and_kept() -> None:
     """After every step a share of the way to the new weights; at first a larger one."""
     training, data, seen = make_training(), make_data(64), []
-    training.average = AveragedModel(training.model, multi_avg_fn=running_mean(0.9))
+    training.average = AveragedModel(training.model, multi_avg_fn=make_mean_update(0.9))
     expected = [weight.detach().clone() for weight in training.model.parameters()]
-    step = training.schedule.after_batch
+    step = training.schedule.step_batch
 
     def after_batch() -> None:
         for mean, weight in zip(expected, training.model.parameters(), strict=True):
@@ -214,7 +214,7 @@ def test_the_mean_of_the_weights_is_validated_and_kept() -> None:
         seen.append(1)
         step()
 
-    training.schedule.after_batch = after_batch  # type: ignore[method-assign]
+    training.schedule.step_batch = after_batch  # type: ignore[method-assign]
     train(training, data, epochs=1)
     assert training.best_weights is not None
     for mean, kept, weight in zip(expected, training.best_weights.values(), training.model.parameters(), strict=True):

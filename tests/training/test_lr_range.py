@@ -8,19 +8,19 @@ import pytest
 
 from helpers import Command, make_data, run_script
 from lenetexp.training.loop import Recipe
-from lenetexp.training.lr_range import Step, lr_range, suggest
+from lenetexp.training.lr_range import Step, run_range_test, suggest_rates
 from sample_training import make_training
 
 
 def test_the_rate_rises_by_the_same_factor_from_the_first_to_the_last_step() -> None:
-    steps = lr_range(make_training(), make_data().train, Recipe(1, 16, 0), 1e-6, 1e-3, 31)
+    steps = run_range_test(make_training(), make_data().train, Recipe(1, 16, 0), 1e-6, 1e-3, 31)
     rates = [step.lr for step in steps]
     assert rates == pytest.approx([1e-6 * 10 ** (i / 10) for i in range(31)])
     assert steps[0].smooth == pytest.approx(steps[0].loss), "the mean is corrected for its start"
 
 
 def test_it_stops_when_the_loss_explodes() -> None:
-    assert len(lr_range(make_training(), make_data().train, Recipe(1, 16, 0), 1e-3, 1e6, 200)) < 200
+    assert len(run_range_test(make_training(), make_data().train, Recipe(1, 16, 0), 1e-3, 1e6, 200)) < 200
 
 
 def made(*losses: float) -> list[Step]:
@@ -30,7 +30,7 @@ def made(*losses: float) -> list[Step]:
 def test_the_rate_to_try_is_a_little_below_that_of_the_lowest_loss() -> None:
     """Flat at 2.3 for 20 steps, down to 0.3 over 20 steps, then up; what is smoothed lags 9 steps behind."""
     fall = [2.3 - 0.1 * i for i in range(1, 21)]
-    suggestion = suggest(made(*[2.3] * 20, *fall, *[0.3 + 0.4 * i for i in range(1, 8)]))
+    suggestion = suggest_rates(made(*[2.3] * 20, *fall, *[0.3 + 0.4 * i for i in range(1, 8)]))
     assert suggestion is not None
     assert suggestion.lowest == pytest.approx(10 ** ((39 - 9) / 10 - 5))
     low, best, high = suggestion.rates
@@ -43,7 +43,7 @@ def test_the_rate_to_try_is_a_little_below_that_of_the_lowest_loss() -> None:
     ids=["flat", "rising", "short", "one easy batch"],
 )
 def test_without_a_clear_fall_nothing_is_suggested(losses: list[float]) -> None:
-    assert suggest(made(*losses)) is None
+    assert suggest_rates(made(*losses)) is None
 
 
 def test_the_command_suggests_rates_that_learn(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers import Command, InProcess, assert_same_weights, composed, make_data
-from lenetexp.config.schema import Device, RunConfig, check
+from lenetexp.config.schema import Device, RunConfig, check_config
 from lenetexp.errors import UserError
 from lenetexp.training import setup
 from lenetexp.training.loop import Recipe, fit
@@ -18,7 +18,7 @@ from sample_training import weights
 
 
 def training_of(*overrides: str) -> Training:
-    return set_up(check(RunConfig, composed(*overrides)), make_data(), torch.device("cpu"))
+    return set_up(check_config(RunConfig, composed(*overrides)), make_data(), torch.device("cpu"))
 
 
 def test_the_seed_alone_decides_the_first_weights() -> None:
@@ -99,7 +99,7 @@ def test_a_missing_device_is_one_sentence() -> None:
 @pytest.mark.parametrize("words", [["ema=0.9"], ["optimizer=levenberg_marquardt"], ["optimizer=adamw"]], ids=" ".join)
 def test_a_classifier_that_is_fitted_at_once_takes_any_settings(words: list[str]) -> None:
     data = make_data(40)
-    training = set_up(check(RunConfig, composed("model=linear", *words)), data, torch.device("cpu"))
+    training = set_up(check_config(RunConfig, composed("model=linear", *words)), data, torch.device("cpu"))
     (record,) = fit(training, data, Recipe(3, 16, 0, diagnostics=True))
     assert record.val_accuracy > 0.9 and training.best_weights
 
@@ -127,6 +127,6 @@ def test_a_batch_of_more_images_than_there_are_is_refused_before_a_run_begins(ty
 
 
 def test_a_default_batch_may_be_more_than_there_are() -> None:
-    settings = check(RunConfig, composed())
+    settings = check_config(RunConfig, composed())
     training = set_up(settings, make_data(10), torch.device("cpu"))
     assert list(fit(training, make_data(10), Recipe(1, settings.batch_size, 0)))

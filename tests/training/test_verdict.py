@@ -6,7 +6,7 @@ import pytest
 
 from lenetexp.training.evaluate import Diverged
 from lenetexp.training.state import EpochRecord
-from lenetexp.training.verdict import judge
+from lenetexp.training.verdict import judge_training
 
 
 def records(*accuracies: float, inside: dict[str, float] | None = None) -> list[EpochRecord]:
@@ -30,22 +30,22 @@ def records(*accuracies: float, inside: dict[str, float] | None = None) -> list[
     ],
 )
 def test_the_ending_follows_from_the_accuracies(accuracies: tuple[float, ...], ending: str, text: str) -> None:
-    verdict = judge(records(*accuracies), classes=10, images=143)
+    verdict = judge_training(records(*accuracies), classes=10, images=143)
     assert (verdict.ending, verdict.text, verdict.reasons) == (ending, text, ())
 
 
 def test_a_diverged_run_says_what_to_try() -> None:
-    verdict = judge(records(0.9), 10, 143, Diverged(2))
+    verdict = judge_training(records(0.9), 10, 143, Diverged(2))
     assert verdict.sentence == (
         "diverged; the loss stopped being finite in epoch 2: optimizer.lr is too large, try a tenth"
     )
 
 
 def test_where_a_tenth_would_be_as_bad_the_advice_is_to_look_for_a_rate() -> None:
-    at_once = judge([], 10, 143, Diverged(1))
-    wild = judge(records(0.1, inside=HEALTHY | {"c3/update_ratio": 50.0}), 10, 143)
+    at_once = judge_training([], 10, 143, Diverged(1))
+    wild = judge_training(records(0.1, inside=HEALTHY | {"c3/update_ratio": 50.0}), 10, 143)
     exploded = [replace(record, train_loss=5.6e19) for record in records(0.1, inside=HEALTHY | {"c3/dead": 1.0})]
-    for verdict in (at_once, wild, judge(exploded, 10, 143)):
+    for verdict in (at_once, wild, judge_training(exploded, 10, 143)):
         assert "optimizer.lr is far too large; python scripts/find_lr.py with the same settings" in verdict.sentence
 
 
@@ -72,11 +72,13 @@ HEALTHY = {
     ],
 )
 def test_a_reason_is_given_where_its_rule_holds(measured: dict[str, float], reasons: list[str]) -> None:
-    verdict = judge(records(0.1, 0.1, inside=HEALTHY | measured), 10, 143)
+    verdict = judge_training(records(0.1, 0.1, inside=HEALTHY | measured), 10, 143)
     assert len(verdict.reasons) == len(reasons)
     for said, expected in zip(verdict.reasons, reasons, strict=True):
         assert expected in said
-    assert judge(records(0.1, 0.9, inside=HEALTHY | measured), 10, 143).reasons == (), "a net that learned needs none"
+    assert judge_training(records(0.1, 0.9, inside=HEALTHY | measured), 10, 143).reasons == (), (
+        "a net that learned needs none"
+    )
 
 
 def test_only_the_epochs_after_a_collapse_count_for_its_reason() -> None:
@@ -84,10 +86,10 @@ def test_only_the_epochs_after_a_collapse_count_for_its_reason() -> None:
     history = records(0.9, inside=large) + [
         EpochRecord(epoch, 1.0, 0.1, 1.0, 0.1, 0.1, 1000.0, False, HEALTHY) for epoch in (2, 3)
     ]
-    assert judge(history, 10, 143).reasons == ()
+    assert judge_training(history, 10, 143).reasons == ()
 
 
 def test_one_epoch_says_nothing_of_a_rate_that_its_schedule_ends_at() -> None:
     """After the only epoch of a cosine the next step is next to nothing, whatever the rate was."""
     small = HEALTHY | {f"{layer}/update_ratio": 3e-6 for layer in ("c1", "c3", "output")}
-    assert judge(records(0.1, inside=small), 10, 143).reasons == ()
+    assert judge_training(records(0.1, inside=small), 10, 143).reasons == ()

@@ -30,7 +30,7 @@ from omegaconf import DictConfig, open_dict
 
 from lenetexp.config.schema import SHARED_THREADS, THREAD_VARIABLES
 from lenetexp.errors import UserError
-from lenetexp.runs.interrupt import Interrupted, noted
+from lenetexp.runs.interrupt import Interruption, defer_signals
 
 GRACE = 10.0  # seconds that jobs have to end by themselves after they were asked to
 TRIES = 3  # processes in a row that die before they are ready: there is no memory for another, or no hope
@@ -66,11 +66,13 @@ class LocalLauncher(Launcher):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     @contextmanager
-    def started(self, at_most: int) -> Iterator[None]:
+    def start_workers(self, at_most: int) -> Iterator[None]:
         """Starts the processes, `at_most` so many, which import what jobs need while the caller does other things."""
         try:
-            with noted() as stop_if_asked:  # raised inside a start, a signal would leave a process that nobody knows
-                for environment in self.environments()[:at_most]:
+            with (
+                defer_signals() as stop_if_asked
+            ):  # raised inside a start, a signal would leave a process that nobody knows
+                for environment in self.build_environments()[:at_most]:
                     stop_if_asked()
                     self.workers.append(Worker(environment, self.hook))
                 stop_if_asked()
@@ -93,7 +95,7 @@ class LocalLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Runs all jobs; returns their results in the order of the jobs, failed ones with their exceptions."""
         results: dict[int, JobReturn] = {}
-        with nullcontext() if self.workers else self.started(len(job_overrides)):
+        with nullcontext() if self.workers else self.start_workers(len(job_overrides)):
             self.stream(iter(job_overrides), results.__setitem__, initial_job_idx)
         return [results[number] for number in sorted(results)]
 
@@ -109,7 +111,7 @@ class LocalLauncher(Launcher):
         # cloudpickle, because the task function is part of the script that the user started.
         context = cloudpickle.dumps((self.hydra_context, self.task_function, self.config, Singleton.get_state()))
         left, more = enumerate(jobs, first), True
-        with noted() as stop_if_asked:
+        with defer_signals() as stop_if_asked:
             try:
                 while more or any(worker.job for worker in self.workers):
                     usable = [worker for worker in self.workers if worker.deaths < TRIES]
@@ -118,14 +120,14 @@ class LocalLauncher(Launcher):
                     wait([worker.pipe for worker in usable], timeout=0.2)
                     stop_if_asked()
                     for worker in usable:
-                        if worker.pipe.poll() and (done := worker.receive()):
+                        if worker.pipe.poll() and (done := worker.receive_result()):
                             take(*done)
                         if more and worker.idle:
                             if job := next(left, None):
-                                worker.give(context, job)
+                                worker.send_job(context, job)
                             else:
                                 more = False
-            except (Exception, Interrupted):
+            except (Exception, Interruption):
                 running = [worker for worker in self.workers if worker.job]
                 for worker in running:
                     worker.process.terminate()
@@ -134,11 +136,11 @@ class LocalLauncher(Launcher):
                     worker.pipe.poll(max(deadline - monotonic(), 0))
                 raise
 
-    def environments(self) -> list[dict[str, str]]:
+    def build_environments(self) -> list[dict[str, str]]:
         """For each job that may run at a time, the environment variables that give it its share of the machine."""
         from joblib import cpu_count  # knows a container's limits; takes a fifth of a second to import
 
-        gpus = _visible_gpus() if self.device in ("auto", "cuda") else []
+        gpus = _list_visible_gpus() if self.device in ("auto", "cuda") else []
         count = self.n_jobs or len(gpus) * self.per_gpu or cpu_count()
         threads = dict.fromkeys((*THREAD_VARIABLES, SHARED_THREADS), str(max(cpu_count() // count, 1)))
         if any(os.environ.get(name) for name in THREAD_VARIABLES):  # the user's own choice; torch follows either
@@ -147,7 +149,7 @@ class LocalLauncher(Launcher):
         return [threads | place for place in islice(cycle(places), count)]
 
 
-def _visible_gpus() -> list[str]:
+def _list_visible_gpus() -> list[str]:
     """The CUDA devices that this process may use, found without the second that importing torch takes."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -189,13 +191,13 @@ class Worker:
             return self.idle or self.job is not None or self.pipe.poll()
         return False
 
-    def give(self, context: bytes, job: tuple[int, Sequence[str]]) -> None:
+    def send_job(self, context: bytes, job: tuple[int, Sequence[str]]) -> None:
         logging.getLogger(__name__).info(f"\t#{job[0]} : {' '.join(filter_overrides(job[1]))}")
         self.job, self.idle = job, False
         with suppress(OSError):  # it has just died, which `receive` finds out
             self.pipe.send((context, *job))
 
-    def receive(self) -> tuple[int, JobReturn] | None:
+    def receive_result(self) -> tuple[int, JobReturn] | None:
         """The result of its job, or None: the process is ready for its first job, or died without one."""
         job, self.job = self.job, None
         try:
@@ -207,11 +209,11 @@ class Worker:
                 self._start()
             died = isinstance(error, (EOFError, OSError))
             said = "its process died (killed, or out of memory)" if died else f"its result cannot be read: {error}"
-            result = job and _failed(job[1], UserError(said))
+            result = job and _make_failure(job[1], UserError(said))
         return job and (job[0], result)
 
 
-def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
+def _make_failure(overrides: Sequence[str], error: Exception) -> JobReturn:
     return JobReturn(overrides=list(overrides), status=JobStatus.FAILED, _return_value=error)
 
 
@@ -259,13 +261,13 @@ def _execute(context: bytes, number: int, overrides: Sequence[str]) -> bytes:
             sweep_config.hydra.job.num = number
         result = run_job(task_function, sweep_config, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context)
     except Exception as error:
-        result = _failed(overrides, error)
+        result = _make_failure(overrides, error)
     except BaseException as error:  # sys.exit() or a signal ends only this job
-        result = _failed(overrides, UserError(f"the job ended with {type(error).__name__}({error})"))
-    return _pickled(result)
+        result = _make_failure(overrides, UserError(f"the job ended with {type(error).__name__}({error})"))
+    return _pickle_result(result)
 
 
-def _pickled(result: JobReturn) -> bytes:
+def _pickle_result(result: JobReturn) -> bytes:
     """The result; what cannot be passed to the parent is left out, or replaced by an error that says what it was."""
     value = result._return_value
     if result.status == JobStatus.FAILED:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 
-from lenetexp.config.identity import leaves
+from lenetexp.config.identity import flatten_settings
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 GLOBAL = "# @package _global_"  # the first line of a file that sets more than its own group
@@ -22,38 +22,38 @@ SPECIAL_WORDS = {
 }
 
 
-def typed_pairs() -> dict[str, str]:
+def parse_typed_settings() -> dict[str, str]:
     """The settings of this command line, or of this job of a sweep, by their keys."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     pairs = [word.lstrip("+").partition("=") for word in (*sys.argv[1:], *overrides)]
     return {key: value for key, equals, value in pairs if equals}
 
 
-def config_folders() -> list[Path]:
+def list_config_folders() -> list[Path]:
     """Where config files are looked for, first where this command line says."""
     words = [part for word in sys.argv for part in word.split("=", 1)]  # --config-dir=a is --config-dir a
     return [*(Path(value) for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")), CONF]
 
 
-def options_of(group: str) -> list[str]:
+def list_options(group: str) -> list[str]:
     """The options of a config group, those in its folders included: lecun_1998/svm."""
     files = {
         str(path.relative_to(folder / group).with_suffix("").as_posix())
-        for folder in config_folders() for path in (folder / group).rglob("*.yaml") if path.stem[0] != "_"
+        for folder in list_config_folders() for path in (folder / group).rglob("*.yaml") if path.stem[0] != "_"
     }  # fmt: skip
     return sorted(files)
 
 
 def read_config(name: str) -> dict[str, Any]:
     """A config file as it lies there, from the first folder that has it; empty if none has."""
-    for path in (folder / f"{name}.yaml" for folder in config_folders()):
+    for path in (folder / f"{name}.yaml" for folder in list_config_folders()):
         if path.is_file():
             values = yaml.safe_load(path.read_text())
             return values if isinstance(values, dict) else {}
     return {}
 
 
-def command_config() -> dict[str, Any]:
+def read_command_config() -> dict[str, Any]:
     """The settings of this command's main config file and, under "defaults", its groups with their options."""
     name = Path(sys.argv[0]).stem
     values = read_config("config" if name in ("run", "find_lr") else name)
@@ -64,11 +64,11 @@ def command_config() -> dict[str, Any]:
 
 def suggest_setting(word: str) -> str:
     """The setting that a bare word seems to mean, as experiment=tutorial for tutorial; empty if there is none."""
-    config = command_config()
+    config = read_command_config()
     if word in (*config, *config["defaults"]):
         return f"{word}=…"
     for group in sorted(config["defaults"], key=("experiment", "sweep").__contains__, reverse=True):
-        if word in options_of(group):
+        if word in list_options(group):
             return f"{group}={word}"
     for key, words in SPECIAL_WORDS.items():
         if key in config and word in words:
@@ -76,22 +76,25 @@ def suggest_setting(word: str) -> str:
     return next((f"{key}={word}" for key in ("images", "run") if key in config), "")
 
 
-def option_file(group: str) -> Path | None:
+def find_option_file(group: str) -> Path | None:
     """The file of the option that the command line chooses in a group; of local it is this machine's own."""
-    option = typed_pairs().get(group, "machine" if group == "local" else "")
-    paths = [folder / group / f"{option}.yaml" for folder in config_folders()]
+    option = parse_typed_settings().get(group, "machine" if group == "local" else "")
+    paths = [folder / group / f"{option}.yaml" for folder in list_config_folders()]
     path = next(filter(Path.is_file, paths), None)
     return path.relative_to(Path.cwd()) if path and path.is_relative_to(Path.cwd()) else path
 
 
-def setting_file(key: str) -> Path | None:
+def find_setting_file(key: str) -> Path | None:
     """The file that sets this key: this machine's own, or one that the command line chooses; None if typed itself."""
-    groups = {"local": "machine", **typed_pairs()}
-    if any(f"{key}.".startswith(f"{other}.") and not options_of(other) for other in groups):
+    groups = {"local": "machine", **parse_typed_settings()}
+    if any(f"{key}.".startswith(f"{other}.") and not list_options(other) for other in groups):
         return None
     for group, option in groups.items():
-        if path := option_file(group):
+        if path := find_option_file(group):
             prefix = "" if path.read_text().startswith(GLOBAL) else f"{group}."
-            if any(f"{key}.".startswith(f"{leaf}.") for leaf, _ in leaves(read_config(f"{group}/{option}"), prefix)):
+            if any(
+                f"{key}.".startswith(f"{leaf}.")
+                for leaf, _ in flatten_settings(read_config(f"{group}/{option}"), prefix)
+            ):
                 return path
     return None

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from lenetexp.config import fields as f
-from lenetexp.config.schema import Device, RunConfig, Tracking, words
+from lenetexp.config.schema import Device, RunConfig, Tracking, format_arguments
 from lenetexp.config.targets import Model, Settings
 
 
@@ -20,7 +20,7 @@ class FindLrConfig(RunConfig):
     def headline(self) -> str:
         batches = f"{self.steps:,} steps of {self.batch_size} images"
         rates = f"optimizer.lr from {self.from_lr:g} to {self.to_lr:g}"
-        return f"{self.model.name} ({', '.join(words(self.model.call()))}), {self.optimizer.name}, {batches}, {rates}"
+        return f"{self.model.name} ({', '.join(format_arguments(self.model.build_call()))}), {self.optimizer.name}, {batches}, {rates}"
 
 
 class DescribeConfig(Settings):

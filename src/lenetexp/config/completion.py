@@ -14,10 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pydantic import ValidationError
 
-from lenetexp.config.command_line import SPECIAL_WORDS, options_of
+from lenetexp.config.command_line import SPECIAL_WORDS, list_options
 from lenetexp.config.commands import FindLrConfig, OtherCommand
-from lenetexp.config.help import UNTYPED, to_plain
-from lenetexp.config.identity import leaves
+from lenetexp.config.help import UNTYPED, convert_to_plain
+from lenetexp.config.identity import flatten_settings
 from lenetexp.config.schema import RunConfig
 from lenetexp.config.targets import Settings
 
@@ -43,7 +43,7 @@ complete -o default -F _lenetexp python python3 {scripts}"""
 BASH_OFF = "complete -r python python3 {scripts}; unset -f _lenetexp"
 
 
-def bash_script(folder: Path, install: bool) -> str:
+def format_bash_script(folder: Path, install: bool) -> str:
     """What `eval` reads to enable Tab in bash, or to disable it, for all scripts in `folder`."""
     scripts = sorted(path.name for path in folder.glob("*.py") if "from lenetexp import cli" in path.read_text())
     return (BASH if install else BASH_OFF).format(scripts=" ".join(scripts))
@@ -63,7 +63,7 @@ def complete_words(renamed: Mapping[str, str]) -> None:
         pairs = [word.partition("=") for word in words if "=" in word]
         overrides = [f"{renamed.get(key, key)}={value}" for key, _, value in pairs]
         config = _compose(self.config_loader, config_name, overrides)
-        return sorted({match for match in matches(config, word, renamed) if match.startswith(word)})
+        return sorted({match for match in list_matches(config, word, renamed) if match.startswith(word)})
 
     CompletionPlugin._query = query  # type: ignore[method-assign]
     CompletionPlugin.strip_python_or_app_name = staticmethod(_strip_command)  # type: ignore[method-assign]
@@ -81,48 +81,48 @@ def _compose(loader: ConfigLoader, name: str | None, overrides: list[str]) -> Di
     return loader.load_configuration(name, [], RunMode.MULTIRUN)
 
 
-def matches(config: DictConfig, word: str, renamed: Mapping[str, str] = {}) -> Iterator[str]:
+def list_matches(config: DictConfig, word: str, renamed: Mapping[str, str] = {}) -> Iterator[str]:
     """What the word that is being typed can become, one part at a time: model. before model.activation=."""
     groups = [group for group in config.hydra.runtime.choices if not group.startswith("hydra/") and group != "local"]
     if "experiment" in groups:
         groups += ["hydra/launcher", "hydra/sweeper"] if word.startswith("hydra") else []
     typed_as = {key: name for name, key in renamed.items()}
-    values = to_plain(config)
+    values = convert_to_plain(config)
     key, equals, value = word.partition("=")
     if word.startswith("-"):
         yield from FLAGS
     elif equals:
         values_before, comma, begun = value.rpartition(",")
         if key in groups:
-            options = [_next_part(option, begun, "/") for option in options_of(key)]
+            options = [_cut_next_part(option, begun, "/") for option in list_options(key)]
         else:
-            options = list(_values(renamed.get(key, key), values, begun))
+            options = list(_list_values(renamed.get(key, key), values, begun))
         yield from (f"{key}={values_before}{comma}{option}" for option in options)
     else:
         yield from (f"{group}=" for group in groups)
-        settings = (setting for setting, _ in leaves(values) if setting.rpartition(".")[2] not in UNTYPED)
-        yield from (_next_part(f"{typed_as.get(setting, setting)}=", word, ".") for setting in settings)
+        settings = (setting for setting, _ in flatten_settings(values) if setting.rpartition(".")[2] not in UNTYPED)
+        yield from (_cut_next_part(f"{typed_as.get(setting, setting)}=", word, ".") for setting in settings)
 
 
-def _next_part(whole: str, begun: str, separator: str) -> str:
+def _cut_next_part(whole: str, begun: str, separator: str) -> str:
     """`whole` up to the first separator after what is typed of it."""
     head, found, _ = whole[len(begun) :].partition(separator)
     return f"{whole[: len(begun)]}{head}{found}" if whole.startswith(begun) else whole
 
 
-def _values(key: str, config: Mapping[str, Any], begun: str) -> Iterator[str]:
+def _list_values(key: str, config: Mapping[str, Any], begun: str) -> Iterator[str]:
     """The words that a setting may be, names of files if it is one, its present value."""
     name = key.rpartition(".")[2]
     yield from SPECIAL_WORDS.get(key, ())
-    yield from choices(key, config)
+    yield from list_choices(key, config)
     if name in PATHS or begun.startswith((".", "/", "~")):
-        yield from _files(begun)
-    present = dict(leaves(config)).get(key)
+        yield from _list_files(begun)
+    present = dict(flatten_settings(config)).get(key)
     if isinstance(present, int | float | str) and not isinstance(present, bool) and "${" not in str(present):
         yield str(present)
 
 
-def _files(begun: str) -> Iterator[str]:
+def _list_files(begun: str) -> Iterator[str]:
     """The files and folders that a path may become, but those whose names would need quotes."""
     folder, slash, _ = begun.rpartition("/")
     with suppress(OSError):
@@ -131,7 +131,7 @@ def _files(begun: str) -> Iterator[str]:
                 yield f"{folder}{slash}{entry.name}{'/' if entry.is_dir() else ''}"
 
 
-def choices(key: str, config: Mapping[str, Any]) -> list[str]:
+def list_choices(key: str, config: Mapping[str, Any]) -> list[str]:
     """The words that a setting of such a config may be, if it is one of few words: what is said of a wrong one."""
     *groups, name = key.split(".")
     values = inner = dict(config)

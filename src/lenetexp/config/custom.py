@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lenetexp.config.identity import TRUSTED
-from lenetexp.errors import DEBUG, one_line
+from lenetexp.errors import DEBUG, format_error
 
 # Code that no user of lenetexp has written.
 OURS = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(Path(__file__).parents[1]), "<")
@@ -20,24 +20,24 @@ def explain_failure(error: BaseException, target: str) -> str | None:
         error: What was raised, with what caused it.
         target: The dotted name of the class or function that was called.
     """
-    for cause in [*_causes(error)][::-1]:  # the first one knows best
+    for cause in [*_iterate_causes(error)][::-1]:  # the first one knows best
         if isinstance(cause, SyntaxError) and cause.filename:
             place = f"{cause.filename}, line {cause.lineno}"
-            return f"{type(cause).__name__}: {one_line(cause.msg)} ({place}; {DEBUG}=1 shows the whole traceback)"
-        if frame := _last_custom_frame(cause, target.partition(".")[0]):
+            return f"{type(cause).__name__}: {format_error(cause.msg)} ({place}; {DEBUG}=1 shows the whole traceback)"
+        if frame := _find_custom_frame(cause, target.partition(".")[0]):
             place = f"{frame.filename}, line {frame.lineno}, in {frame.name}"
-            reason = one_line(cause)[:200]
+            reason = format_error(cause)[:200]
             return f"{type(cause).__name__}: {reason} ({place}; {DEBUG}=1 shows the whole traceback)"
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _last_custom_frame(error: BaseException, package: str) -> traceback.FrameSummary | None:
+def _find_custom_frame(error: BaseException, package: str) -> traceback.FrameSummary | None:
     """The innermost frame in a user's code, or in the package that the user named."""
     last = None
     for frame, line in traceback.walk_tb(error.__traceback__):

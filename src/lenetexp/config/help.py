@@ -10,9 +10,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from lenetexp.config.command_line import options_of
-from lenetexp.config.identity import leaves
-from lenetexp.errors import wrapped
+from lenetexp.config.command_line import list_options
+from lenetexp.config.identity import flatten_settings
+from lenetexp.errors import wrap_text
 
 COMMENT = re.compile(r"^ *(\w+):.* # (.+)$", re.MULTILINE)
 WIDTH = 34  # of key and value
@@ -24,7 +24,7 @@ GROUPS = ("", "model", "optimizer", "scheduler", "loss", "dataset", "device")  #
 UNTYPED = ("_target_", "job", "given")  # settings that nobody types
 
 
-def explained(config: DictConfig, renamed: Mapping[str, str]) -> str:
+def format_settings(config: DictConfig, renamed: Mapping[str, str]) -> str:
     """Every setting as one types it, with the comment of its line in conf/.
 
     Args:
@@ -35,7 +35,7 @@ def explained(config: DictConfig, renamed: Mapping[str, str]) -> str:
     typed_as = {key: name for name, key in renamed.items()}
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     lines = []
-    for key, value in sorted(leaves(to_plain(config)), key=_place):
+    for key, value in sorted(flatten_settings(convert_to_plain(config)), key=_rank_setting):
         group, dot, name = key.partition(".")
         if dot:  # its file comes first; it may begin with another one of the group
             files = [path for folder in folders for path in sorted(folder.glob(f"{group}/*.yaml"))]
@@ -45,20 +45,20 @@ def explained(config: DictConfig, renamed: Mapping[str, str]) -> str:
             files += [folder / "config.yaml" for folder in folders]  # which find_lr.yaml begins with
         comments = (dict(COMMENT.findall(path.read_text())).get(name or key) for path in files if path.exists())
         if name != "_target_":
-            start = f"  {typed_as.get(key, key)}={_as_typed(value)}"
+            start = f"  {typed_as.get(key, key)}={_format_value(value)}"
             comment = next(filter(None, comments), "")
             if not comment or len(start) > WIDTH:
                 lines.append(start)
                 start = ""
             if comment:
-                lines.append(wrapped(comment, first=f"{start:<{WIDTH}}  ", others=" " * (WIDTH + 2)))
+                lines.append(wrap_text(comment, first=f"{start:<{WIDTH}}  ", others=" " * (WIDTH + 2)))
     return "\n".join(lines).replace("$", "$$")  # for Hydra, which fills in a template
 
 
-def other_commands() -> str:
+def format_other_commands() -> str:
     """One line that names the others of all commands, which have a file each in conf/hydra/help/."""
-    names = {"run" if name == "lenetexp" else name for name in options_of("hydra/help")} - {Path(sys.argv[0]).stem}
-    return wrapped(f"Other commands: {', '.join(sorted(names))} (python scripts/NAME.py --help)")
+    names = {"run" if name == "lenetexp" else name for name in list_options("hydra/help")} - {Path(sys.argv[0]).stem}
+    return wrap_text(f"Other commands: {', '.join(sorted(names))} (python scripts/NAME.py --help)")
 
 
 def list_groups_quickly() -> None:
@@ -71,13 +71,13 @@ def list_groups_quickly() -> None:
     ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment,method-assign]
 
 
-def to_plain(config: DictConfig) -> dict[str, Any]:
+def convert_to_plain(config: DictConfig) -> dict[str, Any]:
     """The settings as plain dicts and lists, with interpolations as they are written."""
     values = OmegaConf.to_container(config, resolve=False)
     return {str(key): value for key, value in values.items() if key != "hydra"}  # type: ignore[union-attr]
 
 
-def _place(setting: tuple[str, Any]) -> tuple[int, int]:
+def _rank_setting(setting: tuple[str, Any]) -> tuple[int, int]:
     """Where a setting stands among the others, which keep their order."""
     key, _ = setting
     group = key.rpartition(".")[0].partition(".")[0]
@@ -85,5 +85,5 @@ def _place(setting: tuple[str, Any]) -> tuple[int, int]:
     return first, GROUPS.index(group) if group in GROUPS else len(GROUPS)
 
 
-def _as_typed(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")

@@ -38,71 +38,71 @@ RESULT_NAMES = (
 TRUSTED = ("lenetexp", "torch", "torchvision")
 
 
-def defines_experiment(key: str) -> bool:
+def is_part_of_experiment(key: str) -> bool:
     """Whether a key, dotted or as it is typed, is part of what is run."""
     group = re.split(r"[./]", key.lstrip("+~"))[0]
     return group not in (*INVOCATION_KEYS, *RECORDING_KEYS, *REMARK_KEYS, *COMPOSITION_KEYS)
 
 
-def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every leaf of nested settings under its dotted name; a list is a leaf."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{name}.")
+            yield from flatten_settings(value, f"{name}.")
         else:
             yield name, value
 
 
-def identity(values: Mapping[str, Any]) -> dict[str, Any]:
+def select_identity(values: Mapping[str, Any]) -> dict[str, Any]:
     """The leaves that define an experiment."""
-    flat = dict(leaves(values))
+    flat = dict(flatten_settings(values))
     if flat.get("dataset._target_") == SAME_WHEREVER:
         flat.pop("dataset.root", None)
     if flat.get("device.threads") == "auto":
         flat["device.threads"] = None  # the default before there was auto: older runs keep their hashes
     known = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
-    return {key: _as_typed(value) for key, value in known.items() if defines_experiment(key)}
+    return {key: _normalize_number(value) for key, value in known.items() if is_part_of_experiment(key)}
 
 
-def _as_typed(value: Any) -> Any:
+def _normalize_number(value: Any) -> Any:
     """1.0 as 1: on the command line they are the same."""
     if isinstance(value, list):
-        return [_as_typed(item) for item in value]
+        return [_normalize_number(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def config_hash(values: Mapping[str, Any]) -> str:
+def hash_config(values: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that two runs share if they are the same experiment."""
-    return digest(identity(values))
+    return compute_digest(select_identity(values))
 
 
-def digest(content: Any) -> str:
+def compute_digest(content: Any) -> str:
     """Twelve hexadecimal digits of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def list_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The keys in which two experiments differ, with both values; "not set" where a key is missing."""
-    before, after = identity(then), identity(now)
+    before, after = select_identity(then), select_identity(now)
     both = {key: (before.get(key, "not set"), after.get(key, "not set")) for key in {**after, **before}}
     return {key: (old, new) for key, (old, new) in both.items() if old != new}
 
 
-def swept_name(swept: Mapping[str, str]) -> str:
+def format_swept(swept: Mapping[str, str]) -> str:
     """Swept keys and values in short: lr=0.1 activation=relu."""
-    pairs = zip(short_keys(swept), swept.values(), strict=True)
-    return " ".join(f"{name}={short(value)}" for name, value in pairs if value != NOT_SET)
+    pairs = zip(shorten_keys(swept), swept.values(), strict=True)
+    return " ".join(f"{name}={shorten_value(value)}" for name, value in pairs if value != NOT_SET)
 
 
-def short_keys(keys: Iterable[str]) -> list[str]:
+def shorten_keys(keys: Iterable[str]) -> list[str]:
     """Keys by their ends, a class by its group; whole keys where two ends are the same, or one is a result's name."""
     short_of = {key: re.sub(r"\.(_target_|name)$", "", key).rpartition(".")[2] for key in keys}
     ends = [*short_of.values(), *RESULT_NAMES]
     return [end if ends.count(end) == 1 else key for key, end in short_of.items()]
 
 
-def short(value: str) -> str:
+def shorten_value(value: str) -> str:
     """A long number, as a search draws it, with four significant digits."""
     try:
         return value if len(value) <= 8 or value.isdigit() else f"{float(value):.4g}"
@@ -110,11 +110,11 @@ def short(value: str) -> str:
         return value
 
 
-def name_of(overrides: Iterable[str]) -> str:
+def format_run_name(overrides: Iterable[str]) -> str:
     """A run's name, from what its command line asks for; empty if that is the default."""
     pairs = [word.lstrip("+").partition("=") for word in overrides]
-    asked = {key: value for key, _, value in pairs if value and defines_experiment(key) and is_named(key)}
-    return swept_name(asked)[:120]  # what MLflow's table of runs can show
+    asked = {key: value for key, _, value in pairs if value and is_part_of_experiment(key) and is_named(key)}
+    return format_swept(asked)[:120]  # what MLflow's table of runs can show
 
 
 def is_named(key: str) -> bool:
@@ -122,7 +122,7 @@ def is_named(key: str) -> bool:
     return key not in UNNAMED_KEYS and re.split(r"[./]", key)[0] not in UNNAMED_GROUPS
 
 
-def trust_needed(targets: Iterable[str]) -> str:
+def format_trust(targets: Iterable[str]) -> str:
     """What a command that loads a run with these classes must add: "" or " 'trust=[mine]'"."""
     packages = dict.fromkeys(target.partition(".")[0] for target in targets if target)
     custom = [package for package in packages if package not in TRUSTED]

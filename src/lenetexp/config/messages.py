@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import ValidationError
 
-from lenetexp.config.command_line import options_of, setting_file, suggest_setting
-from lenetexp.errors import UserError, nearest, one_line
+from lenetexp.config.command_line import find_setting_file, list_options, suggest_setting
+from lenetexp.errors import UserError, format_error, suggest_word
 
 # What is wrong, by pydantic's name for it.
 SENTENCES = {
@@ -32,7 +32,7 @@ SENTENCES = {
 }
 
 
-def of_validation(error: ValidationError) -> str:
+def explain_validation(error: ValidationError) -> str:
     """The sentence for the first mistake that pydantic found."""
     problem = error.errors(include_url=False)[0]
     value = problem["input"]
@@ -46,20 +46,20 @@ def of_validation(error: ValidationError) -> str:
     }
     if problem["type"] == "literal_error":
         options = details["expected"].replace("'", "")
-        details["expected"] = options + nearest(str(value), re.split(", | or ", options))
+        details["expected"] = options + suggest_word(str(value), re.split(", | or ", options))
     sentence = SENTENCES.get(problem["type"], "{key}={value}: {message}").format(**details)
-    file = setting_file(details["key"])
+    file = find_setting_file(details["key"])
     return f"{sentence} (in {file})" if file else sentence
 
 
-def of_exception(error: Exception) -> str | None:
+def explain_exception(error: Exception) -> str | None:
     """The sentence for what ended a command; None if it is no mistake of the user's, as far as one can tell."""
     match error:
         case MissingConfigException(missing_cfg_file=str(file), options=[_, *_] as names):
             group, _, choice = file.rpartition("/")
             options = [option for option in names if not option.startswith("_")]
-            in_folders = [option for option in options_of(group) if option.endswith(f"/{choice}")]
-            meant = nearest(choice, options) or "".join(f"; did you mean {option}?" for option in in_folders[:1])
+            in_folders = [option for option in list_options(group) if option.endswith(f"/{choice}")]
+            meant = suggest_word(choice, options) or "".join(f"; did you mean {option}?" for option in in_folders[:1])
             return f"{group}={choice}: must be one of {', '.join(options)}{meant}"
         case MissingMandatoryValue():
             return f"{error.full_key}: must be given, e.g. {error.full_key}=VALUE"
@@ -67,39 +67,39 @@ def of_exception(error: Exception) -> str | None:
             key = error.override.partition("=")[0]
             return f"{error.override}: must have a value on both sides of each comma and no space, as {key}=1,2,3"
         case OverrideParseException():
-            return _of_word(error.override, str(error))
+            return _explain_word(error.override, str(error))
         case UserError() | HydraException() | OmegaConfBaseException():
             cause = error.__cause__
-            if isinstance(error, ConfigCompositionException) and (sentence := _of_composition(str(error), cause)):
+            if isinstance(error, ConfigCompositionException) and (sentence := _explain_composition(str(error), cause)):
                 return sentence
-            reason = f": {one_line(cause)}" if isinstance(cause, OmegaConfBaseException) else ""
-            return f"{one_line(error)}{reason}"
+            reason = f": {format_error(cause)}" if isinstance(cause, OmegaConfBaseException) else ""
+            return f"{format_error(error)}{reason}"
         case OSError(filename=str() | Path() as file):
-            return f"{file}: cannot be read or written ({error.strerror or one_line(error)})"
+            return f"{file}: cannot be read or written ({error.strerror or format_error(error)})"
         case OSError(
             errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EROFS | errno.EIO
         ):  # in the midst of a file
             return f"a file cannot be written ({error.strerror})"
-        case UnicodeDecodeError() if config_file := _config_file(error):
-            return f"{config_file}: must be text in UTF-8 ({one_line(error)})"
+        case UnicodeDecodeError() if config_file := _find_config_file(error):
+            return f"{config_file}: must be text in UTF-8 ({format_error(error)})"
         case yaml.YAMLError():
-            return f"a config file is not YAML: {one_line(error)}"
+            return f"a config file is not YAML: {format_error(error)}"
         case ValueError() if str(error).startswith("Only one of --run"):  # --cfg together with -m
-            return one_line(error)
+            return format_error(error)
         case ValueError() if "Config group override" in str(error):
-            return f"{one_line(error)}; a group must be one of its options, e.g. optimizer=sgd"
+            return f"{format_error(error)}; a group must be one of its options, e.g. optimizer=sgd"
         case AssertionError() if "Unexpected type for root" in str(error):
             return "a setting inside one that is null cannot be set; give all of it, e.g. key={inner:1}"
     return None
 
 
-def _config_file(error: Exception) -> str | None:
+def _find_config_file(error: Exception) -> str | None:
     """The config file that Hydra was reading when this was raised."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "load_config"]
     return frames[-1].f_locals.get("full_path") if frames else None
 
 
-def _of_word(word: str, message: str) -> str:
+def _explain_word(word: str, message: str) -> str:
     """The sentence for a word of the command line that Hydra cannot read."""
     key, equals, value = word.partition("=")
     if not equals:
@@ -111,11 +111,11 @@ def _of_word(word: str, message: str) -> str:
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         quoted = shlex.quote(f'{key}="{escaped}"')
         return f"{word}: a value with such characters needs quotes, and the shell takes one pair away: {quoted}"
-    reason = one_line(message.partition("\nSee ")[0].partition("\n")[2].partition(" expecting ")[0])
+    reason = format_error(message.partition("\nSee ")[0].partition("\n")[2].partition(" expecting ")[0])
     return f"{word}: must be key=value as Hydra reads it ({reason})"
 
 
-def _of_composition(message: str, cause: BaseException | None) -> str | None:
+def _explain_composition(message: str, cause: BaseException | None) -> str | None:
     """The sentence for an override that Hydra cannot apply; None for its other messages."""
     if "Ambiguous value for argument" in message:
         given = message.partition("argument '")[2].partition("'\n")[0]
@@ -133,7 +133,7 @@ def _of_composition(message: str, cause: BaseException | None) -> str | None:
     unknown = (key.split(".")[len(known) :] or [str(cause.key)])[0]
     keys = [str(k) for k in node if k not in ("hydra", "_target_")]
     place = ".".join(known)
-    inner = [] if known else _inner(node)
+    inner = [] if known else _list_inner_settings(node)
     if meant := [name for name in inner if name.rpartition(".")[2].lower() == unknown.lower()]:
         return f"{given}: there is no such setting; did you mean {' or '.join(meant)}?"
     if not known and "seed" in keys:  # run.py's own config
@@ -141,11 +141,11 @@ def _of_composition(message: str, cause: BaseException | None) -> str | None:
     if not keys:
         return f"{given}: {place} has no settings inside; give all of it: {place}=VALUE"
     there = f"{place} has" if known else "there are"
-    has = f"{there} {', '.join(keys)}{nearest(unknown, [*keys, *inner])}"
-    return f"{given}: there is no such setting; {has}{_of_swept(given)}"
+    has = f"{there} {', '.join(keys)}{suggest_word(unknown, [*keys, *inner])}"
+    return f"{given}: there is no such setting; {has}{_explain_swept(given)}"
 
 
-def _of_swept(given: str) -> str:
+def _explain_swept(given: str) -> str:
     """How to set what only some options of a swept group have: Hydra composes without the swept groups first."""
     key, _, value = given.partition("=")
     groups = ("experiment", key.partition(".")[0])
@@ -157,7 +157,7 @@ def _of_swept(given: str) -> str:
     return f"; if all of {swept[0]} have it, write ++{given}; if not, sweep those that have it by themselves"
 
 
-def _inner(config: DictConfig) -> list[str]:
+def _list_inner_settings(config: DictConfig) -> list[str]:
     """The full names of all settings inside groups, each as it is typed."""
     groups = {str(key): value for key, value in config.items_ex(resolve=False) if key != "hydra"}
     return [f"{key}.{name!s}" for key, group in groups.items() if isinstance(group, DictConfig) for name in group]

@@ -8,8 +8,8 @@ from urllib.parse import unquote
 from pydantic import Field, ValidationError
 
 from lenetexp.config import fields as f
-from lenetexp.config.command_line import GLOBAL, option_file
-from lenetexp.config.messages import of_validation
+from lenetexp.config.command_line import GLOBAL, find_option_file
+from lenetexp.config.messages import explain_validation
 from lenetexp.config.targets import (
     CROSS_ENTROPY,
     ClassicalModel,
@@ -23,9 +23,9 @@ from lenetexp.config.targets import (
     Scheduler,
     Settings,
     Target,
-    arguments,
+    check_arguments,
 )
-from lenetexp.errors import UserError, counted
+from lenetexp.errors import UserError, pluralize
 
 S = TypeVar("S", bound=Settings)
 
@@ -93,10 +93,10 @@ class RunConfig(Settings):
     job: SweepJob | None = None
     given: list[str] = Field(default_factory=list)  # the overrides as they were typed; set by the command line
     model: Model
-    loss: Annotated[Target, arguments(KnownLoss, "lenetexp.losses.")] = CROSS_ENTROPY
-    optimizer: Annotated[Optimizer, arguments(KnownOptimizer, "torch.optim.", "lenetexp.")]
-    scheduler: Annotated[Scheduler, arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
-    dataset: Annotated[Dataset, arguments(KnownDataset, "lenetexp.")]
+    loss: Annotated[Target, check_arguments(KnownLoss, "lenetexp.losses.")] = CROSS_ENTROPY
+    optimizer: Annotated[Optimizer, check_arguments(KnownOptimizer, "torch.optim.", "lenetexp.")]
+    scheduler: Annotated[Scheduler, check_arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
+    dataset: Annotated[Dataset, check_arguments(KnownDataset, "lenetexp.")]
     device: Device
     diagnostics: Diagnostics = Diagnostics()  # older runs have none
     tracking: Tracking
@@ -110,19 +110,19 @@ class RunConfig(Settings):
     def summary(self) -> str:
         """The net and how it is trained, as far as the settings alone tell."""
         dataset, augment = self.dataset, self.dataset.augment
-        its, loss = ", ".join(words(self.model.call())), self.loss.call()
-        head = f"{self.model.name}{its and f' ({its})'} on {dataset.call().get('name', dataset.name)}"
+        its, loss = ", ".join(format_arguments(self.model.build_call())), self.loss.build_call()
+        head = f"{self.model.name}{its and f' ({its})'} on {dataset.build_call().get('name', dataset.name)}"
         if isinstance(self.model, ClassicalModel):
             return f"{head}, fitted at once"
         parts = [
             head,
-            f"{counted(self.epochs, 'epoch')} at batch size {self.batch_size}",
-            " ".join([self.optimizer.name, *words(self.optimizer.call())]),
+            f"{pluralize(self.epochs, 'epoch')} at batch size {self.batch_size}",
+            " ".join([self.optimizer.name, *format_arguments(self.optimizer.build_call())]),
             self.scheduler.name,
-            *([] if loss == CROSS_ENTROPY.call() else [" ".join([self.loss.name, *words(loss)])]),
+            *([] if loss == CROSS_ENTROPY.build_call() else [" ".join([self.loss.name, *format_arguments(loss)])]),
             f"seed {self.seed}",
-            *words({"clip_norm": self.clip_norm, "ema": self.ema, "patience": self.patience}),
-            *([] if augment is None else [" ".join(["augment", *words(augment.model_dump())])]),
+            *format_arguments({"clip_norm": self.clip_norm, "ema": self.ema, "patience": self.patience}),
+            *([] if augment is None else [" ".join(["augment", *format_arguments(augment.model_dump())])]),
         ]
         return ", ".join(parts)
 
@@ -136,7 +136,7 @@ class RunConfig(Settings):
                     raise UserError(f"{word}: has no effect on {name}, which is fitted at once; leave it out")
 
 
-def words(arguments: Mapping[str, Any]) -> list[str]:
+def format_arguments(arguments: Mapping[str, Any]) -> list[str]:
     """Arguments that do something, as one would say them: relu, nesterov, momentum=0.9."""
     unsaid = ("_target_", "eps", "fused")  # how the arithmetic is done
     said = {key: value for key, value in arguments.items() if value and key not in unsaid}
@@ -146,11 +146,11 @@ def words(arguments: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def check(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
+def check_config(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
     """A composed config as `kind`; raises `UserError` that names the first wrong key, which `prefix` precedes."""
     for group in {"local", "experiment", "sweep"} & values.keys():  # whose files set what belongs to other groups
-        raise UserError(f"{option_file(group) or f'a file of {group}'}: must begin with the line {GLOBAL}")
+        raise UserError(f"{find_option_file(group) or f'a file of {group}'}: must begin with the line {GLOBAL}")
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise UserError(f"{prefix}{of_validation(error)}") from None
+        raise UserError(f"{prefix}{explain_validation(error)}") from None

@@ -9,9 +9,9 @@ from hydra.utils import get_object, instantiate
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from lenetexp.config import fields as f
-from lenetexp.config.command_line import setting_file, typed_pairs
+from lenetexp.config.command_line import find_setting_file, parse_typed_settings
 from lenetexp.config.custom import explain_failure
-from lenetexp.errors import UserError, nearest, one_line
+from lenetexp.errors import UserError, format_error, suggest_word
 
 # The default of an argument that a class may not have. If it is given, it must not be null.
 ABSENT: Any = None
@@ -42,40 +42,40 @@ class Target(Settings):
     def name(self) -> str:
         return self.target.rpartition(".")[2]
 
-    def call(self) -> dict[str, Any]:
+    def build_call(self) -> dict[str, Any]:
         """What `hydra.utils.instantiate` takes: `_target_` and the arguments that were given."""
         return self.model_dump(exclude_unset=True, exclude=set(self.not_arguments))
 
-    def make(self, group: str, kind: type[T], *first: Any, **more: Any) -> T:
+    def instantiate(self, group: str, kind: type[T], *first: Any, **more: Any) -> T:
         """Calls what is named, with `first` and `more`; raises `UserError` if that fails or does not make a `kind`."""
-        call = {**self.call(), **more}
+        call = {**self.build_call(), **more}
         try:
             made = instantiate(call, *first, _convert_="all")
         except Exception as error:  # a class may raise anything about its arguments, which the user can change
             cause = error.__cause__ or error
             if isinstance(cause, UserError):
                 raise cause from None
-            if unknown := self._refused(cause):
+            if unknown := self._find_refused_arguments(cause):
                 raise UserError(self._advise(group, unknown)) from error
             if reason := explain_failure(error, self.target):
                 raise UserError(f"{group}: {self.name} failed: {reason}") from error
             given = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
-            raise UserError(f"{group}: {self.name}({given}): {one_line(cause)}") from error
+            raise UserError(f"{group}: {self.name}({given}): {format_error(cause)}") from error
         if not isinstance(made, kind):
             wanted = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
             raise UserError(f"{group}._target_={self.target}: must make a {wanted}, not a {type(made).__name__}")
         return made
 
-    def _refused(self, error: BaseException) -> list[str]:
+    def _find_refused_arguments(self, error: BaseException) -> list[str]:
         """The arguments that what is named does not have, if that is the error: a recipe may set another's."""
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if not isinstance(error, TypeError) or not unexpected or unexpected[1] not in self.call():
+        if not isinstance(error, TypeError) or not unexpected or unexpected[1] not in self.build_call():
             return []
-        if (parameters := self._parameters()) is None:  # it hands them on
+        if (parameters := self._list_parameters()) is None:  # it hands them on
             return [unexpected[1]]
-        return [key for key in self.call() if key not in ("_target_", *parameters)]
+        return [key for key in self.build_call() if key not in ("_target_", *parameters)]
 
-    def _parameters(self) -> list[str] | None:
+    def _list_parameters(self) -> list[str] | None:
         """The arguments that what is named takes; None if it takes any."""
         parameters = inspect.signature(get_object(self.target)).parameters
         takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
@@ -87,13 +87,15 @@ class Target(Settings):
         A key that is taken out of the command by ~ must be in the config, as what is typed with + is not.
         """
         for key in unknown:
-            if f"{group}.{key}" in typed_pairs():
-                takes = sorted({*(self._parameters() or ())} - {"self", "params", "optimizer", "classes", "channels"})
+            if f"{group}.{key}" in parse_typed_settings():
+                takes = sorted(
+                    {*(self._list_parameters() or ())} - {"self", "params", "optimizer", "classes", "channels"}
+                )
                 there_are = f"; it has {', '.join(takes)}" if takes else ""
-                value = f"{group}.{key}={self.call()[key]}"
-                return f"{value}: {self.name} has no such argument{there_are}{nearest(key, takes)}"
+                value = f"{group}.{key}={self.build_call()[key]}"
+                return f"{value}: {self.name} has no such argument{there_are}{suggest_word(key, takes)}"
         without = " ".join(f"~{group}.{key}" for key in unknown)
-        file = setting_file(f"{group}.{unknown[0]}")
+        file = find_setting_file(f"{group}.{unknown[0]}")
         where = f" (in {file})" if file else ""
         return f"{group}: {self.name} does not take {', '.join(unknown)}{where}; add {without} to the command"
 
@@ -246,7 +248,7 @@ class KnownDataset(Dataset):
     test: f.HeldOut = ABSENT
 
 
-def checked(kind_of: Callable[[str], type[Target] | None]) -> BeforeValidator:
+def check_arguments_of(kind_of: Callable[[str], type[Target] | None]) -> BeforeValidator:
     """Has the settings of a `_target_` check its arguments; a custom class may use their names for other things."""
 
     def check_known(values: Any) -> Any:
@@ -257,9 +259,9 @@ def checked(kind_of: Callable[[str], type[Target] | None]) -> BeforeValidator:
     return BeforeValidator(check_known)
 
 
-def arguments(known: type[Target], *packages: str) -> BeforeValidator:
+def check_arguments(known: type[Target], *packages: str) -> BeforeValidator:
     """Has `known` check the arguments of classes in `packages`."""
-    return checked(lambda target: known if target.startswith(packages) else None)
+    return check_arguments_of(lambda target: known if target.startswith(packages) else None)
 
 
-Model = Annotated[Target, checked(MODELS.get)]
+Model = Annotated[Target, check_arguments_of(MODELS.get)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, format_error
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SUFFIXES = ", ".join(IMAGE_SUFFIXES)  # for messages
@@ -27,7 +27,7 @@ MAX_PIXELS = 50_000_000  # of a picture to decode: a small file can unpack to gi
 
 
 @dataclass(frozen=True)
-class Sent:
+class UploadedPicture:
     """A picture file that came over the network: its bytes, and what messages call it."""
 
     name: str
@@ -37,7 +37,7 @@ class Sent:
         return self.name
 
 
-Picture = Path | Sent
+Picture = Path | UploadedPicture
 
 
 class PictureFile(NamedTuple):
@@ -103,51 +103,51 @@ def read_image(picture: Picture, mode: str) -> Image.Image:
     What is transparent becomes white; black if nothing could be seen on white.
     """
     try:
-        with _opened(picture) as file:
+        with _open_picture(picture) as file:
             if file.width * file.height > MAX_PIXELS:
                 size = f"{file.width}×{file.height}"
                 raise UserError(f"{picture} has {size} pixels: must be at most {MAX_PIXELS:,} in all")
             image = ImageOps.exif_transpose(file)
             if image.has_transparency_data:
                 on_white = _lay_on("white", image).convert(mode)
-                return on_white if _contrast(on_white) >= HIDDEN else _lay_on("black", image).convert(mode)
+                return on_white if _measure_contrast(on_white) >= HIDDEN else _lay_on("black", image).convert(mode)
             elif image.mode.startswith("I"):  # Pillow's own conversion would cut values off at 255
                 image = Image.fromarray((np.array(image) / 257).clip(0, 255).astype(np.uint8))
             return image.convert(mode)
     except UserError:
         raise
     except Exception as error:  # of a broken file, Pillow raises more kinds than it documents
-        raise _unreadable(picture, error) from None
+        raise _make_error(picture, error) from None
 
 
 def _lay_on(ground: str, image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, ground), image.convert("RGBA"))
 
 
-def _contrast(image: Image.Image) -> int:
+def _measure_contrast(image: Image.Image) -> int:
     """The largest difference of two pixels in any channel."""
     pixels = np.array(image)
     return int(np.ptp(pixels, axis=(0, 1)).max())
 
 
-def size_of(picture: Picture) -> tuple[int, int]:
+def read_size(picture: Picture) -> tuple[int, int]:
     """Width and height as a picture file states them, without decoding it; `UserError` if it states none."""
     try:
-        with _opened(picture) as file:
+        with _open_picture(picture) as file:
             return file.width, file.height
     except Exception as error:  # as above
-        raise _unreadable(picture, error) from None
+        raise _make_error(picture, error) from None
 
 
-def _unreadable(picture: Picture, error: Exception) -> UserError:
-    why = one_line(error)
+def _make_error(picture: Picture, error: Exception) -> UserError:
+    why = format_error(error)
     if isinstance(error, UnidentifiedImageError):  # its own sentence would name the file again, or a buffer in memory
-        kind = _other_kind(picture)
+        kind = _detect_other_format(picture)
         why = f"it is {kind}; convert it to JPEG or PNG" if kind else f"it is none of {', '.join(FORMATS)}"
     return UserError(f"{picture} cannot be read: {why}")
 
 
-def _other_kind(picture: Picture) -> str | None:
+def _detect_other_format(picture: Picture) -> str | None:
     """What phones and scanners make and Pillow does not read, by the file's first bytes."""
     if isinstance(picture, Path):
         with picture.open("rb") as file:
@@ -160,37 +160,37 @@ def _other_kind(picture: Picture) -> str | None:
     return "HEIC" if is_heic else None
 
 
-def _opened(picture: Picture) -> ImageFile.ImageFile:
+def _open_picture(picture: Picture) -> ImageFile.ImageFile:
     if isinstance(picture, Path):
         return Image.open(picture)
     return Image.open(BytesIO(picture.content), formats=FORMATS)  # others, as EPS, start programs
 
 
-def as_trained(picture: Picture, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def convert_for_folder_dataset(picture: Picture, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """A picture scaled to `shape` (channels, height, width), as dataset=image_folder scales its own."""
-    return scaled_to(read_image(picture, "L" if shape[0] == 1 else "RGB"), shape)
+    return scale_picture(read_image(picture, "L" if shape[0] == 1 else "RGB"), shape)
 
 
-def scaled_to(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+def scale_picture(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """A grey or RGB picture scaled to `shape` (channels, height, width), which has as many channels."""
     channels, height, width = shape
     scaled = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
     return scaled.reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def resized(images: Tensor, size: int) -> Tensor:
+def resize_images(images: Tensor, size: int) -> Tensor:
     """Scales N×C×h×w floats from 0 to 255 to N×C×size×size uint8."""
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
-class Familiar:
+class FamiliarImages:
     """The training images that a picture is compared with; all are N×C×H×W uint8 on one device."""
 
     def __init__(self, train: Tensor, held_out: Tensor) -> None:
         # Of many images every so-manieth: of MNIST's, this takes a second.
         self._train = _flatten(train[:: ceil(len(train) / 10_000)])
         self._squares = self._train.square().sum(1)
-        self._limits = self._distances(held_out[:: ceil(len(held_out) / 1_000)]).quantile(0.995, dim=1)
+        self._limits = self._compute_distances(held_out[:: ceil(len(held_out) / 1_000)]).quantile(0.995, dim=1)
 
     def find_strangers(self, images: Tensor) -> list[bool]:
         """Which images look like none of the training images.
@@ -198,10 +198,10 @@ class Familiar:
         Those whose nearest training image is farther away than that of 99.5 % of the held-out images is: in itself, or
         for the little ink that they have.
         """
-        is_far: list[bool] = (self._distances(images) > self._limits[:, None]).any(0).tolist()
+        is_far: list[bool] = (self._compute_distances(images) > self._limits[:, None]).any(0).tolist()
         return is_far
 
-    def _distances(self, images: Tensor) -> Tensor:
+    def _compute_distances(self, images: Tensor) -> Tensor:
         flat = _flatten(images)
         # |a − b|² = |a|² + |b|² − 2ab: five times quicker than cdist for the page's one image at a time.
         products = flat @ self._train.T

@@ -59,16 +59,16 @@ class Data:
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
-    def facts(self) -> dict[str, Any]:
+    def build_facts(self) -> dict[str, Any]:
         """What is stored with a trained net about its images, as plain values."""
         facts = {key: getattr(self, key) for key in ("name", "classes", "image_shape", "like_mnist", "digest")}
         return {**facts, "images": {part: len(getattr(self, part)) for part in ("train", "val", "test")}}
 
 
-def load(settings: Dataset, device: torch.device) -> Data:
+def load_data(settings: Dataset, device: torch.device) -> Data:
     """Loads what `settings` name, holds out validation images, puts all on `device`; may raise `UserError`."""
-    source = settings.make("dataset", Source)
-    if mistake := _mistake(source):
+    source = settings.instantiate("dataset", Source)
+    if mistake := _find_mistake(source):
         raise UserError(f"dataset._target_={settings.target}: {mistake}")
     height, width = source.train.images.shape[2:]
     if settings.augment and height != width:
@@ -78,7 +78,7 @@ def load(settings: Dataset, device: torch.device) -> Data:
     else:
         train, val = hold_out(source.train, settings.validation, settings.split_seed, source.classes)
     train, val, test = (split.to(device) for split in (train, val, source.test))
-    return Data(source.name, train, val, test, tuple(source.classes), source.like_mnist, _digest(source))
+    return Data(source.name, train, val, test, tuple(source.classes), source.like_mnist, _compute_digest(source))
 
 
 def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str]) -> tuple[Split, Split]:
@@ -95,17 +95,17 @@ def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str]) -
     return split[torch.from_numpy(~held)], split[torch.from_numpy(held)]
 
 
-def _mistake(source: Source) -> str | None:
+def _find_mistake(source: Source) -> str | None:
     """What a custom dataset got wrong, or None."""
     shape = getattr(source.train.images, "shape", ())[1:]
     for name, split in (("train", source.train), ("test", source.test)):
         images, labels = split.images, split.labels
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
-            return f"{name} images must be N×C×H×W uint8 with N above 0, not {_kind(images)}"
+            return f"{name} images must be N×C×H×W uint8 with N above 0, not {_describe_type(images)}"
         if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            return f"{name} labels must be {len(images)} int64 numbers, not {_kind(labels)}"
+            return f"{name} labels must be {len(images)} int64 numbers, not {_describe_type(labels)}"
         if images.shape[1:] != shape:
-            return f"test images must have the shape of training images, {tuple(shape)}, not {_kind(images)}"
+            return f"test images must have the shape of training images, {tuple(shape)}, not {_describe_type(images)}"
         lowest, highest, last = int(labels.min()), int(labels.max()), len(source.classes) - 1
         if lowest < 0 or highest > last:
             return f"{name} labels must be from 0 to {last}, not {lowest} to {highest}"
@@ -114,11 +114,11 @@ def _mistake(source: Source) -> str | None:
     return None
 
 
-def _kind(value: Any) -> str:
+def _describe_type(value: Any) -> str:
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _digest(source: Source) -> str:
+def _compute_digest(source: Source) -> str:
     sha = hashlib.sha256()
     for split in (source.train, source.test):
         for tensor in (split.images, split.labels):

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lenetexp.datasets.images import IMAGE_SUFFIXES, SUFFIXES, as_trained
+from lenetexp.datasets.images import IMAGE_SUFFIXES, SUFFIXES, convert_for_folder_dataset
 from lenetexp.datasets.load import Source, Split, hold_out
-from lenetexp.datasets.mnist_form import into_mnist_frame
-from lenetexp.errors import UserError, wrapped
+from lenetexp.datasets.mnist_form import fit_into_mnist_frame
+from lenetexp.errors import UserError, wrap_text
 
 
 def digits() -> Source:
@@ -26,7 +26,7 @@ def digits() -> Source:
         table = np.column_stack(load_digits(return_X_y=True))
     images = torch.from_numpy(table[:, :-1]).float().view(-1, 1, 8, 8) * (255 / 16)
     # They fill their 8×8 frame. A net that learns them in MNIST's form reads MNIST's digits and photos far better.
-    everything = Split(into_mnist_frame(images), torch.from_numpy(table[:, -1]).long())
+    everything = Split(fit_into_mnist_frame(images), torch.from_numpy(table[:, -1]).long())
     train, test = hold_out(everything, fraction=0.2, seed=0, classes=tuple("0123456789"))
     return Source("digits", train, test, tuple("0123456789"), like_mnist=True)
 
@@ -43,43 +43,43 @@ def image_folder(root: str, image_size: int, channels: int, test: float) -> Sour
         raise UserError(f"dataset.root={root}: must be a folder with one folder a class in it")
     train_folder, test_folder = folder / "train", folder / "test"
     if not train_folder.is_dir():
-        classes = _class_folders(folder)
+        classes = _list_class_folders(folder)
         train, held_out = hold_out(_decode(folder, classes, shape), test, seed=0, classes=classes)
     elif not test_folder.is_dir():
         raise UserError(f"dataset.root={root}: has a folder train but no folder test; must have both or neither")
     else:
-        classes = _class_folders(train_folder)
-        if unknown := {path.name for path in _inner_folders(test_folder)} - {*classes}:
+        classes = _list_class_folders(train_folder)
+        if unknown := {path.name for path in _list_folders(test_folder)} - {*classes}:
             raise UserError(f"{test_folder} has classes that {train_folder} has not: {', '.join(sorted(unknown))}")
         train, held_out = (_decode(part, classes, shape) for part in (train_folder, test_folder))
     return Source(folder.resolve().name, train, held_out, classes)
 
 
-def _class_folders(folder: Path) -> tuple[str, ...]:
+def _list_class_folders(folder: Path) -> tuple[str, ...]:
     """The names of the classes; warns of those without pictures, and raises `UserError` if only one has some."""
-    names = sorted(path.name for path in _inner_folders(folder))
-    filled = [name for name in names if any(_pictures(folder / name))]
+    names = sorted(path.name for path in _list_folders(folder))
+    filled = [name for name in names if any(_list_pictures(folder / name))]
     if len(filled) == 1:
         raise UserError(f"dataset.root={folder}: all pictures are of one class, {filled[0]}; must be of two or more")
     if filled and len(filled) < len(names):
         empty = ", ".join(name for name in names if name not in filled)
-        print(wrapped(f"warning: dataset.root={folder}: no pictures of these classes: {empty}"), file=sys.stderr)
+        print(wrap_text(f"warning: dataset.root={folder}: no pictures of these classes: {empty}"), file=sys.stderr)
     return tuple(names)
 
 
-def _inner_folders(folder: Path) -> list[Path]:
+def _list_folders(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
+def _list_pictures(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _decode(folder: Path, classes: Sequence[str], shape: tuple[int, int, int]) -> Split:
-    files = [(path, label) for label, name in enumerate(classes) for path in sorted(_pictures(folder / name))]
+    files = [(path, label) for label, name in enumerate(classes) for path in sorted(_list_pictures(folder / name))]
     if not files:
         raise UserError(f"dataset.root={folder}: there are no pictures; must hold one folder a class ({SUFFIXES})")
     images = torch.empty(len(files), *shape, dtype=torch.uint8)
     for i, (path, _) in enumerate(tqdm(files, desc="decoding", unit="img", disable=None)):
-        images[i] = torch.from_numpy(as_trained(path, shape))
+        images[i] = torch.from_numpy(convert_for_folder_dataset(path, shape))
     return Split(images, torch.tensor([label for _, label in files]))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lenetexp.datasets.images import resized
+from lenetexp.datasets.images import resize_images
 from lenetexp.errors import UserError
 
 # MNIST: scaled into 20×20, the centre of mass in the middle of 28×28 (LeCun et al. 1998, section III A).
@@ -30,12 +30,12 @@ Invert = Literal["auto"] | bool  # whether a sign is dark on light
 Shades = NDArray[np.float64]
 
 
-def into_mnist_frame(images: Tensor) -> Tensor:
+def fit_into_mnist_frame(images: Tensor) -> Tensor:
     """Brings N×1×h×w floats from 0 to 255 that fill their frame into MNIST's: N×1×28×28 uint8."""
-    return centred_by_mass(F.pad(resized(images, BOX), (MARGIN, MARGIN, MARGIN, MARGIN)))
+    return center_by_mass(F.pad(resize_images(images, BOX), (MARGIN, MARGIN, MARGIN, MARGIN)))
 
 
-def centred_by_mass(images: Tensor) -> Tensor:
+def center_by_mass(images: Tensor) -> Tensor:
     """Moves N×1×28×28 images, drawn in the middle 20×20, by whole pixels until their mass is centred on pixel 14."""
     # There MNIST's 60,000 training images have it on average: 14.00 down and 14.01 across.
     mass = images[:, 0].double()  # N×28×28
@@ -46,7 +46,7 @@ def centred_by_mass(images: Tensor) -> Tensor:
     return torch.stack([image.roll(move, (1, 2)) for image, move in zip(images, moves, strict=True)])
 
 
-class Steps(NamedTuple):
+class MnistSteps(NamedTuple):
     """How a picture comes into MNIST's form: each is made of the one before, light on dark."""
 
     ink: NDArray[np.uint8]  # H×W, the working picture without its paper
@@ -68,18 +68,18 @@ class Steps(NamedTuple):
         return count
 
 
-def like_mnist(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[np.uint8]:
+def convert_to_mnist(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[np.uint8]:
     """An H×W picture of one sign as MNIST would have it, 1×28×28: the last of its `mnist_steps`."""
-    return mnist_steps(grey, invert, name).centred[None]
+    return compute_mnist_steps(grey, invert, name).centred[None]
 
 
-def mnist_steps(grey: NDArray[np.uint8], invert: Invert, name: str) -> Steps:
+def compute_mnist_steps(grey: NDArray[np.uint8], invert: Invert, name: str) -> MnistSteps:
     """An H×W picture of one sign on its way into MNIST's form.
 
     With `invert` "auto", what varies less is taken for the paper. Raises `UserError` if the picture, called `name`,
     shows no sign.
     """
-    ink = _ink(grey, invert, name)
+    ink = _extract_ink(grey, invert, name)
     sign = Image.fromarray(ink)
     sign = sign.crop(sign.getbbox())
     inked, cropped = ((255 * step).round().astype(np.uint8) for step in (ink, np.array(sign)))
@@ -88,16 +88,16 @@ def mnist_steps(grey: NDArray[np.uint8], invert: Invert, name: str) -> Steps:
     frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
     top, left = (FRAME - height) // 2, (FRAME - width) // 2
     frame[top : top + height, left : left + width] = (scaled * (255 / scaled.max())).round()
-    return Steps(inked, cropped, frame, centred_by_mass(torch.from_numpy(frame)[None, None])[0, 0].numpy())
+    return MnistSteps(inked, cropped, frame, center_by_mass(torch.from_numpy(frame)[None, None])[0, 0].numpy())
 
 
-def _ink(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[np.float32]:
+def _extract_ink(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[np.float32]:
     """How much ink is in each pixel of the working picture, 0 to 1, without paper, shadows, ruled lines and dust."""
     from scipy import ndimage  # training does not need it
 
-    sheet, paper = _sheet_and_paper(grey, invert)
+    sheet, paper = _separate_sheet_and_paper(grey, invert)
     # Light multiplies: in the shade, ink is darker by the same factor as paper.
-    usual = float(np.median(np.concatenate(_sides(sheet))))
+    usual = float(np.median(np.concatenate(_list_sides(sheet))))
     darker = (usual - sheet * (usual / paper)).clip(0)
     # On a large photo a few dark pixels are dust; they must not set the scale. On a drawing they are its first dot.
     few = SPECK if darker.size > 1000 * SPECK else 1
@@ -106,7 +106,7 @@ def _ink(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[np.float
         raise UserError(f"{name}: must show a sign; {_describe_lack(sheet, invert)}")
     ink = (darker / strongest).clip(0, 1)
     # What crosses two sides is ruled on the paper, unless it is as dark as the sign.
-    ruled = sorted(float(np.quantile(side, 0.98)) for side in _sides(ink))[-2]
+    ruled = sorted(float(np.quantile(side, 0.98)) for side in _list_sides(ink))[-2]
     faint = max(PAPER, min(1.3 * ruled, RULED))
     ink = (ink - faint).clip(0) / (1 - faint)
     parts, count = ndimage.label(ink, np.ones((3, 3)))
@@ -128,24 +128,24 @@ def _describe_lack(sheet: Shades, invert: Invert) -> str:
     return f"nothing in it is {'darker' if invert else 'lighter'} than its paper (invert={str(invert).lower()})"
 
 
-def _sheet_and_paper(grey: NDArray[np.uint8], invert: Invert) -> tuple[Shades, Shades]:
+def _separate_sheet_and_paper(grey: NDArray[np.uint8], invert: Invert) -> tuple[Shades, Shades]:
     """The working picture as dark on light, and what each of its pixels would be without ink."""
     from scipy import ndimage
 
-    shades = np.array(_to_working_size(Image.fromarray(grey))).astype(float)
+    shades = np.array(_scale_to_working_size(Image.fromarray(grey))).astype(float)
     sheets = [shades if is_dark else 255 - shades for is_dark in ((True, False) if invert == "auto" else (invert,))]
     if max(grey.shape) <= TINY:
         # Its strokes are as narrow as the filters below, or wider than a fifth of it.
-        papers = [np.full_like(sheet, np.median(np.concatenate(_sides(sheet)))) for sheet in sheets]
+        papers = [np.full_like(sheet, np.median(np.concatenate(_list_sides(sheet)))) for sheet in sheets]
         sheet, paper = max(zip(sheets, papers, strict=True), key=lambda choice: choice[1].max() - choice[0].min())
         return sheet, paper.clip(DARKEST)
     # Both choices keep the edges of shadows; the wrong one keeps those of the sign as well.
-    sheet, paper = min(((sheet, _close(sheet)) for sheet in sheets), key=lambda choice: _edges(choice[1]))
+    sheet, paper = min(((sheet, _close(sheet)) for sheet in sheets), key=lambda choice: _measure_edges(choice[1]))
     # Shadows are widened by the pixels of their soft edges. Before the choice, this would wipe a thin light sign out.
     return sheet, ndimage.minimum_filter(paper, 5).clip(DARKEST)
 
 
-def _to_working_size(picture: Image.Image) -> Image.Image:
+def _scale_to_working_size(picture: Image.Image) -> Image.Image:
     longer = max(picture.size)
     if not TINY < longer < SMALL:
         return picture.reduce(ceil(longer / LARGEST))
@@ -165,10 +165,10 @@ def _close(shades: Shades) -> Shades:
     return closed
 
 
-def _edges(shades: Shades) -> float:
+def _measure_edges(shades: Shades) -> float:
     """The sum of all squared steps from a pixel to the next."""
     return float(sum(np.square(np.diff(shades, axis=axis)).sum() for axis in (0, 1)))
 
 
-def _sides(shades: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+def _list_sides(shades: NDArray[np.floating]) -> list[NDArray[np.floating]]:
     return [shades[0], shades[-1], shades[:, 0], shades[:, -1]]

@@ -14,10 +14,10 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from lenetexp.datasets.images import resized
+from lenetexp.datasets.images import resize_images
 from lenetexp.datasets.load import Source, Split
-from lenetexp.datasets.mnist_form import into_mnist_frame
-from lenetexp.errors import UserError, one_line
+from lenetexp.datasets.mnist_form import fit_into_mnist_frame
+from lenetexp.errors import UserError, format_error
 
 EMNIST_CLASSES = {
     "byclass": digits + ascii_uppercase + ascii_lowercase,
@@ -60,7 +60,7 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
     if split not in (EMNIST_CLASSES if name == "EMNIST" else (None,)):
         raise UserError(f"dataset.split={split}: must be one of {', '.join(EMNIST_CLASSES)}, for EMNIST only")
     top = Path(root).expanduser()
-    files = _files(name, split, top)
+    files = _list_files(name, split, top)
     lock = top / f".{name}.lock"
     if lock.exists() or not all(file.exists() for file in files):  # another process may be downloading
         _download(name, split, top, files, lock)
@@ -75,10 +75,10 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
 
 def is_here(name: str, root: str, split: str | None = None) -> bool:
     """Whether `torchvision_dataset` would find its files in `root`, and download nothing."""
-    return name in CLASSES and all(file.exists() for file in _files(name, split, Path(root).expanduser()))
+    return name in CLASSES and all(file.exists() for file in _list_files(name, split, Path(root).expanduser()))
 
 
-def _files(name: str, split: str | None, root: Path) -> list[Path]:
+def _list_files(name: str, split: str | None, root: Path) -> list[Path]:
     """What torchvision keeps in `root`. In the IDX format: training images, their labels, the same for test."""
     if name in OTHER_FILES:
         return [root / file for file in OTHER_FILES[name]]
@@ -108,7 +108,7 @@ def _download(name: str, split: str | None, root: Path, files: list[Path], lock:
                     lock.unlink()  # while it is held: who waits for it finds it gone, and takes a new one
     except Exception as error:  # of the network, the disk, or torchvision's checks
         found = re.search(r"urlopen error (?:\[Errno -?\d+\] )?(.*?)>", str(error))
-        reason = found[1] if found else one_line(error)[:150]
+        reason = found[1] if found else format_error(error)[:150]
         missing = [file.name for file in files if not file.exists()]
         raise UserError(
             f"{name} is not in dataset.root={root} and could not be downloaded ({reason}): "
@@ -132,13 +132,13 @@ def _read_with_torchvision(name: str, root: Path, files: list[Path]) -> list[Spl
             dataset = getattr(datasets, name)(str(root), train=train)
             images, labels = torch.as_tensor(dataset.data), torch.as_tensor(dataset.targets)
             if name == "CIFAR10":
-                images = resized(images.permute(0, 3, 1, 2).float(), 28)
+                images = resize_images(images.permute(0, 3, 1, 2).float(), 28)
             else:
-                images = into_mnist_frame(images[:, None].float())
+                images = fit_into_mnist_frame(images[:, None].float())
             splits.append(Split(images, labels))
     except Exception as error:  # torchvision's readers raise almost anything
         raise UserError(
-            f"dataset.root={root}: {name}'s files in {files[0].parent} cannot be read ({one_line(error)}); "
+            f"dataset.root={root}: {name}'s files in {files[0].parent} cannot be read ({format_error(error)}); "
             "delete them to download them again"
         ) from None
     return splits

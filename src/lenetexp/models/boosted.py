@@ -58,8 +58,10 @@ class Boosting(nn.Module):
             return self.loss(outputs, labels)
         first, second, third = members.float()
         wrong, disagree = first.argmax(1) != labels, first.argmax(1) != second.argmax(1)
-        mixture = (self._on(second, labels, wrong) + self._on(second, labels, ~wrong)) / 2
-        return self.loss(first, labels) + mixture + self._on(third, labels, disagree)
+        mixture = (
+            self._compute_member_loss(second, labels, wrong) + self._compute_member_loss(second, labels, ~wrong)
+        ) / 2
+        return self.loss(first, labels) + mixture + self._compute_member_loss(third, labels, disagree)
 
-    def _on(self, outputs: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    def _compute_member_loss(self, outputs: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         return self.loss(outputs[rows], labels[rows]) if rows.any() else outputs.sum() * 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lenetexp.models.deslant import deslanted
+from lenetexp.models.deslant import deslant_images
 from lenetexp.models.layers import ACTIVATIONS
 
 CHUNK = 1000  # images at once: bounds the memory that forward and learn take
@@ -37,11 +37,11 @@ class Classical(nn.Module):
         """Fits the classifier to N×C×H×W floats in [0, 1] with N int64 labels. The same data give the same buffers."""
 
     @abstractmethod
-    def scores(self, images: Tensor) -> Tensor:
+    def compute_scores(self, images: Tensor) -> Tensor:
         """N×C×H×W floats in [0, 1] to N×classes scores, once there is something learnt."""
 
     @abstractmethod
-    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
         """What shape each buffer must have for all of them to fit together."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -49,16 +49,16 @@ class Classical(nn.Module):
         if not next(self.buffers()).numel():  # in every kind, the first has a column a pixel
             return images.new_zeros(len(images), self.classes)
         if torch.compiler.is_exporting():  # parts would fix the largest batch
-            return self.scores(images)
-        return torch.cat([self.scores(part) for part in images.split(CHUNK)])
+            return self.compute_scores(images)
+        return torch.cat([self.compute_scores(part) for part in images.split(CHUNK)])
 
-    def pixels(self, images: Tensor) -> Tensor:
+    def flatten_pixels(self, images: Tensor) -> Tensor:
         """N×C×H×W floats in [0, 1] to N×CHW, upright if `deslant`; in whole grey levels, as images come."""
         if not self.deslant:
             return images.flatten(1)
-        return deslanted(images).mul(255).round().div(255).flatten(1)
+        return deslant_images(images).mul(255).round().div(255).flatten(1)
 
-    def keep(self, **buffers: Tensor) -> None:
+    def store_buffers(self, **buffers: Tensor) -> None:
         """Puts what was learnt into the buffers, in their types and on their device."""
         for name, values in buffers.items():
             setattr(self, name, values.to(self.get_buffer(name), copy=True).contiguous())
@@ -67,7 +67,7 @@ class Classical(nn.Module):
         own = dict(self.named_buffers(recurse=False))
         stored = {name: state_dict[prefix + name] for name in own if prefix + name in state_dict}
         if stored.keys() == own.keys():  # if not, torch itself says what is missing
-            if mistake := self._mistake(stored):
+            if mistake := self._find_mistake(stored):
                 error_messages: list[str] = rest[-1]
                 error_messages.append(mistake)
                 return
@@ -75,7 +75,7 @@ class Classical(nn.Module):
                 setattr(self, name, torch.empty_like(values, device=own[name].device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def _mistake(self, stored: dict[str, Any]) -> str | None:
+    def _find_mistake(self, stored: dict[str, Any]) -> str | None:
         """Why these buffers are not a classifier of this kind; a file may hold anything."""
         for name, own in self.named_buffers(recurse=False):
             values = stored[name]
@@ -84,13 +84,13 @@ class Classical(nn.Module):
             if values.dtype != own.dtype or values.ndim != own.ndim:
                 kind = f"{values.dtype} of {values.ndim} dimensions"
                 return f"{name} must be {own.dtype} of {own.ndim} dimensions, not {kind}"
-        for name, shape in self.shapes(stored).items():
+        for name, shape in self.list_shapes(stored).items():
             if stored[name].shape != shape:
                 return f"{name} must be of the shape {shape}, not {tuple(stored[name].shape)}"
         return None
 
 
-def normal_equations(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def build_normal_equations(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """AᵀA and AᵀB in double precision, where A is N×F `inputs` with a column of ones at its end, B N×K `targets`."""
     size = inputs.shape[1] + 1
     gram = torch.zeros(size, size, dtype=torch.double)
@@ -102,18 +102,18 @@ def normal_equations(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return gram, moments
 
 
-def least_squares(gram: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
+def solve_least_squares(gram: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
     """K×F weights and K biases with the least squared error, solved from `normal_equations`."""
     solution = torch.linalg.solve(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), moments)
     return solution[:-1].T, solution[-1]
 
 
-def one_against_all(labels: Tensor, classes: int) -> Tensor:
+def encode_one_against_all(labels: Tensor, classes: int) -> Tensor:
     """N×classes targets: 1 for an image's class, −1 for all others."""
     return nn.functional.one_hot(labels, classes) * 2.0 - 1
 
 
-def pair_signs(classes: int) -> Tensor:
+def build_pair_signs(classes: int) -> Tensor:
     """P×classes: row i/j, in the order 0/1, 0/2, …, has 1 in column i and −1 in column j; P = classes(classes−1)/2."""
     units = torch.eye(classes)
     first, second = torch.triu_indices(classes, classes, 1)
@@ -135,14 +135,16 @@ class LinearClassifier(Classical):
         self.register_buffer("bias", torch.zeros(classes))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
-        weight, bias = least_squares(*normal_equations(inputs, one_against_all(labels.cpu(), self.classes)))
-        self.keep(weight=weight, bias=bias)
+        inputs = torch.cat([self.flatten_pixels(part) for part in images.cpu().split(CHUNK)])
+        weight, bias = solve_least_squares(
+            *build_normal_equations(inputs, encode_one_against_all(labels.cpu(), self.classes))
+        )
+        self.store_buffers(weight=weight, bias=bias)
 
-    def scores(self, images: Tensor) -> Tensor:
-        return nn.functional.linear(self.pixels(images), self.weight, self.bias)
+    def compute_scores(self, images: Tensor) -> Tensor:
+        return nn.functional.linear(self.flatten_pixels(images), self.weight, self.bias)
 
-    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.classes, stored["weight"].shape[1]), "bias": (self.classes,)}
 
 
@@ -168,23 +170,25 @@ class PairwiseLinear(Classical):
     def learn(self, images: Tensor, labels: Tensor) -> None:
         """Solves the least squares of each two classes, from one pass over the images of each class."""
         images, labels = images.cpu(), labels.cpu()
-        inputs = torch.cat([self.pixels(part) for part in images.split(CHUNK)])
+        inputs = torch.cat([self.flatten_pixels(part) for part in images.split(CHUNK)])
         sums = []  # of each class's images, from which those of any two classes add up
         for number in range(self.classes):
             rows = inputs[labels == number]
-            sums.append(normal_equations(rows, rows.new_ones(len(rows), 1)))
+            sums.append(build_normal_equations(rows, rows.new_ones(len(rows), 1)))
         units = [
-            least_squares(sums[i][0] + sums[j][0], sums[i][1] - sums[j][1])
+            solve_least_squares(sums[i][0] + sums[j][0], sums[i][1] - sums[j][1])
             for i in range(self.classes)
             for j in range(i + 1, self.classes)
         ]
-        self.keep(weight=torch.cat([weight for weight, _ in units]), bias=torch.cat([bias for _, bias in units]))
+        self.store_buffers(
+            weight=torch.cat([weight for weight, _ in units]), bias=torch.cat([bias for _, bias in units])
+        )
 
-    def scores(self, images: Tensor) -> Tensor:
-        outputs = self.output(nn.functional.linear(self.pixels(images), self.weight, self.bias))
-        return outputs @ pair_signs(self.classes).to(outputs)
+    def compute_scores(self, images: Tensor) -> Tensor:
+        outputs = self.output(nn.functional.linear(self.flatten_pixels(images), self.weight, self.bias))
+        return outputs @ build_pair_signs(self.classes).to(outputs)
 
-    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
         pairs = self.classes * (self.classes - 1) // 2
         return {"weight": (pairs, stored["weight"].shape[1]), "bias": (pairs,)}
 
@@ -210,26 +214,28 @@ class QuadraticClassifier(Classical):
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
         """Finds the components of all images, then the least squares over their products."""
-        inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
-        gram, sums = normal_equations(inputs, torch.ones(len(inputs), 1))
+        inputs = torch.cat([self.flatten_pixels(part) for part in images.cpu().split(CHUNK)])
+        gram, sums = build_normal_equations(inputs, torch.ones(len(inputs), 1))
         mean = sums[:-1, 0] / len(inputs)
         covariance = gram[:-1, :-1] / len(inputs) - torch.outer(mean, mean)
         directions = torch.linalg.eigh(covariance).eigenvectors  # columns, the largest variance last
-        self.keep(mean=mean, components=directions[:, -self.count :].flip(1).T)
-        features = torch.cat([self.features(part) for part in images.split(CHUNK)]).cpu()
-        weight, bias = least_squares(*normal_equations(features, one_against_all(labels.cpu(), self.classes)))
-        self.keep(weight=weight, bias=bias)
+        self.store_buffers(mean=mean, components=directions[:, -self.count :].flip(1).T)
+        features = torch.cat([self.compute_features(part) for part in images.split(CHUNK)]).cpu()
+        weight, bias = solve_least_squares(
+            *build_normal_equations(features, encode_one_against_all(labels.cpu(), self.classes))
+        )
+        self.store_buffers(weight=weight, bias=bias)
 
-    def features(self, images: Tensor) -> Tensor:
+    def compute_features(self, images: Tensor) -> Tensor:
         """N×C×H×W images to N×(K + K(K+1)/2): the components, then their products row by row."""
-        parts = (self.pixels(images) - self.mean) @ self.components.T  # N×K
+        parts = (self.flatten_pixels(images) - self.mean) @ self.components.T  # N×K
         first, second = torch.triu_indices(parts.shape[1], parts.shape[1], device=parts.device)
         return torch.cat([parts, parts[:, first] * parts[:, second]], 1)
 
-    def scores(self, images: Tensor) -> Tensor:
-        return nn.functional.linear(self.features(images), self.weight, self.bias)
+    def compute_scores(self, images: Tensor) -> Tensor:
+        return nn.functional.linear(self.compute_features(images), self.weight, self.bias)
 
-    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
         count, pixels = stored["components"].shape
         inputs = count + count * (count + 1) // 2
         return {
@@ -254,12 +260,12 @@ class NearestNeighbours(Classical):
         self.register_buffer("labels", torch.zeros(0, dtype=torch.int64))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        inputs = [self.pixels(part).mul(255).round().to(torch.uint8) for part in images.split(CHUNK)]
-        self.keep(images=torch.cat(inputs), labels=labels)
+        inputs = [self.flatten_pixels(part).mul(255).round().to(torch.uint8) for part in images.split(CHUNK)]
+        self.store_buffers(images=torch.cat(inputs), labels=labels)
 
-    def neighbours(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def find_neighbours(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """N×k distances, in units of a pixel's full ink, and the rows of the stored images, nearest first."""
-        inputs = self.pixels(images) * 255
+        inputs = self.flatten_pixels(images) * 255
         count = inputs.shape[0]  # len() would fix it when exported
         nearest, rows = inputs.new_zeros(count, 0), self.labels.new_zeros(count, 0)
         for start in range(0, len(self.images), REFERENCES):
@@ -272,20 +278,20 @@ class NearestNeighbours(Classical):
             rows = rows.gather(1, places)
         return (nearest + (inputs**2).sum(1, keepdim=True)).clamp(min=0).sqrt() / 255, rows
 
-    def scores(self, images: Tensor) -> Tensor:
+    def compute_scores(self, images: Tensor) -> Tensor:
         """N×C×H×W images to N×classes logarithms of shares of the vote."""
-        distances, rows = self.neighbours(images)
+        distances, rows = self.find_neighbours(images)
         theirs = nn.functional.one_hot(self.labels[rows], self.classes).to(distances)  # N×k×classes
         summed = (theirs * distances[..., None]).sum(1)
         nearness = 1 - summed / summed.sum(1, keepdim=True).clamp(min=1e-6)
         votes = theirs.sum(1) + DOUBT * nearness
         return (votes / votes.sum(1, keepdim=True)).log()
 
-    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
         count, pixels = stored["images"].shape
         return {"images": (count, pixels), "labels": (count,)}
 
-    def _mistake(self, stored: dict[str, Any]) -> str | None:
+    def _find_mistake(self, stored: dict[str, Any]) -> str | None:
         if mistake := super()._mistake(stored):
             return mistake
         labels = stored["labels"]

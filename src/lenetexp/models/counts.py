@@ -40,15 +40,15 @@ KINDS: dict[type[nn.Module], str] = {
 }
 
 
-def layers_of(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
+def list_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
     """The image as the first layer gets it, and every layer of a kind in `KINDS`, in the order in which they work.
 
     Leaves the model in evaluation mode.
     """
     found: list[Layer] = []
     images: list[Tensor] = []
-    counted = [(name, module) for name, module in model.named_modules() if _kind(module)]
-    hooks = [module.register_forward_hook(_counting(name, found, images)) for name, module in counted]
+    counted = [(name, module) for name, module in model.named_modules() if _name_kind(module)]
+    hooks = [module.register_forward_hook(_make_counter(name, found, images)) for name, module in counted]
     try:
         with torch.no_grad():
             # No two values are alike, so that the image is known again where it is seen.
@@ -59,7 +59,7 @@ def layers_of(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer
     return found
 
 
-def _kind(module: nn.Module) -> str:
+def _name_kind(module: nn.Module) -> str:
     """Empty for what is no layer, as an activation."""
     return next((kind for known, kind in KINDS.items() if isinstance(module, known)), "")
 
@@ -79,7 +79,7 @@ def find_copies(layers: Sequence[Layer]) -> tuple[list[Layer], int]:
     return [*layers], 1
 
 
-def _counting(
+def _make_counter(
     name: str, found: list[Layer], images: list[Tensor]
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def count(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
@@ -91,15 +91,15 @@ def _counting(
         if shape[1:] == (1, 1):  # maps of one unit each
             shape = shape[:1]
         parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-        connections = _connections(module, shape)
+        connections = _count_connections(module, shape)
         sees_image = torch.equal(given[0], images[0])
-        window, table = _window(module), _table(module)
-        found.append(Layer(name, _kind(module), shape, parameters, connections, window, table, sees_image))
+        window, table = _get_window(module), _get_table(module)
+        found.append(Layer(name, _name_kind(module), shape, parameters, connections, window, table, sees_image))
 
     return count
 
 
-def _connections(module: nn.Module, shape: tuple[int, ...]) -> int:
+def _count_connections(module: nn.Module, shape: tuple[int, ...]) -> int:
     units = prod(shape)
     if isinstance(module, Subsampling):
         return units * (4 + 1)
@@ -111,7 +111,7 @@ def _connections(module: nn.Module, shape: tuple[int, ...]) -> int:
     return prod(shape[1:]) * module.weight.numel() + units * biased
 
 
-def _window(module: nn.Module) -> int:
+def _get_window(module: nn.Module) -> int:
     if isinstance(module, Subsampling):
         return 2
     if isinstance(module, TableConv2d):
@@ -120,7 +120,7 @@ def _window(module: nn.Module) -> int:
     return size if isinstance(size, int) else int(size[0])
 
 
-def _table(module: nn.Module) -> tuple[tuple[int, ...], ...]:
+def _get_table(module: nn.Module) -> tuple[tuple[int, ...], ...]:
     if isinstance(module, TableConv2d) and any(len(seen) < module.inputs for seen in module.table):
         return tuple(map(tuple, module.table))
     return ()

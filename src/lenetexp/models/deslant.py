@@ -6,7 +6,7 @@ from torch import Tensor
 STEEPEST = 1.0  # pixels that a line moves for each line of height: beyond 45° it is no slant but a flat stroke
 
 
-def deslanted(images: Tensor) -> Tensor:
+def deslant_images(images: Tensor) -> Tensor:
     """Shears N×C×H×W floats (ink above 0) about their centre of mass until their principal axis is vertical.
 
     The slant is μ11/μ02, the covariance of x and y over the variance of y, with the ink as mass.
@@ -22,10 +22,10 @@ def deslanted(images: Tensor) -> Tensor:
     covariance = torch.einsum("nhw,nh,nw->n", mass, down, across)
     variance = torch.einsum("nhw,nh->n", mass, down**2).clamp(min=1e-6)
     slant = (covariance / variance).clamp(-STEEPEST, STEEPEST)
-    return _shifted(images, slant[:, None] * down)
+    return _shift_lines(images, slant[:, None] * down)
 
 
-def _shifted(images: Tensor, shifts: Tensor) -> Tensor:
+def _shift_lines(images: Tensor, shifts: Tensor) -> Tensor:
     """Takes line h of image n from N×H `shifts` pixels further right, between two pixels in proportion."""
     channels, width = images.shape[1], images.shape[3]
     whole = shifts.floor()

@@ -90,7 +90,7 @@ class TableConv2d(nn.Module):
         self.bias = nn.Parameter(torch.empty(len(self.table)))
         draw_weights(self, "torch")
 
-    def full_weight(self) -> Tensor:
+    def build_full_weight(self) -> Tensor:
         """Outputs × inputs × kernel, zero where nothing is connected."""
         shape = (len(self.table), self.inputs, *self.weight.shape[1:])
         if len(self.places) == shape[0] * shape[1]:
@@ -100,7 +100,7 @@ class TableConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N×inputs×H×W to N×outputs×h×w."""
-        return convolve(x, self.full_weight(), self.bias, self.stride)
+        return convolve(x, self.build_full_weight(), self.bias, self.stride)
 
     def extra_repr(self) -> str:
         size = "×".join(map(str, self.weight.shape[1:]))
@@ -144,12 +144,12 @@ class EuclideanRBF(nn.Module):
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}"
 
 
-def as_scanned(x: Tensor, border: int = 0) -> Tensor:
+def scale_like_scan(x: Tensor, border: int = 0) -> Tensor:
     """Values in [0, 1] as the papers have them, with a border of background: about mean 0, variance 1 for MNIST."""
     return F.pad(x, (border,) * 4) * 1.275 - 0.1  # background −0.1, ink 1.175
 
 
-def output_units(output: str, activation: str) -> nn.Module:
+def make_output_units(output: str, activation: str) -> nn.Module:
     """What follows the last layer's sums: nothing for "softmax"; for "tanh" one that suits targets of ±1."""
     if output == "softmax":
         return nn.Identity()
@@ -164,7 +164,7 @@ def draw_weights(layer: Any, init: str, gain: float = 1.0) -> None:
     √(6 / (F + outputs)) (Glorot and Bengio 2010), and no bias.
     """
     weight = layer.coefficient if isinstance(layer, Subsampling) else layer.weight
-    fan_in, fan_out = _fans(layer)
+    fan_in, fan_out = _count_fans(layer)
     if init == "xavier":
         weight.uniform_(-1, 1).mul_(gain * (6 / (fan_in + fan_out)) ** 0.5)
         layer.bias.zero_()
@@ -177,7 +177,7 @@ def draw_weights(layer: Any, init: str, gain: float = 1.0) -> None:
     layer.bias.uniform_(-1, 1).mul_(limit)
 
 
-def _fans(layer: Any) -> tuple[Tensor, Tensor]:
+def _count_fans(layer: Any) -> tuple[Tensor, Tensor]:
     """How many inputs a unit has that a weight leads to, and to how many outputs its input leads; for each kernel."""
     if isinstance(layer, Subsampling):
         return torch.tensor(4.0), torch.tensor(1.0)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenetexp.models.layers import ACTIVATIONS, GAINS, TableConv2d, convolve, draw_weights, output_units
+from lenetexp.models.layers import ACTIVATIONS, GAINS, TableConv2d, convolve, draw_weights, make_output_units
 
 # The H1 maps that each of the twelve H2 maps sees. A guess: the paper says that it is 8 of 12, "according to a scheme
 # that will not be described here"; these three blocks are those of karpathy/lecun1989-repro.
@@ -31,7 +31,7 @@ class SharedKernels(TableConv2d):
     def forward(self, x: Tensor) -> Tensor:
         """N×inputs×2·size×2·size to N×outputs×size×size; beyond the border is background."""
         bordered = F.pad(x - self.background, (2, 2, 2, 2)) + self.background
-        return convolve(bordered, self.full_weight(), None, self.stride) + self.bias
+        return convolve(bordered, self.build_full_weight(), None, self.stride) + self.bias
 
 
 class LeNet1989(nn.Module):
@@ -60,7 +60,7 @@ class LeNet1989(nn.Module):
         self.h2 = SharedKernels(12, H2_TABLE, size=4)
         self.h3 = nn.Linear(12 * 4 * 4, 30)
         self.output = nn.Linear(30, classes)
-        self.output_units = output_units(output, activation)
+        self.output_units = make_output_units(output, activation)
         for layer in (self.h1, self.h2, self.h3):
             draw_weights(layer, init, GAINS.get(activation, 1.0))
         draw_weights(self.output, init)

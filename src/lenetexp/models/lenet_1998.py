@@ -10,7 +10,7 @@ counts all layers. Units of all layers, those of the subsampling too, squash the
 from torch import Tensor, nn
 
 from lenetexp.errors import UserError
-from lenetexp.models.bitmaps import bitmaps
+from lenetexp.models.bitmaps import build_bitmaps
 from lenetexp.models.layers import (
     ACTIVATIONS,
     GAINS,
@@ -19,9 +19,9 @@ from lenetexp.models.layers import (
     Subsampling,
     TableConv2d,
     WholeInputConv2d,
-    as_scanned,
     draw_weights,
-    output_units,
+    make_output_units,
+    scale_like_scan,
 )  # fmt: skip
 
 
@@ -55,14 +55,14 @@ class LeNet1(nn.Module):
         self.c3 = TableConv2d(4, self.C3_TABLE, kernel_size=5)
         self.s4 = Subsampling(12)
         self.output = nn.Linear(12 * 4 * 4, classes)
-        self.output_units = output_units(output, activation)
+        self.output_units = make_output_units(output, activation)
         for layer in (self.c1, self.s2, self.c3, self.s4):
             draw_weights(layer, init, GAINS.get(activation, 1.0))
         draw_weights(self.output, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
-        x = self.activation(self.c1(as_scanned(x)))  # N×4×24×24
+        x = self.activation(self.c1(scale_like_scan(x)))  # N×4×24×24
         x = self.activation(self.s2(x))  # N×4×12×12
         x = self.activation(self.c3(x))  # N×12×8×8
         x = self.activation(self.s4(x))  # N×12×4×4
@@ -113,14 +113,14 @@ class LeNet4(nn.Module):
         self.s4 = Subsampling(16)
         self.c5 = TableConv2d(16, self.C5_TABLE, kernel_size=5)
         self.output = nn.Linear(120, classes)
-        self.output_units = output_units(output, activation)
+        self.output_units = make_output_units(output, activation)
         for layer in (self.c1, self.s2, self.c3, self.s4, self.c5):
             draw_weights(layer, init, GAINS.get(activation, 1.0))
         draw_weights(self.output, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
-        x = self.activation(self.c1(as_scanned(x, border=2)))  # N×4×28×28
+        x = self.activation(self.c1(scale_like_scan(x, border=2)))  # N×4×28×28
         x = self.activation(self.s2(x.repeat_interleave(2, dim=1)))  # N×8×14×14
         x = self.activation(self.c3(x))  # N×16×10×10
         x = self.activation(self.s4(x))  # N×16×5×5
@@ -164,7 +164,7 @@ class LeNet5(nn.Module):
         self.s4 = Subsampling(16)
         self.c5 = WholeInputConv2d(16, 120, kernel_size=5)
         self.f6 = nn.Linear(120, 84)
-        self.output = _rbf(classes) if output == "rbf" else nn.Linear(84, classes)
+        self.output = _make_rbf(classes) if output == "rbf" else nn.Linear(84, classes)
         for layer in (self.c1, self.s2, self.c3, self.s4, self.c5, self.f6):
             draw_weights(layer, init, GAINS.get(activation, 1.0))
         if output != "rbf":
@@ -172,7 +172,7 @@ class LeNet5(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
-        x = self.activation(self.c1(as_scanned(x, border=2)))  # N×6×28×28
+        x = self.activation(self.c1(scale_like_scan(x, border=2)))  # N×6×28×28
         x = self.activation(self.s2(x))  # N×6×14×14
         x = self.activation(self.c3(x))  # N×16×10×10
         x = self.activation(self.s4(x))  # N×16×5×5
@@ -181,8 +181,8 @@ class LeNet5(nn.Module):
         return self.output(x)  # N×classes
 
 
-def _rbf(classes: int) -> EuclideanRBF:
-    centres = bitmaps(classes)
+def _make_rbf(classes: int) -> EuclideanRBF:
+    centres = build_bitmaps(classes)
     if len(centres) < classes:
         raise UserError(
             f"model.output=rbf: has bitmaps for {len(centres)} classes, not {classes}; model.output=softmax takes any "

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lenetexp.models.layers import ACTIVATIONS, GAINS, as_scanned, draw_weights, output_units
+from lenetexp.models.layers import ACTIVATIONS, GAINS, draw_weights, make_output_units, scale_like_scan
 
 PIXELS = 28 * 28
 
@@ -32,7 +32,7 @@ class MLP(nn.Module):
         sizes = [channels * PIXELS, *hidden, classes]
         self.layers = nn.ModuleList(nn.Linear(*ends) for ends in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]()
-        self.output = output_units(output, activation)
+        self.output = make_output_units(output, activation)
         *inner, last = self.layers
         for layer in inner:
             draw_weights(layer, init, GAINS.get(activation, 1.0))
@@ -40,7 +40,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """N×channels×28×28 images with values in [0, 1] to N×classes outputs."""
-        x = as_scanned(x).flatten(1)
+        x = scale_like_scan(x).flatten(1)
         *hidden, last = self.layers
         for layer in hidden:
             x = self.activation(layer(x))

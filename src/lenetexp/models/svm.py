@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lenetexp.models.classical import CHUNK, Classical, pair_signs
+from lenetexp.models.classical import CHUNK, Classical, build_pair_signs
 
 CACHE = 2000  # MB for the kernel's values while it learns: scikit-learn's own 200 are few for 60,000 images
 
@@ -46,7 +46,7 @@ class PolynomialSVM(Classical):
         """Fits one machine for each two classes by scikit-learn, and keeps its support vectors."""
         from sklearn.svm import SVC  # takes a second
 
-        inputs = torch.cat([self.pixels(part) for part in images.cpu().split(CHUNK)])
+        inputs = torch.cat([self.flatten_pixels(part) for part in images.cpu().split(CHUNK)])
         svc = SVC(kernel="poly", degree=self.degree, C=self.C, gamma=self.gamma, coef0=self.coef0, cache_size=CACHE)
         svc.fit(normalize(inputs).numpy(), labels.cpu().numpy())
         sign = -1 if len(svc.classes_) == 2 else 1  # of two classes alone, SVC favours the second
@@ -55,7 +55,7 @@ class PolynomialSVM(Classical):
         own = [slice(end - count, end) for end, count in zip(ends, svc.n_support_.tolist(), strict=True)]
         known = torch.zeros(self.classes)
         known[learnt] = 1
-        intercepts = pair_signs(self.classes) @ known  # a class without images loses to any other
+        intercepts = build_pair_signs(self.classes) @ known  # a class without images loses to any other
         coefficients = torch.zeros(len(intercepts), dual.shape[1])
         places = list(combinations(range(self.classes), 2))
         for (i, j), intercept in zip(combinations(range(len(learnt)), 2), svc.intercept_.tolist(), strict=True):
@@ -65,21 +65,21 @@ class PolynomialSVM(Classical):
             coefficients[row, own[i]] = dual[j - 1, own[i]].float()
             coefficients[row, own[j]] = dual[i, own[j]].float()
         vectors = inputs[svc.support_].mul(255).round()
-        self.keep(vectors=vectors, coefficients=coefficients, intercepts=intercepts)
+        self.store_buffers(vectors=vectors, coefficients=coefficients, intercepts=intercepts)
 
-    def decisions(self, images: Tensor) -> Tensor:
+    def compute_decisions(self, images: Tensor) -> Tensor:
         """N×P: above 0 for the first of two classes, below for the second; in SVC's order."""
-        inputs = self.pixels(images)
+        inputs = self.flatten_pixels(images)
         cosines = normalize(inputs) @ normalize(self.vectors.to(inputs)).T
         return (self.gamma * cosines + self.coef0) ** self.degree @ self.coefficients.T + self.intercepts
 
-    def scores(self, images: Tensor) -> Tensor:
-        decisions = self.decisions(images)
-        signs = pair_signs(self.classes).to(decisions)
+    def compute_scores(self, images: Tensor) -> Tensor:
+        decisions = self.compute_decisions(images)
+        signs = build_pair_signs(self.classes).to(decisions)
         votes = (torch.where(decisions >= 0, 1.0, -1.0) @ signs + self.classes - 1) / 2
         confidence = decisions @ signs
         return votes + confidence / (3 * (confidence.abs() + 1))
 
-    def shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        pairs, (count, pixels) = len(pair_signs(self.classes)), stored["vectors"].shape
+    def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        pairs, (count, pixels) = len(build_pair_signs(self.classes)), stored["vectors"].shape
         return {"vectors": (count, pixels), "coefficients": (pairs, count), "intercepts": (pairs,)}

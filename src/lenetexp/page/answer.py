@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from lenetexp.datasets.images import Familiar, Sent, read_image, scaled_to
+from lenetexp.datasets.images import FamiliarImages, UploadedPicture, read_image, scale_picture
 from lenetexp.datasets.load import Split
-from lenetexp.datasets.mnist_form import BOX, FRAME, mnist_steps
+from lenetexp.datasets.mnist_form import BOX, FRAME, compute_mnist_steps
 from lenetexp.trained import TrainedNet
 from lenetexp.training.evaluate import evaluate
 
@@ -77,7 +77,7 @@ class Answer:
 Form = tuple[bool, tuple[int, int, int]]  # MNIST's or not, and the shape: nets of one form get the same image
 
 
-class Watched:
+class ObservedNet:
     """A trained net, looked into while it answers. Not for several threads at once."""
 
     def __init__(self, net: TrainedNet, device: torch.device = CPU) -> None:
@@ -100,7 +100,7 @@ class Watched:
             name = self.passed.pop()[0]
         self.passed.append((name, returned.detach()))
 
-    def look(self, image: NDArray[np.uint8], preparation: int) -> Opinion:
+    def observe(self, image: NDArray[np.uint8], preparation: int) -> Opinion:
         """What the net makes of a C×H×W image, as predict.py would have it."""
         self.passed.clear()
         images = torch.from_numpy(image)[None].to(self.device)
@@ -108,91 +108,93 @@ class Watched:
         if self.passed and self.passed[-1][1].shape == scores.logits.shape:
             self.passed.pop()  # the output, whose bars say more
         shares = scores.logits.softmax(1)[0].nan_to_num().tolist()
-        return Opinion(preparation, shares, int(scores.predicted[0]), [_layer(*each) for each in self.passed])
+        return Opinion(preparation, shares, int(scores.predicted[0]), [_reduce_layer(*each) for each in self.passed])
 
-    def correct(self, split: Split) -> int:
+    def count_correct(self, split: Split) -> int:
         """How many images of a split the net reads correctly."""
         found = evaluate(self.net.model, split.to(self.device)).correct if len(split) else 0
         self.passed.clear()  # of all images
         return found
 
 
-def answer(nets: list[Watched], picture: bytes, familiar: Familiar | None = None) -> Answer:
+def answer_picture(nets: list[ObservedNet], picture: bytes, familiar: FamiliarImages | None = None) -> Answer:
     """What the nets say of a picture as a file holds it; raises `UserError` if it is none, or shows nothing.
 
     It is compared with the first net's training images, if they are here.
     """
-    forms = {form: prepared(form, picture) for form in dict.fromkeys(net.form for net in nets)}
+    forms = {form: prepare_picture(form, picture) for form in dict.fromkeys(net.form for net in nets)}
     image = torch.from_numpy(forms[nets[0].form][1])
-    return replace(_answer(nets, forms), strange=familiar is not None and familiar.find_strangers(image[None])[0])
+    return replace(
+        _combine_opinions(nets, forms), strange=familiar is not None and familiar.find_strangers(image[None])[0]
+    )
 
 
-def answer_to_test(nets: list[Watched], image: NDArray[np.uint8]) -> Answer:
+def answer_to_test(nets: list[ObservedNet], image: NDArray[np.uint8]) -> Answer:
     """What the nets say of a test image of the first one's dataset, C×H×W; nets of another form get it as a picture."""
     forms: dict[Form, tuple[list[Step], NDArray[np.uint8]]] = {}
     for net in nets:
         if net.form == nets[0].form:
-            forms[net.form] = [Step("The test image as it is", pixels(image))], image
+            forms[net.form] = [Step("The test image as it is", encode_pixels(image))], image
         elif net.form not in forms:
-            forms[net.form] = prepared(net.form, png(image))
-    return _answer(nets, forms)
+            forms[net.form] = prepare_picture(net.form, encode_png(image))
+    return _combine_opinions(nets, forms)
 
 
-def _answer(nets: list[Watched], forms: dict[Form, tuple[list[Step], NDArray[np.uint8]]]) -> Answer:
+def _combine_opinions(nets: list[ObservedNet], forms: dict[Form, tuple[list[Step], NDArray[np.uint8]]]) -> Answer:
     order = [*forms]
-    opinions = [net.look(forms[net.form][1], order.index(net.form)) for net in nets]
+    opinions = [net.observe(forms[net.form][1], order.index(net.form)) for net in nets]
     return Answer([steps for steps, _ in forms.values()], opinions)
 
 
-def prepared(form: Form, picture: bytes) -> tuple[list[Step], NDArray[np.uint8]]:
+def prepare_picture(form: Form, picture: bytes) -> tuple[list[Step], NDArray[np.uint8]]:
     """The steps into a net's form, and the C×H×W image that the net gets."""
     as_mnist, shape = form
-    sent = Sent("the picture", picture)
+    sent = UploadedPicture("the picture", picture)
     if not as_mnist:
-        image = scaled_to(read_image(sent, "L" if shape[0] == 1 else "RGB"), shape)
-        return [Step(f"Scaled to {shape[2]}×{shape[1]}, as the training images were", pixels(image))], image
-    steps = mnist_steps(np.array(read_image(sent, "L")), "auto", sent.name)
+        image = scale_picture(read_image(sent, "L" if shape[0] == 1 else "RGB"), shape)
+        return [Step(f"Scaled to {shape[2]}×{shape[1]}, as the training images were", encode_pixels(image))], image
+    steps = compute_mnist_steps(np.array(read_image(sent, "L")), "auto", sent.name)
     height, width = steps.cropped.shape
-    before, after = _mass(steps.framed), _mass(steps.centred)
+    before, after = _locate_mass(steps.framed), _locate_mass(steps.centred)
     across, down = (round(there - here) for here, there in zip(before, after, strict=True))
     moves = [f"{abs(across)} {'right' if across > 0 else 'left'}"] if across else []
     moves += [f"{abs(down)} {'down' if down > 0 else 'up'}"] if down else []
     return [
-        Step("Ink: the paper is taken away", pixels(steps.ink[None])),
-        Step(f"Crop: the box around the ink, {width}×{height}", pixels(steps.cropped[None])),
-        Step(f"Scale: the box into {BOX}×{BOX} of {FRAME}×{FRAME}", pixels(steps.framed[None]), before),
-        Step(f"Centre by mass: {' and '.join(moves) or 'stays'}", pixels(steps.centred[None]), after),
+        Step("Ink: the paper is taken away", encode_pixels(steps.ink[None])),
+        Step(f"Crop: the box around the ink, {width}×{height}", encode_pixels(steps.cropped[None])),
+        Step(f"Scale: the box into {BOX}×{BOX} of {FRAME}×{FRAME}", encode_pixels(steps.framed[None]), before),
+        Step(f"Centre by mass: {' and '.join(moves) or 'stays'}", encode_pixels(steps.centred[None]), after),
     ], steps.centred[None]
 
 
-def _mass(image: NDArray[np.uint8]) -> tuple[float, float]:
+def _locate_mass(image: NDArray[np.uint8]) -> tuple[float, float]:
     """Where a grey image has its centre of mass, across and down, in pixels."""
     weights = image / max(image.sum(), 1)
     return tuple((weights.sum(axis) * np.arange(image.shape[1 - axis])).sum() for axis in (0, 1))
 
 
-def pixels(image: NDArray[np.uint8]) -> Pixels:
+def encode_pixels(image: NDArray[np.uint8]) -> Pixels:
     """A C×H×W image for the page, reduced to what there is room for."""
-    picture = as_picture(image)
+    picture = convert_to_picture(image)
     picture = picture.reduce(max(1, -(-max(picture.size) // SHOWN)))
     return Pixels(*picture.size, len(picture.getbands()), b64encode(picture.tobytes()).decode())
 
 
-def png(image: NDArray[np.uint8]) -> bytes:
+def encode_png(image: NDArray[np.uint8]) -> bytes:
     """A C×H×W image as a file."""
     file = BytesIO()
-    as_picture(image).save(file, "PNG")
+    convert_to_picture(image).save(file, "PNG")
     return file.getvalue()
 
 
-def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+def convert_to_picture(image: NDArray[np.uint8]) -> Image.Image:
     """A C×H×W image in grey or RGB; of any other number of channels their mean."""
     if len(image) == 3:
         return Image.fromarray(image.transpose(1, 2, 0))
     return Image.fromarray(image[0] if len(image) == 1 else image.mean(0).astype(np.uint8))
 
 
-def _layer(name: str, passed: Tensor) -> Layer:
+def _reduce_layer(name: str, passed: Tensor) -> Layer:
     """1×maps×height×width or 1×units to what is shown of it."""
     maps = passed[0].float().cpu().nan_to_num()
     maps = maps.reshape(maps.shape[0], *(maps.shape[1:] if maps.dim() == 3 else (-1, 1)))

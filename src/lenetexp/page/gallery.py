@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lenetexp.datasets.images import Familiar
+from lenetexp.datasets.images import FamiliarImages
 from lenetexp.datasets.load import Data
-from lenetexp.datasets.load import load as load_images
+from lenetexp.datasets.load import load_data as load_images
 from lenetexp.datasets.torchvision import is_here
 from lenetexp.errors import UserError
-from lenetexp.page.answer import png
+from lenetexp.page.answer import encode_png
 from lenetexp.tracking.names import File
 from lenetexp.tracking.query import RecordedRun
 from lenetexp.trained import TrainedNet
@@ -27,7 +27,7 @@ MISTAKES = 60  # of each net
 
 
 @dataclass(frozen=True)
-class Offered:
+class GalleryItem:
     """A test image: its number from 0, its class, and the image in base64."""
 
     number: int
@@ -39,7 +39,7 @@ class Offered:
 class Gallery:
     """What the page offers beside drawing."""
 
-    images: list[Offered] = field(default_factory=list)  # all that are named below
+    images: list[GalleryItem] = field(default_factory=list)  # all that are named below
     samples: list[int] = field(default_factory=list)  # numbers
     mistakes: list[list[tuple[int, int]]] = field(default_factory=list)  # of each net: number, what it said
     note: str = ""  # why there is nothing
@@ -52,21 +52,22 @@ class TestImages:
 
     def __init__(self, nets: list[TrainedNet], runs: list[RecordedRun], root: str | None) -> None:
         self.images, self.labels = np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64)
-        self.familiar: Familiar | None = None
+        self.familiar: FamiliarImages | None = None
         try:
-            data = _own(nets[0], root)
+            data = _load_own_images(nets[0], root)
         except (UserError, OSError) as error:
             self.gallery = Gallery(note=str(error))
             return
-        self.familiar = Familiar(data.train.images, data.val.images)
+        self.familiar = FamiliarImages(data.train.images, data.val.images)
         self.images, self.labels = data.test.images.numpy(), data.test.labels.numpy()
         by_class = [np.flatnonzero(self.labels == label)[:OF_EACH_CLASS] for label in range(len(data.classes))]
         samples = [int(number) for numbers in by_class[:MOST_CLASSES] for number in numbers]
         same = [net.facts.digest == data.digest for net in nets]  # others' numbers are of other images
-        mistakes = [_mistakes(run, len(self.images)) if here else [] for run, here in zip(runs, same, strict=True)]
+        mistakes = [_rank_mistakes(run, len(self.images)) if here else [] for run, here in zip(runs, same, strict=True)]
         named = sorted({*samples, *(number for each in mistakes for number, _ in each)})
         shown = [
-            Offered(number, int(self.labels[number]), b64encode(png(self.images[number])).decode()) for number in named
+            GalleryItem(number, int(self.labels[number]), b64encode(encode_png(self.images[number])).decode())
+            for number in named
         ]
         self.gallery = Gallery(shown, samples, mistakes)
 
@@ -78,10 +79,10 @@ class TestImages:
         return image
 
 
-def _own(net: TrainedNet, root: str | None) -> Data:
+def _load_own_images(net: TrainedNet, root: str | None) -> Data:
     """The images of the run's own dataset; raises `UserError` if they are not here, or are of other classes."""
-    dataset = net.own_dataset(root)
-    given = dataset.call()
+    dataset = net.locate_own_dataset(root)
+    given = dataset.build_call()
     if dataset.name == "torchvision_dataset" and not is_here(given["name"], given["root"], given.get("split")):
         raise UserError(f"The test images of {net.facts.name} are not in {given['root']}; root=FOLDER says where")
     data = load_images(dataset, torch.device("cpu"))
@@ -90,7 +91,7 @@ def _own(net: TrainedNet, root: str | None) -> Data:
     return data
 
 
-def _mistakes(run: RecordedRun, images: int) -> list[tuple[int, int]]:
+def _rank_mistakes(run: RecordedRun, images: int) -> list[tuple[int, int]]:
     """Which test images a run's net got wrong, the surest mistakes first, and what it said; none if unrecorded."""
     found = []
     with suppress(UserError, OSError, ValueError, KeyError), TemporaryDirectory(prefix="lenetexp-") as folder:

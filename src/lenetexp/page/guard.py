@@ -47,16 +47,16 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *self.headers]
             await send(message)
 
-        if refused := _refusal(scope):
+        if refused := _find_refusal(scope):
             await _refuse(*refused, with_headers)
         else:
-            await self.app(scope, _counted(receive), with_headers)
+            await self.app(scope, _limit_body(receive), with_headers)
 
 
-def _refusal(scope: Message) -> tuple[int, str] | None:
+def _find_refusal(scope: Message) -> tuple[int, str] | None:
     """Why a request is refused before anything of its body is read."""
     headers = Headers(raw=scope["headers"])
-    hosts, own = headers.getlist("host"), _own_hosts(scope)
+    hosts, own = headers.getlist("host"), _list_own_hosts(scope)
     # A name that a stranger's server gives this machine's address must not open the page (DNS rebinding).
     if len(hosts) != 1 or hosts[0].lower() not in own:
         return 403, f"this page answers only at http://{own[0]}"
@@ -76,7 +76,7 @@ def _refusal(scope: Message) -> tuple[int, str] | None:
     return None
 
 
-def _own_hosts(scope: Message) -> list[str]:
+def _list_own_hosts(scope: Message) -> list[str]:
     """What a browser on this page may call its host: the address at which the connection came in, and this machine."""
     address, port = scope["server"]
     here = f"[{address}]" if ":" in address else address
@@ -84,7 +84,7 @@ def _own_hosts(scope: Message) -> list[str]:
     return [f"{name}:{port}" for name in names] + ([*names] if port == 80 else [])
 
 
-def _counted(receive: Receive) -> Receive:
+def _limit_body(receive: Receive) -> Receive:
     """Receives no more and no longer than a picture may take, whether or not its length was told."""
     got, deadline = 0, asyncio.get_running_loop().time() + PATIENCE
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lenetexp.datasets.images import as_trained
+from lenetexp.datasets.images import convert_for_folder_dataset
 from lenetexp.datasets.load import Split
 from lenetexp.errors import UserError
-from lenetexp.page.answer import png
+from lenetexp.page.answer import encode_png
 
 MOST = 2_000  # pictures that nets are tested on: they are read again each time
 
@@ -31,17 +31,17 @@ class Keeper:
         except OSError as error:
             raise UserError(f"keep={folder}: must be a folder that can be written ({error.strerror})") from None
 
-    def counts(self) -> dict[str, int]:
+    def count_pictures(self) -> dict[str, int]:
         """How many pictures each class has."""
         return {name: sum(1 for _ in (self.folder / name).glob("*.png")) for name in self.classes}
 
-    def images(self, shape: tuple[int, int, int]) -> Split:
+    def load_images(self, shape: tuple[int, int, int]) -> Split:
         """The newest `MOST` of all pictures as images of this shape, as dataset=image_folder reads them."""
         files = [
             (path, label) for label, name in enumerate(self.classes) for path in (self.folder / name).glob("*.png")
         ]
         newest = sorted(files, key=lambda file: file[0].stat().st_mtime)[-MOST:]
-        images = [as_trained(path, shape) for path, _ in newest]
+        images = [convert_for_folder_dataset(path, shape) for path, _ in newest]
         stacked = np.stack(images) if images else np.zeros((0, *shape), np.uint8)
         return Split(torch.from_numpy(stacked), torch.tensor([label for _, label in newest], dtype=torch.int64))
 
@@ -53,8 +53,8 @@ class Keeper:
         aside = self.folder / f".{secrets.token_hex(8)}"
         try:
             folder.mkdir(exist_ok=True)
-            aside.write_bytes(png(image))
-            self._kept.append(path := _named(aside, folder))
+            aside.write_bytes(encode_png(image))
+            self._kept.append(path := _assign_name(aside, folder))
             return path
         except OSError as error:
             raise UserError(f"keep={self.folder}: cannot be written ({error.strerror})") from None
@@ -69,7 +69,7 @@ class Keeper:
         Path(path).unlink(missing_ok=True)
 
 
-def _named(aside: Path, folder: Path) -> Path:
+def _assign_name(aside: Path, folder: Path) -> Path:
     """Gives a finished file the next free number."""
     number = max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=0)
     while True:

@@ -13,15 +13,15 @@ import uvicorn
 from PIL import Image, ImageDraw
 
 from lenetexp.config.commands import DrawConfig
-from lenetexp.errors import UserError, wrapped
-from lenetexp.page.answer import Watched
+from lenetexp.errors import UserError, wrap_text
+from lenetexp.page.answer import ObservedNet
 from lenetexp.page.gallery import TestImages
 from lenetexp.page.keep import Keeper
-from lenetexp.page.server import Bench, Shown, build
+from lenetexp.page.server import Bench, NetSummary, build_app
 from lenetexp.tracking.query import RecordedRun
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import TrainedNet, load
+from lenetexp.trained import TrainedNet, load_net
 from lenetexp.training.setup import pick_device
 
 CONNECTIONS = 256  # more at once are told to come back later
@@ -31,21 +31,21 @@ EVERYONE = "0.0.0.0"
 def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
     """Serves the page until Ctrl-C; `UserError` if a run cannot be had, or the port is taken."""
     device = pick_device(settings.device)
-    with _bound(settings.host, settings.port) as listening:
+    with _bind_socket(settings.host, settings.port) as listening:
         store = open_store(settings.tracking, create=False)
         runs = [find_run(store, which) for which in settings.run]
-        nets = [load(stored, settings.trust) for stored in runs]
+        nets = [load_net(stored, settings.trust) for stored in runs]
         _require_same_classes(nets, runs)
         keeper = None if settings.keep is None else Keeper(Path(settings.keep).expanduser(), nets[0].facts.classes)
         images = TestImages(nets, runs, settings.root)
-        shown = [_shown(net, stored) for net, stored in zip(nets, runs, strict=True)]
-        bench = Bench([Watched(net, device) for net in nets], shown, images, keeper, torch.get_num_threads())
+        shown = [_describe_net(net, stored) for net, stored in zip(nets, runs, strict=True)]
+        bench = Bench([ObservedNet(net, device) for net in nets], shown, images, keeper, torch.get_num_threads())
         for each in shown:
-            print(wrapped(f"run {each.run_id} ({each.name}): {each.about}"))
+            print(wrap_text(f"run {each.run_id} ({each.name}): {each.about}"))
         if images.gallery.note:
-            print(wrapped(f"note: no test images to click on: {images.gallery.note}"))
-        bench.worker.submit(bench.answer, _a_drawing()).result()  # the first answer takes a second
-        address = _say_address(settings.host, listening.getsockname()[1])
+            print(wrap_text(f"note: no test images to click on: {images.gallery.note}"))
+        bench.worker.submit(bench.answer, _make_drawing()).result()  # the first answer takes a second
+        address = _print_address(settings.host, listening.getsockname()[1])
         if settings.open:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         with suppress(KeyboardInterrupt):  # uvicorn has ended in order by then
@@ -55,13 +55,13 @@ def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
 
 def _serve(bench: Bench, listening: socket.socket) -> None:
     server = uvicorn.Server(uvicorn.Config(
-        build(bench), log_level="error", access_log=False, http="h11", ws="none", lifespan="off", server_header=False,
+        build_app(bench), log_level="error", access_log=False, http="h11", ws="none", lifespan="off", server_header=False,
         limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1, proxy_headers=False,
     ))  # fmt: skip
     server.run(sockets=[listening])
 
 
-def _a_drawing() -> bytes:
+def _make_drawing() -> bytes:
     """A line, as a picture's file."""
     sheet, file = Image.new("L", (140, 140), "white"), BytesIO()
     ImageDraw.Draw(sheet).line([(50, 20), (80, 120)], "black", 10)
@@ -69,7 +69,7 @@ def _a_drawing() -> bytes:
     return file.getvalue()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     """A socket that listens, before anything slow is done."""
     # Only with the protocol named does asyncio send at once what is written, and not 40 ms later (TCP_NODELAY).
     listening = socket.socket(proto=socket.IPPROTO_TCP)
@@ -84,17 +84,19 @@ def _bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _say_address(host: str, port: int) -> str:
+def _print_address(host: str, port: int) -> str:
     """Prints where the page is, and returns that."""
     address = f"http://127.0.0.1:{port}"
     if host == EVERYONE:
-        address = f"http://{_own_address()}:{port}"
-        print(wrapped("warning: everyone in this network can open the page, and keep drawings if keep=FOLDER is given"))
+        address = f"http://{_find_own_address()}:{port}"
+        print(
+            wrap_text("warning: everyone in this network can open the page, and keep drawings if keep=FOLDER is given")
+        )
     print(f"draw at {address} (Ctrl-C ends it)", flush=True)
     return address
 
 
-def _own_address() -> str:
+def _find_own_address() -> str:
     """This machine's address in its network; that of the machine itself if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -111,5 +113,5 @@ def _require_same_classes(nets: list[TrainedNet], runs: list[RecordedRun]) -> No
             raise UserError(f"run={stored.run_id}: must know the same classes as the first net, {first}; not {other}")
 
 
-def _shown(net: TrainedNet, stored: RecordedRun) -> Shown:
-    return Shown(stored.run_id, stored.name, net.about(stored))
+def _describe_net(net: TrainedNet, stored: RecordedRun) -> NetSummary:
+    return NetSummary(stored.run_id, stored.name, net.describe(stored))

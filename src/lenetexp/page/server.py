@@ -17,8 +17,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from lenetexp.errors import UserError, one_line
-from lenetexp.page.answer import Answer, Watched, answer, answer_to_test, prepared
+from lenetexp.errors import UserError, format_error
+from lenetexp.page.answer import Answer, ObservedNet, answer_picture, answer_to_test, prepare_picture
 from lenetexp.page.gallery import TestImages
 from lenetexp.page.guard import Guard
 from lenetexp.page.keep import Keeper
@@ -30,7 +30,7 @@ NOT_KEPT = "drawings are kept only if the command was given keep=FOLDER"
 
 
 @dataclass(frozen=True)
-class Shown:
+class NetSummary:
     """What the page says of a run. All of it is text to the page, whatever it holds."""
 
     run_id: str
@@ -42,14 +42,14 @@ class Bench:
     """The nets and what they are shown, used by one thread."""
 
     def __init__(
-        self, nets: list[Watched], runs: list[Shown], images: TestImages, keeper: Keeper | None, threads: int
+        self, nets: list[ObservedNet], runs: list[NetSummary], images: TestImages, keeper: Keeper | None, threads: int
     ) -> None:
         self.nets, self.runs, self.images, self.keeper = nets, runs, images, keeper
         # A net of this size is done before a second thread has begun.
         self.worker = ThreadPoolExecutor(1, "answers", lambda: torch.set_num_threads(threads))
         self.turns = asyncio.Semaphore(AT_ONCE)
 
-    def turn(self, request: Request) -> AbstractAsyncContextManager[Any]:
+    def wait_for_turn(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """Waits until there is room for a picture, if it is large, or may be because its length is not told."""
         told = request.headers.get("content-length", "")  # a number: the guard has seen to it
         small = told and "transfer-encoding" not in request.headers and int(told) <= SMALL
@@ -64,7 +64,7 @@ class Bench:
         body = await asyncio.get_running_loop().run_in_executor(self.worker, as_json)
         return Response(body, media_type="application/json")
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """What the page needs to begin with."""
         kept = None if self.keeper is None else str(self.keeper.folder)
         classes = self.nets[0].net.facts.classes
@@ -73,7 +73,7 @@ class Bench:
 
     def answer(self, picture: bytes) -> dict[str, Any]:
         """Of a drawing or a photo."""
-        return asdict(answer(self.nets, picture, self.images.familiar))
+        return asdict(answer_picture(self.nets, picture, self.images.familiar))
 
     def answer_to_test(self, number: int) -> dict[str, Any]:
         """Of a test image."""
@@ -85,7 +85,7 @@ class Bench:
         """Keeps what the first net is given of a drawing, under its label."""
         if self.keeper is None:
             raise UserError(NOT_KEPT)
-        path = self.keeper.keep(label, prepared(self.nets[0].form, picture)[1])
+        path = self.keeper.keep(label, prepare_picture(self.nets[0].form, picture)[1])
         return {"path": str(path)}
 
     def take_back(self, path: str) -> dict[str, Any]:
@@ -95,17 +95,17 @@ class Bench:
         self.keeper.take_back(path)
         return {}
 
-    def kept(self) -> dict[str, Any]:
+    def describe_kept(self) -> dict[str, Any]:
         """How many drawings are kept of each class, and how many of them each net reads; none of another form."""
         if self.keeper is None:
             raise UserError(NOT_KEPT)
         form = self.nets[0].form
-        images = self.keeper.images(form[1])
-        right = [net.correct(images) if net.form == form else None for net in self.nets]
-        return {"counts": self.keeper.counts(), "of": len(images), "right": right}
+        images = self.keeper.load_images(form[1])
+        right = [net.count_correct(images) if net.form == form else None for net in self.nets]
+        return {"counts": self.keeper.count_pictures(), "of": len(images), "right": right}
 
 
-def policy(page: str) -> str:
+def build_policy(page: str) -> str:
     """The page's Content-Security-Policy: its own script and style run, and nothing else."""
     (script,), (style,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("script", "style"))
     hashed = [b64encode(sha256(text.encode()).digest()).decode() for text in (script, style)]
@@ -115,11 +115,15 @@ def policy(page: str) -> str:
     )
 
 
-def build(bench: Bench) -> Guard:
+def build_app(bench: Bench) -> Guard:
     """The application, behind its guard."""
     page = PAGE.read_text(encoding="utf-8")
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.exception_handlers |= {UserError: _sentence, HTTPException: _sentence, RequestValidationError: _sentence}
+    app.exception_handlers |= {
+        UserError: _explain_error,
+        HTTPException: _explain_error,
+        RequestValidationError: _explain_error,
+    }
 
     @app.get("/")
     async def show() -> Response:
@@ -127,7 +131,7 @@ def build(bench: Bench) -> Guard:
 
     @app.get("/api/about")
     async def about() -> Response:
-        return await bench.work(bench.about)
+        return await bench.work(bench.describe)
 
     @app.get("/api/gallery")
     async def gallery() -> Response:
@@ -139,12 +143,12 @@ def build(bench: Bench) -> Guard:
 
     @app.post("/api/answer")
     async def drawn(request: Request) -> Response:
-        async with bench.turn(request):
+        async with bench.wait_for_turn(request):
             return await bench.work(bench.answer, await request.body())
 
     @app.post("/api/keep")
     async def keep(request: Request, label: str) -> Response:
-        async with bench.turn(request):
+        async with bench.wait_for_turn(request):
             return await bench.work(bench.keep, label, await request.body())
 
     @app.post("/api/take_back")
@@ -153,16 +157,16 @@ def build(bench: Bench) -> Guard:
 
     @app.get("/api/kept")
     async def kept() -> Response:
-        return await bench.work(bench.kept)
+        return await bench.work(bench.describe_kept)
 
-    return Guard(app, policy(page))
+    return Guard(app, build_policy(page))
 
 
-def _sentence(request: Request, error: Exception) -> Response:
+def _explain_error(request: Request, error: Exception) -> Response:
     """Whatever was wrong with a request, in one sentence."""
     status, headers, said = 422, None, "the request is not one that this page makes"
     if isinstance(error, UserError):
-        said = one_line(error)
+        said = format_error(error)
     elif isinstance(error, HTTPException):
-        status, headers, said = error.status_code, error.headers, one_line(error.detail)
+        status, headers, said = error.status_code, error.headers, format_error(error.detail)
     return Response(json.dumps({"error": said}), status, headers, "application/json")

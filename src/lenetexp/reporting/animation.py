@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Data
-from lenetexp.reporting.style import label
-from lenetexp.training.frames import Frames, first_convolution, kernels_and_maps
+from lenetexp.reporting.style import shorten_label
+from lenetexp.training.frames import Frames, compute_kernels_and_maps, find_first_convolution
 from lenetexp.training.state import EpochRecord
 
 GREYS, COLOURS = 16, 47  # in the palette: twice as many of each would make a file a quarter larger
@@ -27,21 +27,21 @@ Pixels = NDArray[np.uint8]
 
 def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequence[EpochRecord], folder: Path) -> None:
     """Writes learning.gif, under 2 MB; nothing if the net has no convolution on the images."""
-    name, layer = first_convolution(model) or ("", None)
+    name, layer = find_first_convolution(model) or ("", None)
     if not frames or layer is None or layer.in_channels != data.image_shape[0]:
         return
     image = data.test.images[0]
-    kernels, maps = kernels_and_maps(layer, frames, image)
+    kernels, maps = compute_kernels_and_maps(layer, frames, image)
     width, height = GAP + (kernels.shape[1] + 1) * (TILE + GAP), 3 * LINE + 2 * TILE + GAP
     tops = [2 * LINE, 3 * LINE + TILE]  # of the rows of tiles
     sheet = Image.new("L", (width, height), 255)
-    captions = [f"kernels of {label(name)}", f"responses to one {label(data.name)} image"]
+    captions = [f"kernels of {shorten_label(name)}", f"responses to one {shorten_label(data.name)} image"]
     rows = []
     for values, caption, top in zip((kernels, maps), captions, tops, strict=True):
         limit = float(values.abs().max())  # one scale for all frames: growth is visible
         _write(sheet, f"{caption}: blue below zero, red above, up to ±{limit:.2g}", top - LINE)
-        rows.append(_enlarged(_indices(values, limit)))
-    picture = _enlarged(_grey(image))
+        rows.append(_enlarge(_map_to_palette(values, limit)))
+    picture = _enlarge(_convert_to_grey(image))
     sheet.paste(Image.fromarray(picture), (GAP + (TILE - picture.shape[1]) // 2, tops[1]))
     pages = []
     for number, epoch in enumerate(frames):
@@ -54,7 +54,7 @@ def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequenc
                 left = GAP + column * (TILE + GAP) + (TILE - tile.shape[1]) // 2  # a map under its kernel
                 pixels[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
         pages.append(Image.fromarray(pixels))
-        pages[-1].putpalette(_palette())
+        pages[-1].putpalette(_build_palette())
     each = min(DURATION // len(pages), LONGEST)
     folder.mkdir(parents=True, exist_ok=True)
     pages[0].save(
@@ -63,18 +63,18 @@ def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequenc
     )  # fmt: skip
 
 
-def _indices(values: Tensor, limit: float) -> Pixels:
+def _map_to_palette(values: Tensor, limit: float) -> Pixels:
     """Numbers as places in the palette, zero in the middle of its colours."""
     scaled = (values.numpy() / (limit or 1) + 1) / 2 * (COLOURS - 1)
     return (GREYS + scaled.round()).astype(np.uint8)
 
 
-def _grey(image: Tensor) -> Pixels:
+def _convert_to_grey(image: Tensor) -> Pixels:
     """C×H×W to H×W."""
     return image.float().mean(0).round().cpu().numpy().astype(np.uint8)
 
 
-def _enlarged(images: Pixels) -> Pixels:
+def _enlarge(images: Pixels) -> Pixels:
     """…×H×W to the size of a tile: each pixel a square, or only some of the pixels of a large image."""
     step = ceil(max(images.shape[-2:]) / MOST_PIXELS)
     images = images[..., ::step, ::step]
@@ -83,7 +83,7 @@ def _enlarged(images: Pixels) -> Pixels:
 
 
 @cache
-def _palette() -> list[int]:
+def _build_palette() -> list[int]:
     """R, G, B of black to white, then of blue over white to red."""
     greys = np.linspace(0, 1, GREYS)[:, None].repeat(3, 1)
     colours = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, COLOURS))[:, :3]

@@ -8,7 +8,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lenetexp.reporting.style import WRONG, new_figure, styled
+from lenetexp.reporting.style import WRONG, make_figure, styled
 
 # What is drawn, and from where to where: the same for all runs, so that pictures can be compared.
 MAPS = {
@@ -19,7 +19,7 @@ MAPS = {
 
 
 @styled
-def inside(rows: Sequence[Mapping[str, float]], unit: str, title: str) -> Figure | None:
+def draw_inside(rows: Sequence[Mapping[str, float]], unit: str, title: str) -> Figure | None:
     """Layers (the input's at the top) against epochs or batches in logarithmic colours, nothing at all in red.
 
     None without measurements; `rows` are what `look_inside` returned for each `unit`, in turn.
@@ -30,7 +30,7 @@ def inside(rows: Sequence[Mapping[str, float]], unit: str, title: str) -> Figure
     places = {0: " (first)", len(layers) - 1: " (last)"} if len(layers) > 1 else {}
     names = [f"{layer}{places.get(i, '')}" for i, layer in enumerate(layers)]
     height = 1.9 + 0.3 * len(layers)
-    figure = new_figure(11, height, title, fitted=False)
+    figure = make_figure(11, height, title, fitted=False)
     figure.subplots_adjust(left=0.11, right=0.965, wspace=0.1, top=1 - 0.9 / height, bottom=0.72 / height)
     figure.text(0.99, 0.1 / height, "red: nothing at all", color=WRONG, fontsize=9, ha="right", va="bottom")
     colours = colormaps["viridis"].with_extremes(bad=WRONG)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Polygon, Rectangle
 
-from lenetexp.reporting.style import FAINT, INK, TRAIN, VAL, new_figure, save, styled
+from lenetexp.reporting.style import FAINT, INK, TRAIN, VAL, make_figure, save_figures, styled
 
 if TYPE_CHECKING:  # no torch here
     from lenetexp.models.counts import Layer
@@ -58,7 +58,7 @@ def draw_net(layers: Sequence["Layer"], name: str, path: Path, copies: int = 1) 
     )
     whole = name if copies == 1 else f"{name} ({copies} times this net, side by side)"
     scale = 0.062  # inches a pixel
-    figure = new_figure(
+    figure = make_figure(
         (width + 14) * scale, (tallest + 30) * scale,
         f"{whole}: {parameters:,} parameters, {connections:,} connections",
     )  # fmt: skip
@@ -71,14 +71,14 @@ def draw_net(layers: Sequence["Layer"], name: str, path: Path, copies: int = 1) 
         x = (before.right + after.left) / 2
         axes.text(x, -tallest / 2 - 4, kind, ha="center", va="top", fontsize=8, color=TRAIN)
     for stack in stacks:
-        axes.text(stack.left + stack.width / 2, stack.height / 2 + 2, _label(stack.layer), ha="center", va="bottom",
+        axes.text(stack.left + stack.width / 2, stack.height / 2 + 2, _format_layer(stack.layer), ha="center", va="bottom",
                   fontsize=9, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
     axes.set(xlim=(-6, width + 8), ylim=(-tallest / 2 - 14, tallest / 2 + 12), aspect="equal")
     axes.set_axis_off()
-    save({path.stem: figure}, path.parent)
+    save_figures({path.stem: figure}, path.parent)
 
 
-def _label(layer: "Layer") -> str:
+def _format_layer(layer: "Layer") -> str:
     """C1: 6@28×28, on two lines."""
     maps, *sides = layer.shape
     return f"{layer.name.upper()}\n{maps}{'@' if sides else ''}{'×'.join(map(str, sides))}"
@@ -105,7 +105,7 @@ def _draw_window(axes: Any, before: _Stack, after: _Stack) -> None:
     window = min(float(after.layer.window), before.side)
     if not before.side or not window or not after.side:
         for share in (0.0, 1.0):
-            start, end = _edge(before, share, right=True), _edge(after, share, right=False)
+            start, end = _locate_edge(before, share, right=True), _locate_edge(after, share, right=False)
             axes.plot(*zip(start, end, strict=True), color=FAINT, linewidth=0.9, zorder=0)
         return
     x = before.left + 0.62 * (before.side - window)
@@ -117,7 +117,7 @@ def _draw_window(axes: Any, before: _Stack, after: _Stack) -> None:
     axes.plot(*unit, marker="s", markersize=2.2, color=VAL)
 
 
-def _edge(stack: _Stack, share: float, right: bool) -> tuple[float, float]:
+def _locate_edge(stack: _Stack, share: float, right: bool) -> tuple[float, float]:
     """A point at a layer's side, from its foot (0) to its top (1)."""
     if stack.side:
         x = stack.left + (stack.side if right else 0.0) + share * stack.depth
@@ -132,7 +132,7 @@ def draw_connections(tables: Mapping[str, Sequence[Sequence[int]]], name: str, p
     rows = [max(max(seen) for seen in table) + 1 for table in tables.values()]
     widest = max(len(table) for table in tables.values())
     cell = 0.26 if widest <= 40 else 0.1
-    figure = new_figure(max(widest * cell + 1.4, 4.5), sum(rows) * cell + 1.0 * len(rows) + 0.4,
+    figure = make_figure(max(widest * cell + 1.4, 4.5), sum(rows) * cell + 1.0 * len(rows) + 0.4,
                         f"{name}: which maps see which")  # fmt: skip
     grids = figure.subplots(len(tables), 1, squeeze=False, gridspec_kw={"height_ratios": rows})[:, 0]
     for axes, (layer, table), inputs in zip(grids, tables.items(), rows, strict=True):
@@ -147,14 +147,14 @@ def draw_connections(tables: Mapping[str, Sequence[Sequence[int]]], name: str, p
         links = sum(map(len, table))
         axes.set(xlabel=f"map of {layer}", ylabel="map it sees")
         axes.set_title(f"{layer}: {links} of {len(table) * inputs:,} connections", fontsize=9)
-    save({path.stem: figure}, path.parent)
+    save_figures({path.stem: figure}, path.parent)
 
 
 @styled
 def draw_bitmaps(bitmaps: Sequence[Sequence[Sequence[float]]], path: Path) -> None:
     """What f6 should be like for each class: ink where it is 1, paper where it is -1."""
     columns = min(len(bitmaps), 10)
-    figure = new_figure(0.85 * columns + 0.3, 1.9, "What the RBF units compare with (a reconstruction)")
+    figure = make_figure(0.85 * columns + 0.3, 1.9, "What the RBF units compare with (a reconstruction)")
     for axes, (digit, bitmap) in zip(figure.subplots(1, columns, squeeze=False)[0], enumerate(bitmaps), strict=True):
         axes.imshow(bitmap, cmap=ListedColormap(["#ffffff", INK]), vmin=-1, vmax=1)
         axes.set_xticks([i + 0.5 for i in range(len(bitmap[0]))], minor=True)
@@ -163,4 +163,4 @@ def draw_bitmaps(bitmaps: Sequence[Sequence[Sequence[float]]], path: Path) -> No
         axes.tick_params(which="both", length=0)
         axes.set(xticks=[], yticks=[])
         axes.set_xlabel(str(digit), fontsize=9)
-    save({path.stem: figure}, path.parent)
+    save_figures({path.stem: figure}, path.parent)

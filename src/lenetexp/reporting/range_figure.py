@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lenetexp.reporting.style import FAINT, INK, TRAIN, VAL, new_figure, save, with_grid
+from lenetexp.reporting.style import FAINT, INK, TRAIN, VAL, make_figure, save_figures, with_grid
 
 
 @with_grid
@@ -16,7 +16,7 @@ def draw_range(
     path: Path,
 ) -> None:
     """Draw the loss against a logarithmic rate, with the lower, the middle and the higher suggested one."""
-    figure = new_figure(8, 4.2, f"Loss at a rising learning rate: {title}")
+    figure = make_figure(8, 4.2, f"Loss at a rising learning rate: {title}")
     axes = figure.subplots()
     axes.plot(rates, losses, color=FAINT, linewidth=0.8, label="each batch")
     axes.plot(rates, smooth, color=VAL, label="smoothed")
@@ -28,4 +28,4 @@ def draw_range(
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_ylim(0, 2 * max(smooth[: max(len(smooth) // 10, 1)], default=1.0))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
-    save({path.stem: figure}, path.parent)
+    save_figures({path.stem: figure}, path.parent)

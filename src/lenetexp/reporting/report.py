@@ -120,7 +120,7 @@ class Report:
     swept: Sequence[str] = field(default=())  # the keys of the recipe that differ between runs
 
 
-def render(report: Report) -> str:
+def render_report(report: Report) -> str:
     """The page. Every text in it is escaped; its policy lets nothing run but its own script, and nothing load."""
     script, style = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     pages = Environment(
@@ -128,7 +128,7 @@ def render(report: Report) -> str:
     )
     return pages.get_template("report.html.j2").render(
         report=report,
-        charts=[asdict(_thinned(chart)) for chart in (*report.by_key, *report.curves)],
+        charts=[asdict(_thin_chart(chart)) for chart in (*report.by_key, *report.curves)],
         most_rows=MOST_ROWS,
         script=Markup(script),
         style=Markup(style),
@@ -136,7 +136,7 @@ def render(report: Report) -> str:
     )
 
 
-def _thinned(chart: Chart) -> Chart:
+def _thin_chart(chart: Chart) -> Chart:
     """The chart with so few points, of so few digits, that the page stays small; the last of each line is kept."""
     count = sum(len(line.points) for series in chart.series for line in series.lines)
     every = max(1, ceil(count / MOST_POINTS))

@@ -8,7 +8,7 @@ from math import isfinite
 import pandas as pd
 from pandas import DataFrame, Series
 
-from lenetexp.config.identity import short, short_keys
+from lenetexp.config.identity import shorten_keys, shorten_value
 from lenetexp.reporting.report import Cell, Chart, Line, Point, Table
 from lenetexp.reporting.report import Series as Drawn
 
@@ -20,7 +20,7 @@ FORMS = {"best_val_accuracy": "{:.2%}", "best_epoch": "{:.0f}", "test_accuracy":
 Curve = Sequence[tuple[int, float]]  # a value an epoch
 
 
-def ordered(values: Series, accuracies: Series) -> tuple[list[str], bool]:
+def order_values(values: Series, accuracies: Series) -> tuple[list[str], bool]:
     """Values that occur, each once, and whether they are numbers; numbers ascend, of words the best comes first."""
     best = accuracies.groupby(values, sort=False).max()
     numbers = pd.to_numeric(Series(best.index), errors="coerce")
@@ -29,13 +29,13 @@ def ordered(values: Series, accuracies: Series) -> tuple[list[str], bool]:
     return [*best.sort_values(ascending=False, kind="stable").index], False
 
 
-def named(table: DataFrame, keys: Sequence[str]) -> Series:
+def name_lines(table: DataFrame, keys: Sequence[str]) -> Series:
     """The values of `keys` of each line, as one text."""
-    texts = [", ".join(short(value) for value in values) for values in table[[*keys]].to_numpy()]
+    texts = [", ".join(shorten_value(value) for value in values) for values in table[[*keys]].to_numpy()]
     return Series(texts, table.index, dtype=object)
 
 
-def accuracy_by_key(recipes: DataFrame, keys: Sequence[str], images: str = "") -> list[Chart]:
+def build_accuracy_charts(recipes: DataFrame, keys: Sequence[str], images: str = "") -> list[Chart]:
     """Accuracy with its interval against each key; a series for each combination of the other keys' values.
 
     Numbers of a grid are joined by lines, those that a search drew are not. Only keys that vary have a chart, unless
@@ -45,7 +45,7 @@ def accuracy_by_key(recipes: DataFrame, keys: Sequence[str], images: str = "") -
     charts: list[Chart] = []
     hues, ramps = 0, 0
     for key in varying if len(recipes) else []:
-        chart = _against(recipes, key, [other for other in varying if other != key])
+        chart = _build_accuracy_chart(recipes, key, [other for other in varying if other != key])
         if len(chart.series) > 1 and all(_is_number(series.name) for series in chart.series):
             chart, ramps = replace(chart, ramp=ramps % RAMPS), ramps + 1
         else:
@@ -54,9 +54,9 @@ def accuracy_by_key(recipes: DataFrame, keys: Sequence[str], images: str = "") -
     return charts
 
 
-def _against(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
-    values, numeric = ordered(recipes[key], recipes.accuracy)
-    names = named(recipes, others)
+def _build_accuracy_chart(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
+    values, numeric = order_values(recipes[key], recipes.accuracy)
+    names = name_lines(recipes, others)
     count = names.nunique()
     grid = len(recipes) > 0.75 * len(values) * count
     if count > MOST_SERIES or (not grid and 4 * count > len(recipes)):  # too many or too small
@@ -64,87 +64,87 @@ def _against(recipes: DataFrame, key: str, others: Sequence[str]) -> Chart:
     numbers = [float(value) for value in values] if numeric else []
     places = dict(zip(values, numbers or range(len(values)), strict=True))
     series = []
-    for name in ordered(names, recipes.accuracy)[0]:
+    for name in order_values(names, recipes.accuracy)[0]:
         own = recipes[names == name]
         known = zip(own[key].map(places), own.accuracy, own.half_width, own.diverged, strict=True)
         points = [Point(float(x), _or_none(y), _or_none(half) or 0.0, bool(cross)) for x, y, half, cross in known]
         series.append(Drawn(name, [Line(name, sorted(points, key=lambda point: point.x))]))
     means = bool(recipes.half_width.notna().any())
     return Chart(
-        key, key, f"mean {ACCURACY}, 95 % interval" if means else ACCURACY, series, ", ".join(short_keys(others)),
-        words=None if numeric else [short(value) for value in values],
+        key, key, f"mean {ACCURACY}, 95 % interval" if means else ACCURACY, series, ", ".join(shorten_keys(others)),
+        words=None if numeric else [shorten_value(value) for value in values],
         ticks=numbers if grid and 0 < len(numbers) <= MOST_TICKS else None,
         log=numeric and numbers[0] > 0 and numbers[-1] >= 8 * numbers[0],
         percent=True, dots=True, joined=numeric and grid,
     )  # fmt: skip
 
 
-def curves_of(runs: DataFrame, keys: Sequence[str], others: Sequence[str], images: str = "") -> Chart:
+def build_sweep_curves(runs: DataFrame, keys: Sequence[str], others: Sequence[str], images: str = "") -> Chart:
     """Validation accuracy by epoch of every run; one series for the runs that share the values of `others`."""
     drawn = runs[runs.curve.map(lambda curve: isinstance(curve, list) and len(curve) > 0).astype(bool)]
-    groups, names = named(drawn, others), named(drawn, keys)
+    groups, names = name_lines(drawn, others), name_lines(drawn, keys)
     series = []
     for group in groups.unique():  # the best first, as the runs are
         own = drawn.index[groups == group]
-        series.append(Drawn(group or "all runs", [_line(names[i], drawn.curve[i]) for i in own]))
-    heading, on = ", ".join(short_keys(others)), f" on {images}" if images else ""
+        series.append(Drawn(group or "all runs", [_make_line(names[i], drawn.curve[i]) for i in own]))
+    heading, on = ", ".join(shorten_keys(others)), f" on {images}" if images else ""
     return Chart(f"Every run{on}, by epoch", "epoch", ACCURACY, series, heading, percent=True)
 
 
-def curves_of_run(histories: Mapping[str, Curve]) -> list[Chart]:
+def build_run_curves(histories: Mapping[str, Curve]) -> list[Chart]:
     """Accuracy and loss of one run by epoch, from its metrics' histories."""
     charts = []
     for what, unit, percent in (("accuracy", "", True), ("loss", " (per example)", False)):
         found = {word: histories.get(f"{key}/{what}") for word, key in (("validation", "val"), ("training", "train"))}
-        series = [Drawn(word, [_line(word, curve)]) for word, curve in found.items() if curve]
+        series = [Drawn(word, [_make_line(word, curve)]) for word, curve in found.items() if curve]
         charts.append(Chart(what.capitalize(), "epoch", f"{what}{unit}", series, percent=percent))
     return [chart for chart in charts if chart.series]
 
 
-def table_of_runs(runs: DataFrame, keys: Sequence[str], endings: Sequence[Cell]) -> Table:
+def build_runs_table(runs: DataFrame, keys: Sequence[str], endings: Sequence[Cell]) -> Table:
     """A line a run, of which `endings` say how it ended."""
-    columns = [*short_keys(keys), "validation", "epoch", "test", "seconds", "ended", "why", "run"]
+    columns = [*shorten_keys(keys), "validation", "epoch", "test", "seconds", "ended", "why", "run"]
     lines = []
     for values, known, cell in zip(runs[[*keys]].to_numpy(), runs.to_dict("records"), endings, strict=True):
         said = Cell(f"{cell.text} (before)", kind=cell.kind) if known["before"] else cell
-        numbers = [_cell(known[name], form) for name, form in FORMS.items()]
+        numbers = [_make_cell(known[name], form) for name, form in FORMS.items()]
         texts = [
             Cell("" if isinstance(text, float) or text == cell.text else str(text or ""))
             for text in (known["reason"], known["run_id"])
         ]
-        lines.append([*map(_setting, values), *numbers, said, *texts])
-    return _without_empty(Table("Every run, the best first", columns, lines))
+        lines.append([*map(_format_setting, values), *numbers, said, *texts])
+    return _drop_empty_columns(Table("Every run, the best first", columns, lines))
 
 
-def table_of_means(recipes: DataFrame, keys: Sequence[str]) -> Table:
+def build_means_table(recipes: DataFrame, keys: Sequence[str]) -> Table:
     """A line for each combination of values of `keys`."""
-    columns = [*short_keys(keys), "runs", "validation", "± (95 %)", "deviation", "test", "other outcomes"]
+    columns = [*shorten_keys(keys), "runs", "validation", "± (95 %)", "deviation", "test", "other outcomes"]
     lines = []
     for values, known in zip(recipes[[*keys]].to_numpy(), recipes.to_dict("records"), strict=True):
-        numbers = [_cell(known[name], "{:.2%}") for name in ("accuracy", "half_width", "deviation", "test")]
-        lines.append([*map(_setting, values), Cell(known["runs"]), *numbers, Cell(known["ends"])])
+        numbers = [_make_cell(known[name], "{:.2%}") for name in ("accuracy", "half_width", "deviation", "test")]
+        lines.append([*map(_format_setting, values), Cell(known["runs"]), *numbers, Cell(known["ends"])])
     note = "Means over the seeds; ± is half of the 95 % interval of the mean, by Student's t."
-    return _without_empty(Table("Every setting, the best mean first", columns, lines, note))
+    return _drop_empty_columns(Table("Every setting, the best mean first", columns, lines, note))
 
 
-def _without_empty(table: Table) -> Table:
+def _drop_empty_columns(table: Table) -> Table:
     """The table without columns that say nothing."""
     told = [i for i, column in enumerate(zip(*table.rows, strict=True)) if any(cell.text for cell in column)]
     lines = [[row[i] for i in told] for row in table.rows]
     return Table(table.title, [table.columns[i] for i in told], lines, table.note)
 
 
-def _setting(value: str) -> Cell:
+def _format_setting(value: str) -> Cell:
     with suppress(ValueError):
-        return Cell(short(value), _or_none(float(value)))
-    return Cell(short(value))
+        return Cell(shorten_value(value), _or_none(float(value)))
+    return Cell(shorten_value(value))
 
 
-def _cell(number: float, form: str) -> Cell:
+def _make_cell(number: float, form: str) -> Cell:
     return Cell("") if _or_none(number) is None else Cell(form.format(number), float(number))
 
 
-def _line(name: str, curve: Curve) -> Line:
+def _make_line(name: str, curve: Curve) -> Line:
     return Line(name, [Point(step, value) for step, value in curve if isfinite(value)])
 
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Data
-from lenetexp.reporting.inside_figure import inside
-from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, label, new_figure, save, styled, with_grid
-from lenetexp.training.batches import as_floats
-from lenetexp.training.evaluate import Scores, better_than_chance
-from lenetexp.training.frames import MOST_KERNELS, first_convolution
+from lenetexp.reporting.inside_figure import draw_inside
+from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, make_figure, save_figures, shorten_label, styled, with_grid
+from lenetexp.training.batches import convert_to_floats
+from lenetexp.training.evaluate import Scores, is_better_than_chance
+from lenetexp.training.frames import MOST_KERNELS, find_first_convolution
 from lenetexp.training.state import EpochRecord
 
 MOST_MISTAKES = 25  # in a picture
@@ -48,27 +48,29 @@ def draw_run(
     for, in short.
     """  # fmt: skip
     summary = f"{data.name}, {len(test.labels):,} test images: accuracy {test.accuracy:.2%}"
-    title = ": ".join(filter(None, [f"{type(model).__name__} on {data.name}", label(asked, 90)]))
+    title = ": ".join(filter(None, [f"{type(model).__name__} on {data.name}", shorten_label(asked, 90)]))
     figures = {
-        "learning_curves": learning_curves(history, best, len(data.classes), title),
-        "confusion_matrix": confusion_matrix(test.confusion().numpy(), data.classes, summary),
-        "mistakes": mistakes(data, test),
+        "learning_curves": draw_learning_curves(history, best, len(data.classes), title),
+        "confusion_matrix": draw_confusion_matrix(test.count_confusion().numpy(), data.classes, summary),
+        "mistakes": draw_mistakes(data, test),
     }
-    name, first = first_convolution(model) or ("", None)
+    name, first = find_first_convolution(model) or ("", None)
     if first is not None and first.in_channels == data.image_shape[0]:
         shown = f"The filters of {name} and their responses to one {data.name} image"
-        figures["filters"] = filters(first, data.test.images[0], shown)
-    found = inside(closeup, "batch", title) if closeup else inside([r.inside for r in history], "epoch", title)
-    save(figures if found is None else {**figures, "inside": found}, folder)
+        figures["filters"] = draw_filters(first, data.test.images[0], shown)
+    found = (
+        draw_inside(closeup, "batch", title) if closeup else draw_inside([r.inside for r in history], "epoch", title)
+    )
+    save_figures(figures if found is None else {**figures, "inside": found}, folder)
 
 
 @with_grid
-def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: int, title: str) -> Figure:
+def draw_learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: int, title: str) -> Figure:
     """Draw loss and accuracy of every epoch, with a dotted line at the best one.
 
     Accuracy reaches from its lowest value to 1, or, if a curve begins nearer to guessing than to 1, from 0.
     """
-    figure = new_figure(11, 4.2, title, fitted=False)
+    figure = make_figure(11, 4.2, title, fitted=False)
     figure.subplots_adjust(left=0.065, right=0.835, bottom=0.145, top=0.88)
     losses, accuracies = figure.subplots(1, 2)
     epochs = [record.epoch for record in history]
@@ -97,12 +99,12 @@ def learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: 
 
 
 @styled
-def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
+def draw_confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
     """classes×classes counts, rows true, columns predicted: shaded by the share of the row, mistakes in red."""
-    names = [label(name) for name in classes]
+    names = [shorten_label(name) for name in classes]
     size = 9 if len(names) <= 12 else 6.5
     side = min(max(5.0, 0.55 * len(names) + 1.5), 14.0)
-    figure = new_figure(side, side, title)
+    figure = make_figure(side, side, title)
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     correct = np.eye(len(names), dtype=bool)
@@ -119,59 +121,63 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: s
     return figure
 
 
-def mistakes(data: Data, test: Scores) -> Figure:
+def draw_mistakes(data: Data, test: Scores) -> Figure:
     """The misclassified test images, the most confident first."""
     wrong = torch.nonzero(test.predicted != test.labels).flatten()
     worst = wrong[test.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES]
     if len(wrong) > len(worst):
         title = f"The {len(worst)} most confident of {len(wrong):,} misclassified test images"
-        if not better_than_chance(test.accuracy, len(data.classes), len(test.labels)):
+        if not is_better_than_chance(test.accuracy, len(data.classes), len(test.labels)):
             title = f"A net at chance ({test.accuracy:.1%}): {len(worst)} of its {len(wrong):,} mistakes"
     else:
         title = f"{len(wrong)} of {len(test.labels):,} test images misclassified"
     predicted, actual = ([data.classes[i] for i in numbers[worst]] for numbers in (test.predicted, test.labels))
-    return predictions(data.test.images[worst].cpu().numpy(), predicted, actual, test.confidence[worst].tolist(), title)
+    return draw_predictions(
+        data.test.images[worst].cpu().numpy(), predicted, actual, test.confidence[worst].tolist(), title
+    )
 
 
 @styled
-def predictions(
+def draw_predictions(
     images: Images, predicted: Sequence[str], actual: Sequence[str], confidence: Sequence[float], title: str = ""
 ) -> Figure:
     """N×C×H×W images with their predicted classes; mistakes are red and show the true class, too."""
     tiles: list[Tile] = []
     for image, guess, truth, share in zip(images, predicted, actual, confidence, strict=True):
         colour = INK if guess == truth else WRONG
-        caption = f"{label(guess, 14)} ({share:.0%})" + (f"\nis {label(truth, 18)}" if colour == WRONG else "")
-        tiles.append((_rgb(image), caption, colour))
+        caption = f"{shorten_label(guess, 14)} ({share:.0%})" + (
+            f"\nis {shorten_label(truth, 18)}" if colour == WRONG else ""
+        )
+        tiles.append((_convert_to_rgb(image), caption, colour))
     count = sum(colour == WRONG for _, _, colour in tiles)
-    return _sheet(tiles, 5 if len(tiles) <= 25 else 10, title or f"{count} of {len(tiles)} images misclassified")
+    return _draw_sheet(tiles, 5 if len(tiles) <= 25 else 10, title or f"{count} of {len(tiles)} images misclassified")
 
 
 @styled
-def prepared_photos(
+def draw_prepared_photos(
     names: Sequence[str], originals: Sequence[Images], prepared: Images, captions: Sequence[str], title: str
 ) -> Figure:
     """H×W×3 photos of any size, each beside its N×C×H×W form that the net was given."""
     tiles: list[Tile] = []
     for name, original, image, caption in zip(names, originals, prepared, captions, strict=True):
-        tiles += [(original, label(name, 18), TRAIN), (_rgb(image), label(caption, 20), VAL)]
-    return _sheet(tiles, 2 * min(len(originals), 4), title)
+        tiles += [(original, shorten_label(name, 18), TRAIN), (_convert_to_rgb(image), shorten_label(caption, 20), VAL)]
+    return _draw_sheet(tiles, 2 * min(len(originals), 4), title)
 
 
 @styled
-def filters(layer: nn.Conv2d, image: Tensor, title: str) -> Figure:
+def draw_filters(layer: nn.Conv2d, image: Tensor, title: str) -> Figure:
     """A layer's first kernels, as means over their channels, and the response of each to a C×H×W image."""
     with torch.inference_mode():
         kernels = layer.weight[:MOST_KERNELS].mean(1).cpu().numpy()
-        maps = layer(as_floats(image[None]))[0, :MOST_KERNELS].cpu().numpy()
+        maps = layer(convert_to_floats(image[None]))[0, :MOST_KERNELS].cpu().numpy()
     tiles: list[Tile] = []
     scales = []
-    nothing, original = (np.ones((1, 1, 3)), "", INK), (_rgb(image.cpu().numpy()), "input", INK)
+    nothing, original = (np.ones((1, 1, 3)), "", INK), (_convert_to_rgb(image.cpu().numpy()), "input", INK)
     for first, name, values in ((nothing, "kernel", kernels), (original, "map", maps)):
         limit = np.abs(values).max()
         scales.append(ScalarMappable(Normalize(-limit, limit), "RdBu_r"))  # blue below zero, red above
         tiles += [first, *((scales[-1].to_rgba(value), f"{name} {i}", INK) for i, value in enumerate(values, 1))]
-    figure = _sheet(tiles, len(kernels) + 1, title, margin=1.0)
+    figure = _draw_sheet(tiles, len(kernels) + 1, title, margin=1.0)
     width, height = figure.get_size_inches()
     for row, (scale, name) in enumerate(zip(scales, ("weight", "response"), strict=True)):
         bottom = (height - TITLE - (row + 1) * ROW + 0.1) / height
@@ -180,12 +186,12 @@ def filters(layer: nn.Conv2d, image: Tensor, title: str) -> Figure:
     return figure
 
 
-def _sheet(tiles: Sequence[Tile], columns: int, title: str, margin: float = 0.0) -> Figure:
+def _draw_sheet(tiles: Sequence[Tile], columns: int, title: str, margin: float = 0.0) -> Figure:
     """Small images in rows, red ones framed; on one axes in inches: an axes for each would take ten times longer."""
     columns = max(min(len(tiles), columns), 1)
     width = max(COLUMN * columns, 4.0) + margin
     height = TITLE + ROW * ceil(len(tiles) / columns)
-    figure = new_figure(width, height, title, fitted=False)
+    figure = make_figure(width, height, title, fitted=False)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     for i, (image, caption, colour) in enumerate(tiles):
@@ -199,6 +205,6 @@ def _sheet(tiles: Sequence[Tile], columns: int, title: str, margin: float = 0.0)
     return figure
 
 
-def _rgb(image: Images) -> Images:
+def _convert_to_rgb(image: Images) -> Images:
     """C×H×W, grey or colour, to H×W×3."""
     return np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)

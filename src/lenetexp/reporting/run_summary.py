@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenetexp.config.identity import trust_needed
+from lenetexp.config.identity import format_trust
 from lenetexp.config.schema import RunConfig
-from lenetexp.reporting.terminal import format_loss, rows, shown
+from lenetexp.reporting.terminal import format_loss, format_path, format_rows
 from lenetexp.tracking.names import File
 from lenetexp.tracking.recorder import Recorder
 from lenetexp.tracking.store import Store
-from lenetexp.tracking.view import ALL, page
+from lenetexp.tracking.view import ALL, format_page
 
 if TYPE_CHECKING:
     from lenetexp.datasets.load import Data
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lenetexp.training.verdict import Verdict
 
 
-def start_of_run(
+def describe_start(
     settings: RunConfig, data: "Data", training: "Training", device: str, folder: Path, resumes: str | None
 ) -> str:
     """What the settings' own summary cannot tell; `resumes` is the id of the run whose epochs it begins with."""
@@ -33,14 +33,14 @@ def start_of_run(
         ("data", f"{data.name}: {counts}, {'×'.join(map(str, data.image_shape))}, {len(data.classes)} classes"),
         ("best", f"weights chosen by accuracy on {chosen_on}"),
         ("device", f"{device}, {settings.device.precision}"),
-        ("folder", shown(folder)),
+        ("folder", format_path(folder)),
     ]
     if resumes is not None:
         pairs.append(("resumes", f"after epoch {training.epochs_done} of run {resumes}"))
-    return rows(pairs)
+    return format_rows(pairs)
 
 
-def end_of_run(
+def describe_end(
     settings: RunConfig,
     history: "list[EpochRecord]",
     best: "EpochRecord | None",
@@ -60,25 +60,25 @@ def end_of_run(
             ("validation", f"accuracy {best.val_accuracy:.2%}, loss {format_loss(best.val_loss)}"),
             ("test", f"accuracy {test.accuracy:.2%} ({correct}), loss {format_loss(test.loss)}{published}"),
             ("throughput", f"{throughput:,.0f} images/s"),
-            ("weights", shown(folder / File.BEST)),
-            ("pictures", shown(folder / File.FIGURES)),
+            ("weights", format_path(folder / File.BEST)),
+            ("pictures", format_path(folder / File.FIGURES)),
         ]
     if recorder is None:
-        pairs.append(("MLflow", f"not sent yet; to send it: python scripts/sync.py folder={shown(folder)}"))
+        pairs.append(("MLflow", f"not sent yet; to send it: python scripts/sync.py folder={format_path(folder)}"))
     else:
         if best is not None:
-            needed = trust_needed([settings.model.target, settings.dataset.target])
+            needed = format_trust([settings.model.target, settings.dataset.target])
             pairs.append(("predict", f"python scripts/predict.py run={recorder.run_id}{needed}"))
-        pairs += how_to_look(recorder.store, ALL)
-    return rows(pairs)
+        pairs += format_look_command(recorder.store, ALL)
+    return format_rows(pairs)
 
 
-def how_to_look(store: Store, view: str) -> list[tuple[str, str]]:
+def format_look_command(store: Store, view: str) -> list[tuple[str, str]]:
     """How to see a view of runs in MLflow's UI."""
-    where = page(store.experiment_id, view)
+    where = format_page(store.experiment_id, view)
     if store.uri.startswith("http"):
-        return [("MLflow", f"{store.shown.rstrip('/')}/{where}")]
+        return [("MLflow", f"{store.label.rstrip('/')}/{where}")]
     return [
-        ("MLflow", f"mlflow ui --backend-store-uri {store.shown}"),
+        ("MLflow", f"mlflow ui --backend-store-uri {store.label}"),
         ("", f"then open http://127.0.0.1:5000/{where}"),
     ]

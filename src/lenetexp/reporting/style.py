@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure as Figure  # for others to import from here
 
-from lenetexp.config.identity import short
+from lenetexp.config.identity import shorten_value
 
 # On first use, matplotlib would report that it builds its font cache.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -21,7 +21,7 @@ styled = matplotlib.rc_context(STYLE)
 with_grid = matplotlib.rc_context({**STYLE, "axes.grid": True, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def new_figure(width: float, height: float, title: str, fitted: bool = True) -> Figure:
+def make_figure(width: float, height: float, title: str, fitted: bool = True) -> Figure:
     """An empty figure, in inches; `fitted` if its margins should follow the size of its labels, which takes 0.1 s."""
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, y=None if fitted else 1 - 0.14 / height)
@@ -31,7 +31,7 @@ def new_figure(width: float, height: float, title: str, fitted: bool = True) -> 
 
 
 @styled
-def save(figures: Mapping[str, Figure], folder: Path) -> None:
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
     """Writes each figure as folder/<name>.png."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
@@ -39,7 +39,7 @@ def save(figures: Mapping[str, Figure], folder: Path) -> None:
         figure.savefig(folder / f"{name}.png", dpi=110, pil_kwargs={"compress_level": 2})
 
 
-def label(name: str, longest: int = 28) -> str:
+def shorten_label(name: str, longest: int = 28) -> str:
     """A name with room beside a picture: long numbers rounded, long words without their middle."""
-    name = short(name)
+    name = shorten_value(name)
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"

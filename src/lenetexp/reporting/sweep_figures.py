@@ -18,9 +18,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from lenetexp.config.identity import is_named, short_keys, swept_name
-from lenetexp.reporting.report_parts import ordered
-from lenetexp.reporting.style import FAINT, INK, VAL, label, new_figure, save, styled, with_grid
+from lenetexp.config.identity import format_swept, is_named, shorten_keys
+from lenetexp.reporting.report_parts import order_values
+from lenetexp.reporting.style import FAINT, INK, VAL, make_figure, save_figures, shorten_label, styled, with_grid
 
 NAMED = 10  # recipes that get a colour, of matplotlib's C0 to C9, and a name in the legend
 ACROSS = 3  # keys beside each other
@@ -38,30 +38,30 @@ def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
     for number, (images, lines) in enumerate(sets, 1):
         several = len(sets) > 1
         suffix = f"_{number}_{re.sub(r'[^0-9A-Za-z]+', '_', str(images))}" if several else ""
-        drawn = _figures(lines.reset_index(drop=True), others, f" on {images}" if several else "")
+        drawn = _draw_figures(lines.reset_index(drop=True), others, f" on {images}" if several else "")
         figures |= {f"{name}{suffix}": figure for name, figure in drawn.items()}
-    save(figures, folder)
+    save_figures(figures, folder)
     for path in {*folder.glob("*.png")} - {folder / f"{name}.png" for name in figures}:
         path.unlink()
 
 
-def _figures(recipes: DataFrame, keys: Sequence[str], on: str) -> dict[str, Figure]:
+def _draw_figures(recipes: DataFrame, keys: Sequence[str], on: str) -> dict[str, Figure]:
     """The pictures of the recipes on one set of images, by the keys in which they differ."""
     varying = [key for key in keys if recipes[key].nunique(dropna=False) > 1]
     told = [key for key in varying if is_named(key)]
     settings = " and ".join(told) if len(told) < 4 else f"{len(told)} settings"
     by = f"{on} by {settings}" if told else on
     title = f"{'Mean best' if has_means(recipes) else 'Best'} validation accuracy{by}"
-    figures = {"learning_curves": learning_curves(varying, recipes, f"Learning curves{by}")}
+    figures = {"learning_curves": draw_sweep_curves(varying, recipes, f"Learning curves{by}")}
     if varying:
-        figures["accuracy"] = accuracy_by_key(varying, recipes, title)
+        figures["accuracy"] = draw_accuracy_by_key(varying, recipes, title)
     published = recipes[recipes.published.notna()]
     if len(published) and keys:
-        figures["published"] = beside_published(varying or keys, published, "Test error, and as published")
+        figures["published"] = draw_beside_published(varying or keys, published, "Test error, and as published")
     counts = recipes[varying].nunique()
     # If most pairs were tried: the trials of a search would leave the map empty.
     if len(counts) == 2 and len(recipes) > 0.75 * counts.prod():
-        figures["heat_map"] = heat_map(varying, recipes, title)
+        figures["heat_map"] = draw_heat_map(varying, recipes, title)
     return figures
 
 
@@ -71,12 +71,12 @@ def has_means(recipes: DataFrame) -> bool:
 
 
 @with_grid
-def learning_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
+def draw_sweep_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Validation accuracy by epoch of every run; the best recipes in colour, on top and in the legend."""
     best = recipes[[*keys]].head(NAMED).to_dict("records")
-    names = [fill(label(swept_name(values) or "all runs", 400), 80) for values in best]
+    names = [fill(shorten_label(format_swept(values) or "all runs", 400), 80) for values in best]
     lines_of_names = [line for name in names for line in name.split("\n")]
-    figure = new_figure(7 + 0.07 * max(map(len, lines_of_names)), max(5, 0.16 * len(lines_of_names) + 1), title)
+    figure = make_figure(7 + 0.07 * max(map(len, lines_of_names)), max(5, 0.16 * len(lines_of_names) + 1), title)
     axes = figure.subplots()
     for rank, curves in enumerate(recipes.curves):
         colour, width = (f"C{rank}", 1.6) if rank < NAMED else (FAINT, 0.8)
@@ -94,18 +94,18 @@ def learning_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
 
 
 @with_grid
-def beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
+def draw_beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Each recipe's error on the test images with its interval, and the published one, the largest of these on top."""
     lines = recipes.sort_values("published", ignore_index=True)
-    figure = new_figure(9, 0.36 * len(lines) + 1.4, title)
+    figure = make_figure(9, 0.36 * len(lines) + 1.4, title)
     axes, places = figure.subplots(), np.arange(len(lines))
     error, low, high = (100 * (1 - lines[key]) for key in ("test", "test_high", "test_low"))
     bars = [error - low, high - error]
     axes.errorbar(error, places, xerr=bars, fmt="o", color=VAL, capsize=3, label="here, 95 % interval")
     axes.plot(100 * (1 - lines.published), places, color=INK, marker="D", fillstyle="none", ls="", label="published")
     axes.set(xlabel="test error [%]", xscale="log", ylim=(len(lines) - 0.5, -0.5))
-    names = lines[keys[0]] if len(keys) == 1 else map(swept_name, lines[[*keys]].to_dict("records"))
-    axes.set_yticks(places, [label(name, 60) for name in names])
+    names = lines[keys[0]] if len(keys) == 1 else map(format_swept, lines[[*keys]].to_dict("records"))
+    axes.set_yticks(places, [shorten_label(name, 60) for name in names])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(lambda error, _: f"{error:g}" if f"{error:e}"[0] in "236" else "")
     axes.legend(loc="lower right")
@@ -113,7 +113,7 @@ def beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Fig
 
 
 @with_grid
-def accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
+def draw_accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Accuracy against each swept key, side by side, with a colour for each combination of the other keys' values.
 
     Numbers of a grid are joined by lines; words are in the order of their best accuracy. A cross is a recipe that
@@ -121,7 +121,7 @@ def accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figu
     """
     columns = min(len(keys), ACROSS)
     rows = ceil(len(keys) / columns)
-    figure = new_figure(5.2 * columns, 4.4 * rows, title)
+    figure = make_figure(5.2 * columns, 4.4 * rows, title)
     palette = Palette()
     for i, key in enumerate(keys, 1):
         axes = figure.add_subplot(rows, columns, i)
@@ -137,7 +137,7 @@ class Palette:
         self.hues = cycle(map(to_hex, hues))
         self.ramps = cycle([colormaps["Purples"], colormaps["Greys"]])
 
-    def take(self, names: Sequence[str], numeric: bool) -> list[str]:
+    def assign_colours(self, names: Sequence[str], numeric: bool) -> list[str]:
         """The colours of series that have these names."""
         if numeric and len(names) > 1:
             ramp = next(self.ramps)
@@ -146,21 +146,21 @@ class Palette:
 
 
 def _draw_against(axes: Axes, key: str, others: Sequence[str], recipes: DataFrame, palette: Palette) -> None:
-    series = Series([", ".join(map(label, values)) for values in recipes[[*others]].to_numpy()], recipes.index)
-    values, numeric = ordered(recipes[key], recipes.accuracy)
+    series = Series([", ".join(map(shorten_label, values)) for values in recipes[[*others]].to_numpy()], recipes.index)
+    values, numeric = order_values(recipes[key], recipes.accuracy)
     count = series.nunique()
     grid = len(recipes) > 0.75 * count * len(values)
     if count > NAMED or (not grid and 4 * count > len(recipes)):  # too many or too small
         series, grid = Series("", recipes.index), not others
-    places = _place(axes, values, numeric, each=grid or 2 * len(values) <= len(recipes))
-    names, ascending = ordered(series, recipes.accuracy)
+    places = _set_scale(axes, values, numeric, each=grid or 2 * len(values) <= len(recipes))
+    names, ascending = order_values(series, recipes.accuracy)
     means = has_means(recipes)
     legend = {}
-    for i, (name, colour) in enumerate(zip(names, palette.take(names, ascending), strict=True)):
+    for i, (name, colour) in enumerate(zip(names, palette.assign_colours(names, ascending), strict=True)):
         x = recipes[key][series == name].map(places).sort_values()
         if means or not numeric:  # so that no point and no bar hides another
             width = 0.012 * np.ptp(axes.xaxis.get_transform().transform([*places.values()])) if numeric else 0.06
-            x = _aside(axes, x, (i - (len(names) - 1) / 2) * width)
+            x = _shift_aside(axes, x, (i - (len(names) - 1) / 2) * width)
         legend[name] = _draw_series(axes, x, recipes.loc[x.index], colour, numeric and grid and x.is_unique)
     if recipes.diverged.any():
         legend["diverged"] = Line2D([], [], color=INK, **CROSS)
@@ -168,17 +168,17 @@ def _draw_against(axes: Axes, key: str, others: Sequence[str], recipes: DataFram
     what = "mean validation accuracy, 95 % interval" if means else "validation accuracy"
     axes.set(xlabel=key, ylabel=what, ylim=(None, min(axes.get_ylim()[1], 1.0)))
     if legend:
-        heading = ", ".join(short_keys(others)) if len(names) > 1 else None
+        heading = ", ".join(shorten_keys(others)) if len(names) > 1 else None
         axes.legend(list(legend.values()), list(legend), title=heading, fontsize=8)
 
 
-def _aside(axes: Axes, x: Series, width: float) -> Series:
+def _shift_aside(axes: Axes, x: Series, width: float) -> Series:
     """Move places on the x axis by a width on its scale, which may be logarithmic."""
     scale = axes.xaxis.get_transform()
     return Series(scale.inverted().transform(scale.transform(x.to_numpy(dtype=float)) + width), x.index)
 
 
-def _place(axes: Axes, values: Sequence[str], numeric: bool, each: bool) -> dict[str, float]:
+def _set_scale(axes: Axes, values: Sequence[str], numeric: bool, each: bool) -> dict[str, float]:
     """Sets scale and ticks of the x axis, for few numbers one for each; returns where every value is."""
     places = [float(value) for value in values] if numeric else [float(i) for i in range(len(values))]
     positive = [place for place in places if place > 0]
@@ -186,7 +186,7 @@ def _place(axes: Axes, values: Sequence[str], numeric: bool, each: bool) -> dict
         axes.set_xscale("symlog", linthresh=positive[0], subs=range(2, 10))  # a logarithm with room for a zero
         axes.xaxis.set_major_formatter("{x:g}")
     if not numeric or (each and len(values) <= 8):
-        names = [label(value) for value in values]
+        names = [shorten_label(value) for value in values]
         turned: dict[str, Any] = {"fontsize": 8, "rotation": 30, "rotation_mode": "anchor", "ha": "right"}
         axes.set_xticks(places, names, **turned if sum(map(len, names)) > 40 else {})
     return dict(zip(values, places, strict=True))
@@ -205,16 +205,16 @@ def _draw_series(axes: Axes, x: Series, recipes: DataFrame, colour: str, joined:
 
 
 @styled
-def heat_map(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
+def draw_heat_map(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
     """Accuracy over two swept keys, the first down and the second across, with its number in every cell."""
-    rows, columns = (ordered(recipes[key], recipes.accuracy)[0] for key in keys)
+    rows, columns = (order_values(recipes[key], recipes.accuracy)[0] for key in keys)
     cells = recipes.set_index([*keys]).reindex(pd.MultiIndex.from_product([rows, columns]))
     accuracy = cells.accuracy.to_numpy().reshape(len(rows), len(columns))
-    figure = new_figure(max(1.1 * len(columns) + 2.4, 0.09 * len(title) + 0.4), 0.6 * len(rows) + 1.6, title)
+    figure = make_figure(max(1.1 * len(columns) + 2.4, 0.09 * len(title) + 0.4), 0.6 * len(rows) + 1.6, title)
     axes = figure.subplots()
     axes.imshow(accuracy, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(columns)), [label(column, 12) for column in columns])
-    axes.set_yticks(range(len(rows)), [label(row) for row in rows])
+    axes.set_xticks(range(len(columns)), [shorten_label(column, 12) for column in columns])
+    axes.set_yticks(range(len(rows)), [shorten_label(row) for row in rows])
     axes.set(xlabel=keys[1], ylabel=keys[0])
     middle = (np.nanmin(accuracy) + np.nanmax(accuracy)) / 2
     for (row, column), cell in zip(np.ndindex(accuracy.shape), cells.itertuples(), strict=True):

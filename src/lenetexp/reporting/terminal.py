@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from lenetexp.config.identity import swept_name
-from lenetexp.errors import UserError, columns, one_line, wrapped
+from lenetexp.config.identity import format_swept
+from lenetexp.errors import UserError, format_error, get_terminal_width, wrap_text
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import Epoch, JournalReader
 
@@ -25,21 +25,21 @@ ENDS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}  # 
 PAUSE = 0.3  # seconds between two looks at what goes on
 
 
-def rows(pairs: Sequence[tuple[str, str]]) -> str:
+def format_rows(pairs: Sequence[tuple[str, str]]) -> str:
     """Labels and their texts, aligned; a text without room beside its label stands below it."""
     width = max(len(label) for label, _ in pairs)
     lines = []
     for label, text in pairs:
         start = f"  {label:<{width}}  "
-        beside = _folded(text, columns() - len(start))
-        if max(map(len, beside)) > columns() - len(start):
+        beside = _fold_text(text, get_terminal_width() - len(start))
+        if max(map(len, beside)) > get_terminal_width() - len(start):
             lines += [f"  {label}"] if label else []
-            start, beside = "    ", _folded(text, columns() - 4)
+            start, beside = "    ", _fold_text(text, get_terminal_width() - 4)
         lines += [start + beside[0], *(" " * len(start) + line for line in beside[1:])]
     return "\n".join(lines)
 
 
-def _folded(text: str, room: int) -> list[str]:
+def _fold_text(text: str, room: int) -> list[str]:
     """Lines of at most `room` characters if punctuation allows it: a path or a command, to be copied, stays whole."""
     lines = [""]
     for piece in re.split(r"(?<=[,;:] )|(?<= )(?=https?:)", text):
@@ -49,7 +49,7 @@ def _folded(text: str, room: int) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def table(cells: Mapping[str, Iterable[str]]) -> str:
+def format_table(cells: Mapping[str, Iterable[str]]) -> str:
     """Columns under their names; numbers to the right, words to the left."""
     aligned = []
     for name, column in cells.items():
@@ -64,24 +64,24 @@ def fit_columns(cells: Mapping[str, Iterable[str]], spare: Sequence[str]) -> dic
     """Columns that fit the terminal: as many of `spare`, in this order, are left out as must be."""
     fitting = {name: [*column] for name, column in cells.items()}
     for name in spare:
-        if sum(2 + max(map(len, [title, *texts])) for title, texts in fitting.items()) > columns():
+        if sum(2 + max(map(len, [title, *texts])) for title, texts in fitting.items()) > get_terminal_width():
             fitting.pop(name, None)
     return fitting
 
 
-def shown(path: Path) -> str:
+def format_path(path: Path) -> str:
     """A path as one would type it here: relative if it is below the working directory."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line above any progress bar."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
 
-def progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %") -> tqdm:
+def make_progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %") -> tqdm:
     """A bar that disappears when it ends, and that is not there at all if the output is no terminal."""
     form = "{desc} {bar} " + right + ", {remaining} left"
     return tqdm(
@@ -90,7 +90,7 @@ def progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %
 
 
 @contextmanager
-def status_line(compose: Callable[[], str]) -> Iterator[None]:
+def show_status(compose: Callable[[], str]) -> Iterator[None]:
     """Shows in a terminal what the body is at, as `compose` says in a thread of its own; disappears with the body."""
     line = tqdm(total=0, bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
     over = threading.Event()
@@ -120,7 +120,7 @@ def try_draw(draw: Callable[[], None]) -> bool:
     except (UserError, OSError):
         raise
     except Exception as error:  # matplotlib may fail on unforeseen names; no picture is worth the record of a run
-        print(f"note: the pictures could not be drawn ({type(error).__name__}: {one_line(error)[:200]})")
+        print(f"note: the pictures could not be drawn ({type(error).__name__}: {format_error(error)[:200]})")
         return False
 
 
@@ -129,22 +129,22 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
         self.epochs, self._has_head = epochs, False
-        self.bar = progress_bar(epochs * steps, done * steps)
+        self.bar = make_progress_bar(epochs * steps, done * steps)
 
-    def batch(self, totals: "Totals") -> None:
+    def advance(self, totals: "Totals") -> None:
         """Moves the bar; whenever it is redrawn, takes in the epoch's loss and accuracy so far."""
         if self.bar.update():  # not for every batch: looking at the loss waits for the device
-            loss, accuracy = totals.means()
+            loss, accuracy = totals.compute_means()
             said = f"epoch {totals.epoch}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}"
             self.bar.set_description_str(said)
 
-    def epoch(self, record: "EpochRecord") -> None:
+    def print_epoch(self, record: "EpochRecord") -> None:
         """Prints one line for a finished epoch; above the first, the names of its columns."""
         if not self._has_head:
             self._has_head = True
-            say("         training           validation")
-            say("  epoch      loss accuracy       loss accuracy       lr  images/s")
-        say(
+            print_line("         training           validation")
+            print_line("  epoch      loss accuracy       loss accuracy       lr  images/s")
+        print_line(
             f"  {record.epoch:>5}  {format_loss(record.train_loss):>8} {record.train_accuracy:>8.2%}"
             f"  {format_loss(record.val_loss):>9} {record.val_accuracy:>8.2%}"
             f" {record.lr:>8.3g} {record.images_per_second:>9,.0f}"
@@ -157,7 +157,7 @@ def format_loss(loss: float) -> str:
     return f"{loss:.4f}" if loss < 999 else f"{loss:.1f}" if loss < 1e5 else f"{loss:.2e}"
 
 
-def sparkline(accuracies: Sequence[float]) -> str:
+def format_sparkline(accuracies: Sequence[float]) -> str:
     """▁▂▃▄▅▆▇█ for accuracies from 0 to 1; of more than `SPARKS`, the last in each of as many equal parts."""
     parts = min(len(accuracies), SPARKS)
     picked = (accuracies[(part + 1) * len(accuracies) // parts - 1] for part in range(parts))
@@ -165,15 +165,17 @@ def sparkline(accuracies: Sequence[float]) -> str:
     return "".join("▁▂▃▄▅▆▇█"[min(int(accuracy * 8), 7)] for accuracy in picked)
 
 
-def curves(journals: Sequence[JournalReader]) -> list[str]:
+def format_curves(journals: Sequence[JournalReader]) -> list[str]:
     """A line for each run, aligned: what was swept, its validation accuracy over the epochs so far and now."""
     lines = []
     for events in journals:
-        accuracies = [epoch.metrics["val/accuracy"] for epoch in events.of(Epoch)]
+        accuracies = [epoch.metrics["val/accuracy"] for epoch in events.select(Epoch)]
         now = f"{accuracies[-1]:.2%}" if accuracies else ""
         epochs = f"epoch {len(accuracies)}/{events.starts[-1].epochs}"
-        lines.append((swept_name(events.starts[0].swept), f"{sparkline(accuracies):<{SPARKS}} {now:>7}  {epochs}"))
-    room = columns() - 5 - max((len(numbers) for _, numbers in lines), default=0)
+        lines.append(
+            (format_swept(events.starts[0].swept), f"{format_sparkline(accuracies):<{SPARKS}} {now:>7}  {epochs}")
+        )
+    room = get_terminal_width() - 5 - max((len(numbers) for _, numbers in lines), default=0)
     names = [name if len(name) <= room else f"{name[: room // 2]}…{name[room // 2 + 1 - room :]}" for name, _ in lines]
     width = max(map(len, names), default=0)
     return [f"  {name:<{width}}  {numbers}" for name, (_, numbers) in zip(names, lines, strict=True)]
@@ -204,7 +206,7 @@ class SweepProgress:
 
     def __enter__(self) -> "SweepProgress":
         self.before = {path: path.stat().st_size for path in self.folder.glob(f"*/{journal.NAME}")}
-        self.bar = progress_bar(self.epochs, right="{n_fmt}/{total_fmt} epochs")
+        self.bar = make_progress_bar(self.epochs, right="{n_fmt}/{total_fmt} epochs")
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
@@ -247,7 +249,7 @@ class SweepProgress:
         running = [self.journals[folder] for folder in sorted(self.done.keys() - self.ended)][:MOST_CURVES]
         while len(self.curves) < len(running):
             self.curves.append(tqdm(total=0, bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True))
-        texts = curves(running)
+        texts = format_curves(running)
         for line, text in zip(self.curves, texts + [""] * len(self.curves), strict=False):
             line.set_description_str(text)
 
@@ -256,18 +258,18 @@ class SweepProgress:
         events.update()
         if not (starts := events.starts):
             return
-        epochs = events.of(Epoch)
+        epochs = events.select(Epoch)
         for epoch in epochs[self.done.get(folder, 0) :]:
             self.on_epoch(folder, epoch)
         self.done[folder] = len(epochs)
         accuracies = [epoch.metrics["val/accuracy"] for epoch in epochs]
         if accuracies:
             self.best = max(self.best or 0.0, *accuracies)
-        if events.end is None and not events.died:
+        if events.end is None and not events.has_died:
             return
         self.done[folder] = starts[-1].epochs
         self.ended[folder] = ENDS[events.end.status] if events.end else "died"
         seconds = ((events.end or events.events[-1]).time - starts[-1].time) / 1000
         reached = f"validation {max(accuracies):.2%}, " if accuracies else ""
-        said = f"{swept_name(starts[0].swept)}: {events.ending or self.ended[folder]}, {reached}{seconds:.1f} s"
-        say(wrapped(f"[{len(self.ended)}/{self.jobs}] {said}", first="  ", others="        "))
+        said = f"{format_swept(starts[0].swept)}: {events.ending or self.ended[folder]}, {reached}{seconds:.1f} s"
+        print_line(wrap_text(f"[{len(self.ended)}/{self.jobs}] {said}", first="  ", others="        "))

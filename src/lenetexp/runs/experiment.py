@@ -15,16 +15,16 @@ import numpy as np
 import torch
 
 from lenetexp.cli import require_empty
-from lenetexp.config.identity import INVOCATION_KEYS, config_hash, leaves, name_of, swept_name
+from lenetexp.config.identity import INVOCATION_KEYS, flatten_settings, format_run_name, format_swept, hash_config
 from lenetexp.config.schema import RunConfig
 from lenetexp.config.targets import ClassicalModel, Dataset
-from lenetexp.datasets.load import Data, load
-from lenetexp.errors import UserError, counted, one_line, without_password, wrapped
-from lenetexp.reporting.run_summary import end_of_run, start_of_run
-from lenetexp.reporting.terminal import Progress, say, shown, try_draw
+from lenetexp.datasets.load import Data, load_data
+from lenetexp.errors import UserError, format_error, mask_password, pluralize, wrap_text
+from lenetexp.reporting.run_summary import describe_end, describe_start
+from lenetexp.reporting.terminal import Progress, format_path, print_line, try_draw
 from lenetexp.runs import provenance, resume
 from lenetexp.runs.closeup import Closeup
-from lenetexp.runs.interrupt import Interrupted, noted
+from lenetexp.runs.interrupt import Interruption, defer_signals
 from lenetexp.tracking.journal import STOP, Journal, Mark, Start
 from lenetexp.tracking.names import (
     BEST_ACCURACY,
@@ -39,14 +39,14 @@ from lenetexp.tracking.names import (
 )
 from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.tracking.process import call
-from lenetexp.tracking.recorder import origin_tags, save_model
+from lenetexp.tracking.recorder import build_origin_tags, save_model
 from lenetexp.tracking.store import Store, open_store
 from lenetexp.training.evaluate import Diverged, Scores, Totals, evaluate
 from lenetexp.training.inside import look_inside
 from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.setup import describe_device, pick_device, set_up
 from lenetexp.training.state import EpochRecord, Training, save_checkpoint
-from lenetexp.training.verdict import DIVERGED, LEARNED, Verdict, judge
+from lenetexp.training.verdict import DIVERGED, LEARNED, Verdict, judge_training
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
@@ -57,7 +57,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     the user can fix, mostly before the MLflow run is created, and `Interrupted` if a signal came.
     """
     began = time.perf_counter()
-    plan = resume.find(settings, config, folder) if settings.resume else None
+    plan = resume.find_previous_run(settings, config, folder) if settings.resume else None
     if plan is None:
         folder.mkdir(parents=True, exist_ok=True)
         require_empty(folder)
@@ -66,7 +66,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
         if plan.previous.status == "FINISHED" and not plan.extends:
             reached, tested = (plan.previous.metrics.get(name, nan) for name in (BEST_ACCURACY, TEST_ACCURACY))
             said = f"is finished already: validation {reached:.2%}, test {tested:.2%}. It is not trained again"
-            print(wrapped(f"Run {plan.previous.run_id} of this config {said}; without resume a new run begins."))
+            print(wrap_text(f"Run {plan.previous.run_id} of this config {said}; without resume a new run begins."))
             return reached
     device = pick_device(settings.device, takes_steps=not isinstance(settings.model, ClassicalModel))
     data = _load_once(settings.dataset, device)
@@ -75,10 +75,10 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     if plan is not None:
         folder = plan.restore(training, data.digest, folder)
     resumes = plan.previous.run_id if plan else None
-    current = Run(settings, recorded_config(config), folder, data, training, resumes)
-    with noted() as stop_if_asked, closing(Journal(folder)) as events:
+    current = Run(settings, clean_config(config), folder, data, training, resumes)
+    with defer_signals() as stop_if_asked, closing(Journal(folder)) as events:
         outbox = current.open_record(events, store)
-        with current.closing_record(outbox, stop_if_asked):
+        with current.close_record(outbox, stop_if_asked):
             training_began = time.perf_counter()
             verdict = current.train(outbox, stop_if_asked)
             seconds = time.perf_counter() - training_began
@@ -87,7 +87,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
                 stop_if_asked()
     best = training.best
     print(f"Finished in {time.perf_counter() - began:.1f} s, of which training {seconds:.1f} s")
-    print(end_of_run(settings, training.history, best, test, verdict, folder, outbox.recorder))
+    print(describe_end(settings, training.history, best, test, verdict, folder, outbox.recorder))
     return best.val_accuracy if best else nan
 
 
@@ -99,14 +99,14 @@ def _load_once(dataset: Dataset, device: torch.device) -> Data:
     key = repr((dataset.model_dump(exclude_unset=True), device))
     if key not in _loaded:
         _loaded.clear()
-        _loaded[key] = load(dataset, device)
+        _loaded[key] = load_data(dataset, device)
     return _loaded[key]
 
 
-def recorded_config(config: dict[str, Any]) -> dict[str, Any]:
+def clean_config(config: dict[str, Any]) -> dict[str, Any]:
     """The config without how the command was given, and without a password in the store's address."""
     kept = {key: value for key, value in config.items() if key not in INVOCATION_KEYS}
-    return {**kept, "tracking": {**kept["tracking"], "uri": without_password(kept["tracking"]["uri"], whole=True)}}
+    return {**kept, "tracking": {**kept["tracking"], "uri": mask_password(kept["tracking"]["uri"], whole=True)}}
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,19 @@ class Run:
         """Says what is about to run and opens its record. Raises `UserError` if the store does not take it."""
         settings, data, folder = self.settings, self.data, self.folder
         device = describe_device(data.train.images.device)
-        head = start_of_run(settings, data, self.training, device, folder, self.resumes)
+        head = describe_start(settings, data, self.training, device, folder, self.resumes)
         if isinstance(settings.resume, str):  # they are the run's own, which nobody has seen yet
-            print(wrapped(settings.summary))
+            print(wrap_text(settings.summary))
         print(head, flush=True)
-        origin = {**origin_tags(folder), Tag.DEVICE: device}
+        origin = {**build_origin_tags(folder), Tag.DEVICE: device}
         root = settings.dataset.root
-        facts = {**data.facts(), **provenance.describe_root(root, folder)}
+        facts = {**data.build_facts(), **provenance.describe_root(root, folder)}
         if events.starts:
             if provenance.read_dataset(folder) is None:  # it was killed before it wrote that
-                provenance.write(folder, self.config, facts)
-            provenance.add_command(folder)
+                provenance.write_provenance(folder, self.config, facts)
+            provenance.write_resume_command(folder)
             events.add(Start(event="resumed", tags=origin, epochs=settings.epochs))
-            return open_outbox(store, events, say)
+            return open_outbox(store, events, print_line)
         # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
         swept = settings.job.values if settings.job else {}
         known = {
@@ -145,10 +145,10 @@ class Run:
             **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
             Tag.CONTINUES: self.resumes,
             Tag.JOURNAL: secrets.token_hex(16),
-            Tag.CONFIG_HASH: config_hash(self.config),
+            Tag.CONFIG_HASH: hash_config(self.config),
             Tag.DESCRIPTION: f"```\n{settings.summary}\n{head}\n```",
             Tag.IMAGES: json.dumps(facts["images"]),
-            Tag.COMMIT: provenance.write(folder, self.config, facts),
+            Tag.COMMIT: provenance.write_provenance(folder, self.config, facts),
         }
         dataset = {
             "name": data.name,
@@ -156,43 +156,43 @@ class Run:
             "source": json.dumps({"root": root or settings.dataset.target}),
             "profile": json.dumps(facts["images"]),
         }
-        name = self.asked or folder.name
+        name = self.label or folder.name
         tags = {key: value for key, value in known.items() if value is not None}
-        params = {**swept, **dict(leaves(self.config))}
+        params = {**swept, **dict(flatten_settings(self.config))}
         events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
-        return open_outbox(store, events, say)
+        return open_outbox(store, events, print_line)
 
     @property
-    def asked(self) -> str:
+    def label(self) -> str:
         """What this run's command line asks for, in short; empty if that is the default."""
         swept = self.settings.job.values if self.settings.job else {}
-        return swept_name(swept) or name_of(self.settings.given)
+        return format_swept(swept) or format_run_name(self.settings.given)
 
     @contextmanager
-    def closing_record(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Iterator[None]:
+    def close_record(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Iterator[None]:
         """Sends the folder and closes the record, however the body ends."""
         try:
             yield
-        except (Interrupted, KeyboardInterrupt) as stop:
+        except (Interruption, KeyboardInterrupt) as stop:
             # A second signal exits at once.
-            outbox.end("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interrupted) else 0.0)
-            kept = f"{self.training.epochs_done} of {counted(self.settings.epochs, 'epoch')}"
-            print(f"Stopped; {shown(self.folder)} keeps {kept}.")
+            outbox.finish("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interruption) else 0.0)
+            kept = f"{self.training.epochs_done} of {pluralize(self.settings.epochs, 'epoch')}"
+            print(f"Stopped; {format_path(self.folder)} keeps {kept}.")
             if self.settings.job is None:
-                print(f"To resume: {provenance.command_to_resume(outbox.journal.run_id)}", flush=True)
+                print(f"To resume: {provenance.format_resume_command(outbox.journal.run_id)}", flush=True)
             raise
         except Exception as error:
-            outbox.end("FAILED", f"{type(error).__name__}: {one_line(error)[:300]}")
+            outbox.finish("FAILED", f"{type(error).__name__}: {format_error(error)[:300]}")
             raise
         sent = False
         try:
-            sent = outbox.end("FINISHED", stop_if_asked=stop_if_asked)
+            sent = outbox.finish("FINISHED", stop_if_asked=stop_if_asked)
         except UserError as error:  # the disk is full
-            sent = outbox.end("FAILED", str(error))
+            sent = outbox.finish("FAILED", str(error))
             raise
         finally:
             if not sent and not self.settings.tracking.offline:
-                command = f"python scripts/sync.py folder={shown(self.folder)}"
+                command = f"python scripts/sync.py folder={format_path(self.folder)}"
                 print(f"note: MLflow is still missing something; when it answers: {command}", flush=True)
         if outbox.refused:
             raise UserError(outbox.refused)
@@ -203,7 +203,7 @@ class Run:
         if training.best_weights is not None:  # a resumed run's; its best.pt may be on another machine
             save_checkpoint(folder / File.BEST, training.best_weights)
         for record in training.history:  # a killed command may not have written its last one
-            outbox.epoch(record.epoch, _metrics(record))
+            outbox.log_epoch(record.epoch, _collect_metrics(record))
         recipe = Recipe(
             settings.epochs, settings.batch_size, settings.seed,
             settings.dataset.augment, settings.clip_norm, settings.patience, settings.diagnostics.every is not None,
@@ -213,7 +213,7 @@ class Run:
         closeup = Closeup(folder, training.epochs_done) if settings.diagnostics.every == "batch" else None
 
         def on_batch(totals: Totals) -> None:
-            progress.batch(totals)
+            progress.advance(totals)
             if closeup is not None:
                 inside = look_inside(training, self.data.train, settings.clip_norm)
                 closeup.add(totals.epoch, totals.batches, inside)
@@ -222,27 +222,27 @@ class Run:
         diverged = None
         try:
             for record in fit(training, self.data, recipe, on_batch):
-                outbox.epoch(record.epoch, _metrics(record))
+                outbox.log_epoch(record.epoch, _collect_metrics(record))
                 if record.improved and training.best_weights is not None:
                     save_checkpoint(folder / File.BEST, training.best_weights)
                 if closeup is not None:  # before the checkpoint: an epoch that is trained again replaces its rows
                     closeup.write()
                 save_checkpoint(folder / File.LAST, training.state_dict())
-                progress.epoch(record)
+                progress.print_epoch(record)
                 if (folder / STOP).exists():
-                    outbox.tag(Tag.ENDING, "pruned")
-                    outbox.tag(Tag.REASON, f"pruned after epoch {record.epoch}")
+                    outbox.set_tag(Tag.ENDING, "pruned")
+                    outbox.set_tag(Tag.REASON, f"pruned after epoch {record.epoch}")
                     return None
             stop_if_asked()
         except Diverged as error:
             diverged = error
         finally:
             progress.bar.close()
-        verdict = judge(training.history, len(self.data.classes), len(self.data.val), diverged)
-        outbox.tag(Tag.VERDICT, verdict.text)
+        verdict = judge_training(training.history, len(self.data.classes), len(self.data.val), diverged)
+        outbox.set_tag(Tag.VERDICT, verdict.text)
         if verdict.ending != LEARNED:
-            outbox.tag(Tag.ENDING, verdict.ending)
-            outbox.tag(Tag.REASON, verdict.explanation)
+            outbox.set_tag(Tag.ENDING, verdict.ending)
+            outbox.set_tag(Tag.REASON, verdict.explanation)
         return verdict
 
     def evaluate_best(self, outbox: Outbox) -> Scores | None:
@@ -254,7 +254,7 @@ class Run:
         model.load_state_dict(training.best_weights)
         test = evaluate(model, data.test, training.loss)
         test.save(folder / File.PREDICTIONS)
-        outbox.result(
+        outbox.log_result(
             {
                 BEST_EPOCH: best.epoch,
                 BEST_ACCURACY: best.val_accuracy,
@@ -270,7 +270,7 @@ class Run:
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 
             steps = Closeup(folder, training.epochs_done).rows if self.settings.diagnostics.every == "batch" else []
-            draw_run(model, data, test, training.history, best, steps, self.asked, folder / File.FIGURES)
+            draw_run(model, data, test, training.history, best, steps, self.label, folder / File.FIGURES)
             draw_learning(model, data, training.frames, training.history, folder / File.FIGURES)
 
         try_draw(draw)
@@ -289,11 +289,11 @@ class Run:
         except UserError:
             raise
         except Exception as error:  # torch.export cannot trace every custom net
-            reason = one_line(error)[:200]
-            outbox.tag(Tag.NO_MODEL, reason)
+            reason = format_error(error)[:200]
+            outbox.set_tag(Tag.NO_MODEL, reason)
             print(f"note: the net could not be saved in MLflow's form ({reason}); best.pt is complete")
 
 
-def _metrics(record: EpochRecord) -> dict[str, float]:
+def _collect_metrics(record: EpochRecord) -> dict[str, float]:
     series = {name: getattr(record, name.replace("/", "_")) for name in SERIES}
     return {**series, **{f"{INSIDE}{key}": value for key, value in record.inside.items()}}

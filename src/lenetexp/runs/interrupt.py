@@ -11,7 +11,7 @@ from types import FrameType
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
-class Interrupted(SystemExit):
+class Interruption(SystemExit):
     """A signal asked for an end; exits with the code that shells expect: 130, 143 or 129."""
 
     def __init__(self, signum: int) -> None:
@@ -23,7 +23,7 @@ _caught: list[int] | None = None
 
 
 @contextmanager
-def noted(at_once: bool = False) -> Iterator[Callable[[], None]]:
+def defer_signals(at_once: bool = False) -> Iterator[Callable[[], None]]:
     """Notes signals; gives a function that raises `Interrupted` if one has come; `at_once`, the signal itself does."""
     # An exception raised by the handler itself could break a write. A second signal still exits at once.
     global _caught
@@ -39,7 +39,7 @@ def noted(at_once: bool = False) -> Iterator[Callable[[], None]]:
 
     def stop_if_asked() -> None:
         if caught:
-            raise Interrupted(caught[0])
+            raise Interruption(caught[0])
 
     # A hang-up that is ignored, as nohup does it, stays ignored. Only the main thread can have handlers.
     in_main = threading.current_thread() is threading.main_thread()
@@ -53,10 +53,10 @@ def noted(at_once: bool = False) -> Iterator[Callable[[], None]]:
         _caught = outer
 
 
-def is_asked() -> bool:
+def is_stop_requested() -> bool:
     """Whether a signal has asked for an end that has not come yet."""
     return bool(_caught)
 
 
 # Raises `Interrupted` as soon as a signal comes, for long calls into other libraries.
-raised = partial(noted, at_once=True)
+raised = partial(defer_signals, at_once=True)

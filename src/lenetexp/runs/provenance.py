@@ -14,24 +14,24 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from lenetexp.errors import UserError, one_line, without_password
+from lenetexp.errors import UserError, format_error, mask_password
 from lenetexp.tracking.names import File
 
 PROJECT = Path(__file__).resolve().parents[3]
 
 
-def write(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> str | None:
+def write_provenance(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> str | None:
     """Writes config.yaml, dataset.json and reproduce/; `config` must hold no secrets. Returns the commit, if any."""
     reproduce = folder / File.REPRODUCE
     reproduce.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(dict(config)), folder / File.CONFIG)
     (folder / File.DATASET).write_text(json.dumps(dataset, indent=1, ensure_ascii=False))
-    (reproduce / "command.txt").write_text(f"{_command()}\n")
-    (reproduce / "packages.txt").write_text(_packages())
-    if commit := _git("rev-parse", "HEAD"):
+    (reproduce / "command.txt").write_text(f"{_format_command()}\n")
+    (reproduce / "packages.txt").write_text(_list_packages())
+    if commit := _read_git_state("rev-parse", "HEAD"):
         (reproduce / "commit.txt").write_text(commit)
-        (reproduce / "uncommitted.diff").write_text(without_password(_git("diff", "HEAD")))
-        (reproduce / "untracked.txt").write_text(_git("ls-files", "--others", "--exclude-standard"))
+        (reproduce / "uncommitted.diff").write_text(mask_password(_read_git_state("diff", "HEAD")))
+        (reproduce / "untracked.txt").write_text(_read_git_state("ls-files", "--others", "--exclude-standard"))
     return commit.strip() or None
 
 
@@ -44,7 +44,7 @@ def read_dataset(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)[:80]})") from None
+        raise UserError(f"{path} is damaged ({format_error(error)[:80]})") from None
 
 
 def describe_root(root: str | None, folder: Path) -> dict[str, str | None]:
@@ -64,42 +64,42 @@ def find_root(root: str | None, root_from_run: str | None, folder: Path | None) 
     return root
 
 
-def add_command(folder: Path) -> None:
+def write_resume_command(folder: Path) -> None:
     """Adds the command that resumes the run; says so if other packages are installed than before."""
     reproduce = folder / File.REPRODUCE
     with (reproduce / "command.txt").open("a") as file:
-        file.write(f"{_command()}\n")
+        file.write(f"{_format_command()}\n")
     before = reproduce / "packages.txt"
-    new = {*_packages().splitlines()} - {*before.read_text().splitlines()} if before.exists() else ()
+    new = {*_list_packages().splitlines()} - {*before.read_text().splitlines()} if before.exists() else ()
     if new:
         others = ", ".join(sorted(new)[:5])
         print(f"note: other packages than before ({others} …): the result may differ in its last digits")
 
 
-def command_to_resume(run_id: str | None) -> str:
+def format_resume_command(run_id: str | None) -> str:
     """The command line that resumes this command's run."""
     words = [word for word in sys.argv if not word.startswith("resume=")]
-    return _command([*words, f"resume={run_id or 'true'}"])
+    return _format_command([*words, f"resume={run_id or 'true'}"])
 
 
-def words_given() -> list[str]:
+def get_command_words() -> list[str]:
     """The words of this command line, for `shlex.join`, without a password."""
-    return [without_password(word, whole=True) for word in sys.argv]
+    return [mask_password(word, whole=True) for word in sys.argv]
 
 
-def _command(words: Sequence[str] | None = None) -> str:
-    return shlex.join(["python", *(without_password(word, whole=True) for word in words or sys.argv)])
+def _format_command(words: Sequence[str] | None = None) -> str:
+    return shlex.join(["python", *(mask_password(word, whole=True) for word in words or sys.argv)])
 
 
 @cache
-def _packages() -> str:
+def _list_packages() -> str:
     """What is installed, one line each, as pip reads it."""
     packages = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
     return "\n".join([f"# Python {sys.version.split()[0]}", *sorted(packages, key=str.lower), ""])
 
 
 @cache  # the code that a process has imported does not change later
-def _git(*command: str) -> str:
+def _read_git_state(*command: str) -> str:
     """git's output for lenetexp's own checkout; empty if there is no git or no checkout."""
     if not (PROJECT / ".git").exists():
         return ""

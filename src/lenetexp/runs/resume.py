@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp.cli import require_empty
-from lenetexp.config.identity import INVOCATION_KEYS, RECORDING_KEYS, config_hash, defines_experiment, differences
-from lenetexp.config.schema import RunConfig, check
-from lenetexp.errors import UserError, one_line
+from lenetexp.config.identity import (
+    INVOCATION_KEYS,
+    RECORDING_KEYS,
+    hash_config,
+    is_part_of_experiment,
+    list_differences,
+)
+from lenetexp.config.schema import RunConfig, check_config
+from lenetexp.errors import UserError, format_error
 from lenetexp.runs import provenance
 from lenetexp.runs.trust import ALLOWED, read_config, require_trusted
 from lenetexp.tracking.journal import Epoch, Journal, JournalReader, Mark, Result, Start
 from lenetexp.tracking.names import SERIES, TEST_ACCURACY, File, Tag
-from lenetexp.tracking.query import RecordedRun, recorded_beside, search
+from lenetexp.tracking.query import RecordedRun, list_offline_runs, search_runs
 from lenetexp.tracking.selection import find_by_id
 from lenetexp.tracking.store import open_store
 from lenetexp.training.state import Training, load_checkpoint
@@ -51,7 +57,7 @@ class ResumePlan:
             require_empty(folder)
             if not self.extends:
                 _download_run(run, folder)
-        with run.files(File.LAST, File.DATASET) if self.extends else nullcontext(folder) as source:
+        with run.open_files(File.LAST, File.DATASET) if self.extends else nullcontext(folder) as source:
             facts, last = provenance.read_dataset(source), source / File.LAST
             state = load_checkpoint(last) if last.exists() else None
         if facts is not None and facts["digest"] != digest:
@@ -65,24 +71,24 @@ class ResumePlan:
         except Exception as error:  # torch raises many kinds, and a stranger's file may hold anything
             raise UserError(
                 f"resume: the checkpoint of run {run.run_id} is not of this net and recipe "
-                f"({type(error).__name__}: {one_line(error)[:120]})"
+                f"({type(error).__name__}: {format_error(error)[:120]})"
             ) from None
         return folder
 
 
-def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
+def find_previous_run(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
     """The run that `settings.resume` means, recorded offline beside `folder`, else in the store; None if there is none.
 
     Raises `UserError` if the run is running, differs in its config, or there is none of a given id.
     """
     if isinstance(settings.resume, str):
-        previous = _by_id(settings, settings.resume, folder)
-        if not any(defines_experiment(word.partition("=")[0]) for word in settings.given):
-            return ResumePlan(previous, *_settings_of(previous, settings, config))
-        return _same_experiment(previous, settings, config)
+        previous = _find_by_id(settings, settings.resume, folder)
+        if not any(is_part_of_experiment(word.partition("=")[0]) for word in settings.given):
+            return ResumePlan(previous, *_build_settings(previous, settings, config))
+        return _plan_same_experiment(previous, settings, config)
     shorter = killed = None
-    for previous in _recorded(settings, folder):
-        if previous.config_hash == config_hash(config):
+    for previous in _list_recorded_runs(settings, folder):
+        if previous.config_hash == hash_config(config):
             if previous.status == "RUNNING" and not previous.is_here:
                 raise UserError(
                     f"resume=true: run {previous.run_id} is marked as running on {previous.tags.get(Tag.HOST)}; "
@@ -91,19 +97,19 @@ def find(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePla
             return ResumePlan(previous, settings, config)
         epochs = previous.params.get("epochs", "")  # looked at first, so that not every run's config is read
         fewer = previous.status == "FINISHED" and epochs.isdigit() and int(epochs) < settings.epochs
-        if shorter is None and fewer and _is_shorter(differences(_config_of(previous), config)):
+        if shorter is None and fewer and _is_shorter(list_differences(_read_config(previous), config)):
             shorter = previous
         if killed is None and previous.is_here and (previous.status == "KILLED" or previous.was_killed_here):
             killed = previous
     if found := shorter or killed:
-        return _same_experiment(found, settings, config)
+        return _plan_same_experiment(found, settings, config)
     print("Nothing to resume: no interrupted run of this config. A new one begins.", flush=True)
     return None
 
 
-def _same_experiment(previous: RecordedRun, settings: RunConfig, config: dict[str, Any]) -> ResumePlan:
+def _plan_same_experiment(previous: RecordedRun, settings: RunConfig, config: dict[str, Any]) -> ResumePlan:
     """A plan for `previous`, if it is this experiment or the same for fewer epochs; else `UserError`."""
-    differing = differences(_config_of(previous), config)
+    differing = list_differences(_read_config(previous), config)
     differing.pop("dataset.root", None)  # pictures may have moved: their digest tells whether they are the same
     if not differing:
         return ResumePlan(previous, settings, config)
@@ -131,7 +137,7 @@ def _is_shorter(differing: Mapping[str, tuple[Any, Any]]) -> bool:
     return others == {"epochs"} and isinstance(then, int) and isinstance(now, int) and then < now
 
 
-def _recorded(settings: RunConfig, folder: Path) -> list[RecordedRun]:
+def _list_recorded_runs(settings: RunConfig, folder: Path) -> list[RecordedRun]:
     """Runs of single commands, the newest first."""
     try:
         store = None if settings.tracking.offline else open_store(settings.tracking, create=False)
@@ -140,14 +146,14 @@ def _recorded(settings: RunConfig, folder: Path) -> list[RecordedRun]:
             raise
         store = None  # nothing was recorded yet: a first command may say resume=true as well
     if store is None:
-        return recorded_beside(folder)
-    return [run for run in search(store, f"tags.`{Tag.CONFIG_HASH}` LIKE '%'") if Tag.PARENT not in run.tags]
+        return list_offline_runs(folder)
+    return [run for run in search_runs(store, f"tags.`{Tag.CONFIG_HASH}` LIKE '%'") if Tag.PARENT not in run.tags]
 
 
-def _by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
+def _find_by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
     if settings.tracking.offline:
         place = Path(which).expanduser().resolve()
-        for run in recorded_beside(folder):
+        for run in list_offline_runs(folder):
             known = JournalReader(Path(run.run_id)).run_id
             if place == Path(run.run_id).resolve() or (known and known.startswith(which)):
                 return run
@@ -163,29 +169,29 @@ def _by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
     return run
 
 
-def _config_of(previous: RecordedRun) -> dict[str, Any]:
+def _read_config(previous: RecordedRun) -> dict[str, Any]:
     """The config that the run was started with; raises `UserError` if it is damaged."""
-    with previous.files(File.CONFIG) as folder:
+    with previous.open_files(File.CONFIG) as folder:
         try:
             text = (folder / File.CONFIG).read_text()
         except (OSError, ValueError) as error:
-            raise UserError(f"resume={previous.run_id}: its record is damaged ({one_line(error)[:120]})") from None
+            raise UserError(f"resume={previous.run_id}: its record is damaged ({format_error(error)[:120]})") from None
     return read_config(text, f"resume={previous.run_id}")
 
 
-def _settings_of(
+def _build_settings(
     previous: RecordedRun, settings: RunConfig, config: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, Any]]:
     """The run's own settings and config, recorded as this command says; raises `UserError` if they are not trusted."""
     kept = {key: config[key] for key in (*INVOCATION_KEYS, *RECORDING_KEYS) if key in config}
-    own = {**_config_of(previous), **kept}
-    with previous.files(File.DATASET) as folder:
+    own = {**_read_config(previous), **kept}
+    with previous.open_files(File.DATASET) as folder:
         facts = provenance.read_dataset(folder) or {}
     root = provenance.find_root(facts.get("root"), facts.get("root_from_run"), previous.folder)
     if root is not None and isinstance(own.get("dataset"), dict):
         # The absolute path: the config's may be relative to another folder.
         own["dataset"] = {**own["dataset"], "root": root}
-    checked = check(RunConfig, own)
+    checked = check_config(RunConfig, own)
     for part in ALLOWED:
         require_trusted(getattr(checked, part).call(), part, settings.trust)
     return checked, own
@@ -193,11 +199,11 @@ def _settings_of(
 
 def _download_run(previous: RecordedRun, folder: Path) -> None:
     """Brings a run of another machine into `folder`, with a journal of what the store has of it."""
-    previous.download(folder, *[path for path in previous.artifacts() if path in NEEDED])
+    previous.download(folder, *[path for path in previous.list_artifacts() if path in NEEDED])
     swept = {key.removeprefix(Tag.SWEPT): value for key, value in previous.tags.items() if key.startswith(Tag.SWEPT)}
     epochs: dict[int, Epoch] = {}
     for key in SERIES:
-        for metric in previous.history(key):
+        for metric in previous.get_history(key):
             epoch = epochs.setdefault(metric.step, Epoch(epoch=metric.step, time=metric.timestamp))
             epoch.metrics[key] = metric.value
     with closing(Journal(folder)) as events:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lenetexp.config.custom import explain_failure
 from lenetexp.config.identity import TRUSTED
 from lenetexp.datasets import digits, image_folder, torchvision_dataset
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, format_error
 from lenetexp.optim import piecewise, warmup_cosine
 
 DEEPEST = 20  # levels of settings; no real config has more
@@ -36,7 +36,7 @@ def read_config(text: str, whose: str) -> dict[str, Any]:
         if not isinstance(values, dict):
             raise ValueError("it holds no settings")
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{whose}: its config is damaged ({one_line(error)[:120]})") from None
+        raise UserError(f"{whose}: its config is damaged ({format_error(error)[:120]})") from None
     return values
 
 
@@ -77,7 +77,7 @@ def require_trusted(value: Any, key: str, trust: Sequence[str]) -> None:
     try:
         found = get_object(target)
     except Exception as error:  # importing runs the module's own code
-        reason = explain_failure(error, target) or one_line(error)[:120]
+        reason = explain_failure(error, target) or format_error(error)[:120]
         raise UserError(f"{key}._target_={target}: {reason}") from None
     allowed = ALLOWED.get(key, (nn.Module,))
     kinds = tuple(kind for kind in allowed if isinstance(kind, type))

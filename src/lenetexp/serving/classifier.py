@@ -12,8 +12,8 @@ from pydantic import BaseModel
 
 from lenetexp.datasets.load import Split
 from lenetexp.errors import UserError
-from lenetexp.serving.requests import images_of
-from lenetexp.trained import NEEDED, rebuild
+from lenetexp.serving.requests import decode_rows
+from lenetexp.trained import NEEDED, rebuild_net
 from lenetexp.training.evaluate import evaluate
 
 
@@ -43,7 +43,7 @@ class Classifier(PythonModel):
         """Rebuilds the net from the files that were logged with the model."""
         trust = (context.model_config or {}).get("trust", [])
         files = [Path(context.artifacts[Path(name).stem]) for name in NEEDED]
-        self.net = rebuild(files, "the registered model", trust)
+        self.net = rebuild_net(files, "the registered model", trust)
         self.net.model.eval()
         torch.set_num_threads(1)  # requests come in parallel, and each is small
 
@@ -53,7 +53,7 @@ class Classifier(PythonModel):
     ) -> list[Answer]:
         """One answer a row; raises `Refusal`."""
         try:
-            images = images_of(model_input, self.net)
+            images = decode_rows(model_input, self.net)
             scores = evaluate(self.net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))
         except UserError as error:
             raise Refusal(str(error), error_code=INVALID_PARAMETER_VALUE) from None

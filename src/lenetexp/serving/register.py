@@ -14,13 +14,13 @@ from packaging.requirements import Requirement
 from PIL import Image, ImageDraw
 
 from lenetexp.config.commands import RegisterConfig
-from lenetexp.errors import UserError, one_line, wrapped
-from lenetexp.reporting.terminal import shown
+from lenetexp.errors import UserError, format_error, wrap_text
+from lenetexp.reporting.terminal import format_path
 from lenetexp.tracking import registry
 from lenetexp.tracking.names import BEST_ACCURACY
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import Store, open_store
-from lenetexp.trained import NEEDED, TrainedNet, rebuild
+from lenetexp.trained import NEEDED, TrainedNet, rebuild_net
 
 PORT = 5001  # mlflow ui has 5000
 EXAMPLE = "example.png"
@@ -34,26 +34,26 @@ def run(settings: RegisterConfig, config: dict[str, Any], folder: Path) -> None:
     accuracy = stored.metrics.get(BEST_ACCURACY)
     if stored.status != "FINISHED" or accuracy is None:
         raise UserError(f"run={stored.run_id}: must be a finished run of run.py; this one is {stored.status.lower()}")
-    with TemporaryDirectory(prefix="lenetexp-") as place, registry.as_default(store):
+    with TemporaryDirectory(prefix="lenetexp-") as place, registry.use_as_default(store):
         files = stored.download(Path(place), *NEEDED)
-        net = rebuild(files, f"run={stored.run_id}", settings.trust)
-        save(net, files, Path(place) / "model", settings.trust)
-        about = net.about(stored)
-        number, before = registry.register(
+        net = rebuild_net(files, f"run={stored.run_id}", settings.trust)
+        save_classifier(net, files, Path(place) / "model", settings.trust)
+        about = net.describe(stored)
+        number, before = registry.register_model(
             store, stored.run_id, Path(place) / "model", settings.name, settings.alias, f"run {stored.run_id}: {about}"
         )
-    print(wrapped(f"run {stored.run_id} ({stored.name}), {about}, is version {number} of {settings.name}"))
+    print(wrap_text(f"run {stored.run_id} ({stored.name}), {about}, is version {number} of {settings.name}"))
     if settings.alias:
         meant = f"; before, it meant version {before}" if before else ""
-        print(wrapped(f"the alias {settings.alias} means version {number}{meant}"))
-    (folder / EXAMPLE).write_bytes(example())
-    print("\n" + "\n".join(_how_to(store, settings, number, folder / EXAMPLE)))
+        print(wrap_text(f"the alias {settings.alias} means version {number}{meant}"))
+    (folder / EXAMPLE).write_bytes(make_example())
+    print("\n" + "\n".join(_format_advice(store, settings, number, folder / EXAMPLE)))
 
 
-def _how_to(store: Store, settings: RegisterConfig, number: str, picture: Path) -> list[str]:
+def _format_advice(store: Store, settings: RegisterConfig, number: str, picture: Path) -> list[str]:
     """Commands to serve, ask and predict with the version."""
     address = f"models:/{settings.name}@{settings.alias}" if settings.alias else f"models:/{settings.name}/{number}"
-    place, model, file = quote(store.shown), quote(address), quote(shown(picture))
+    place, model, file = quote(store.label), quote(address), quote(format_path(picture))
     request = """printf '{"inputs": ["%s"]}' "$(base64 < """ + file + """ | tr -d '\\n')\""""
     return [
         "to serve it:",
@@ -66,11 +66,11 @@ def _how_to(store: Store, settings: RegisterConfig, number: str, picture: Path) 
     ]
 
 
-def save(net: TrainedNet, files: list[Path], folder: Path, trust: list[str]) -> None:
+def save_classifier(net: TrainedNet, files: list[Path], folder: Path, trust: list[str]) -> None:
     """Writes the net as a model of MLflow's, without pickles, into a new folder, and asks it about an example."""
     import mlflow.pyfunc
 
-    picture = base64.b64encode(example()).decode()
+    picture = base64.b64encode(make_example()).decode()
     channels, height, width = net.facts.image_shape
     array = np.zeros((channels, height, width), dtype=int)
     array[:, height // 4 : height * 3 // 4, width // 2 - 1 : width // 2 + 1] = 255
@@ -83,26 +83,26 @@ def save(net: TrainedNet, files: list[Path], folder: Path, trust: list[str]) -> 
             artifacts={file.stem: str(file) for file in files},
             input_example=[picture, array.tolist()],
             model_config={"trust": trust},
-            pip_requirements=requirements(),
+            pip_requirements=list_requirements(),
             code_paths=[str(Path(__file__).parents[1])],  # lenetexp is in no registry of packages
         )
         answers = mlflow.pyfunc.load_model(str(folder)).predict([picture, array])
     except UserError:
         raise
     except Exception as error:  # whatever a custom net raises when MLflow loads it
-        raise UserError(f"the net cannot be saved as a model of MLflow's ({one_line(error)[:200]})") from error
+        raise UserError(f"the net cannot be saved as a model of MLflow's ({format_error(error)[:200]})") from error
     if any(answer["predicted"] not in net.facts.classes for answer in answers):
         raise UserError(f"the saved model gave a strange answer: {answers}")
 
 
-def requirements() -> list[str]:
+def list_requirements() -> list[str]:
     """The versions here of the packages that lenetexp itself requires."""
     wanted = [Requirement(text) for text in requires("lenetexp") or []]
     names = [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
-def example() -> bytes:
+def make_example() -> bytes:
     """A PNG file: a seven in pencil."""
     sheet = Image.new("L", (160, 200), 235)
     ImageDraw.Draw(sheet).line([(45, 50), (115, 50), (75, 155)], fill=40, width=12, joint="curve")

@@ -7,10 +7,10 @@ from typing import Any
 from pandas import DataFrame
 
 from lenetexp.config.commands import CompareConfig
-from lenetexp.config.identity import ADDED, NOT_SET, SAME_WHEREVER, defines_experiment, swept_name
+from lenetexp.config.identity import ADDED, NOT_SET, SAME_WHEREVER, format_swept, is_part_of_experiment
 from lenetexp.errors import UserError
-from lenetexp.sweeps.findings import of_two
-from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of
+from lenetexp.sweeps.findings import compare_two_runs
+from lenetexp.sweeps.results import build_row, load_runs, read_index, sort_best_first
 from lenetexp.sweeps.summary import show_results
 from lenetexp.tracking.selection import find_runs, find_sweep
 from lenetexp.tracking.store import open_store
@@ -24,27 +24,27 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
     if settings.runs is None:
         sweep = find_sweep(store, settings.which)
         index = read_index(sweep)
-        show_results(runs_of(store, sweep), index["keys"], folder, None, index.get("command", ()))
+        show_results(load_runs(store, sweep), index["keys"], folder, None, index.get("command", ()))
         return
     runs = find_runs(store, settings.runs)
     if not runs:
         raise UserError(f"runs={settings.runs}: selects no run of {settings.tracking.experiment}")
     table = tabulate_settings([run.params for run in runs])
-    keys = differing_keys(table)
+    keys = find_differing_keys(table)
     values = table[keys]
     for key in keys:
         if key.endswith("._target_"):
             bare = values[key].str.replace(r".*\.", "", regex=True)  # without their modules
             values[key] = bare if bare.nunique() == values[key].nunique() else values[key]
-    named = [swept_name(one) or run.run_id for one, run in zip(values.to_dict("records"), runs, strict=True)]
-    beside = of_two(runs, named) if len(runs) == 2 else []
-    rows = [{**one, **row_of(run)} for one, run in zip(values.to_dict("records"), runs, strict=True)]
-    show_results(best_first(rows, keys), keys, folder, None, more=beside)
+    named = [format_swept(one) or run.run_id for one, run in zip(values.to_dict("records"), runs, strict=True)]
+    beside = compare_two_runs(runs, named) if len(runs) == 2 else []
+    rows = [{**one, **build_row(run)} for one, run in zip(values.to_dict("records"), runs, strict=True)]
+    show_results(sort_best_first(rows, keys), keys, folder, None, more=beside)
 
 
 def tabulate_settings(params: Sequence[Mapping[str, str]]) -> DataFrame:
     """The settings that define each run's experiment, as they are typed; `NOT_SET` where a run has no such setting."""
-    table = DataFrame([_defining(one) for one in params], dtype=object)
+    table = DataFrame([_select_defining(one) for one in params], dtype=object)
     # A sweep's runs also name the options that it chose, whose effect is in the settings.
     groups = {key.partition(".")[0] for key in table if "." in key}
     chosen = [key for key in table if key in groups or (key == "experiment" and table[key].isna().any())]
@@ -59,16 +59,16 @@ def tabulate_settings(params: Sequence[Mapping[str, str]]) -> DataFrame:
     return table.replace(r"^(-?\d+)\.0$", r"\1", regex=True)  # on the command line 1.0 is 1
 
 
-def _defining(params: Mapping[str, str]) -> dict[str, str]:
+def _select_defining(params: Mapping[str, str]) -> dict[str, str]:
     """A run's params that define its experiment. A dataset of torchvision's is known by its name, wherever it lies."""
-    known = {key: value for key, value in params.items() if defines_experiment(key)}
+    known = {key: value for key, value in params.items() if is_part_of_experiment(key)}
     if known.get(TARGET) == SAME_WHEREVER:
         known.pop("dataset.root", None)
         known[TARGET] = known.pop("dataset.name", SAME_WHEREVER)
     return known
 
 
-def differing_keys(table: DataFrame) -> list[str]:
+def find_differing_keys(table: DataFrame) -> list[str]:
     """The settings in which runs differ, without those that follow from another."""
     differing = [key for key in table if table[key].nunique() > 1]
     classes = {key.removesuffix("_target_"): key for key in differing if key.endswith("._target_")}

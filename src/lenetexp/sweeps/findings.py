@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from pandas import DataFrame
 
-from lenetexp.config.identity import swept_name
-from lenetexp.errors import UserError, counted, wrapped
-from lenetexp.reporting.terminal import rows
+from lenetexp.config.identity import format_swept
+from lenetexp.errors import UserError, pluralize, wrap_text
+from lenetexp.reporting.terminal import format_rows
 from lenetexp.sweeps import statistics
-from lenetexp.sweeps.images import by_images
-from lenetexp.sweeps.statistics import ALPHA, FEWEST_SEEDS, seeds_needed
+from lenetexp.sweeps.images import group_by_images
+from lenetexp.sweeps.statistics import ALPHA, FEWEST_SEEDS, estimate_seeds
 from lenetexp.tracking.names import File
 from lenetexp.tracking.query import RecordedRun
 
@@ -61,9 +61,9 @@ class Findings:
         seeds = [("seeds needed", self.seeds), *([("", self.command)] if self.command else [])] if self.seeds else []
         if not self.note:
             lines = [line for one in self.comparisons for line in one.lines] + seeds
-            return [rows(lines)] if lines else []
-        blocks = [f"on {one.images}:\n{rows(one.lines)}" for one in self.comparisons if one.lines]
-        return [wrapped(self.note), *blocks, *([rows(seeds)] if seeds else [])]
+            return [format_rows(lines)] if lines else []
+        blocks = [f"on {one.images}:\n{format_rows(one.lines)}" for one in self.comparisons if one.lines]
+        return [wrap_text(self.note), *blocks, *([format_rows(seeds)] if seeds else [])]
 
     @property
     def sentences(self) -> list[tuple[str, str]]:
@@ -77,13 +77,13 @@ class Findings:
         return [*([(self.note, "")] if self.note else []), *lines, *seeds]
 
 
-def findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) -> Findings:
+def compute_findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) -> Findings:
     """Compares the best recipe on each set of images with every other on it.
 
     `recipes` has the best first, `keys` are those that its recipes differ in, `command` holds the words of the command
     line that ran them; empty if more seeds cannot be had by it.
     """
-    sets = [*by_images(recipes)]
+    sets = [*group_by_images(recipes)]
     comparisons: list[Comparison] = []
     missing: dict[tuple[int, int], list[str]] = {}  # settings and seeds, and the names of the seeds
     for images, lines in sets:
@@ -97,8 +97,8 @@ def findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) ->
         missing.setdefault((len(compared), max(shared, 1)), seeds)
     if not missing:
         return Findings(sets=len(sets))
-    settings, have = max(missing, key=lambda pair: seeds_needed(pair[0]) - pair[1])
-    more = _more_seeds(settings, have, missing[settings, have], command)
+    settings, have = max(missing, key=lambda pair: estimate_seeds(pair[0]) - pair[1])
+    more = _suggest_seeds(settings, have, missing[settings, have], command)
     return Findings(comparisons, *more, len(sets))
 
 
@@ -107,80 +107,84 @@ def _compare(
 ) -> Comparison:
     """The comparison of recipes on one set of images, of which `table` has the accuracies by seed."""
     varying = [key for key in keys if compared[key].nunique(dropna=False) > 1]
-    names = [swept_name(values) for values in compared[varying].to_dict("records")]
+    names = [format_swept(values) for values in compared[varying].to_dict("records")]
     if shared >= FEWEST_SEEDS:
-        return _by_seeds(images, names, table, shared)
+        return _compare_by_seeds(images, names, table, shared)
     if shared > 1:
         few = f"{shared} are too few to show a difference, however large: an exact two-sided test of paired seeds"
         line = ("seeds", f"{few} needs {FEWEST_SEEDS} to reach p < {ALPHA}")
         return Comparison(images, [line], "too few seeds to tell it from the others")
-    return _by_validation_images(images, names, compared)
+    return _compare_by_images(images, names, compared)
 
 
-def _by_seeds(images: str, names: Sequence[str], table: statistics.Numbers, shared: int) -> Comparison:
+def _compare_by_seeds(images: str, names: Sequence[str], table: statistics.Numbers, shared: int) -> Comparison:
     tied: list[str] = []
     worse: list[str] = []
     few: list[str] = []
-    for name, other in zip(names[1:], statistics.behind(table), strict=True):
+    for name, other in zip(names[1:], statistics.compute_gaps_to_best(table), strict=True):
         # Without a comma, at which the text may be folded.
-        text = f"{name} by {100 * other.mean:.2f} ± {100 * other.half_width:.2f} points ({_p(other.p)})"
+        text = f"{name} by {100 * other.mean:.2f} ± {100 * other.half_width:.2f} points ({_format_p(other.p)})"
         if other.seeds < FEWEST_SEEDS:
             few.append(name)
         else:
             (worse if other.is_real else tied).append(text)
-    pairs = counted(comb(len(names), 2), "comparison")
+    pairs = pluralize(comb(len(names), 2), "comparison")
     method = f"sign-flip test on {shared} paired seeds, corrected for {pairs}; ± is the 95 % interval"
-    return _placed(images, names[0], tied, worse, few, method)
+    return _describe_place(images, names[0], tied, worse, few, method)
 
 
-def _by_validation_images(images: str, names: Sequence[str], compared: DataFrame) -> Comparison:
+def _compare_by_images(images: str, names: Sequence[str], compared: DataFrame) -> Comparison:
     known = compared.val_images
     if known.isna().any():
         return Comparison(images)
     counts = [(round(accuracy * of), int(of)) for accuracy, of in zip(compared.accuracy, known, strict=True)]
-    p_values = {other: statistics.two_shares(*counts[0], *other) for other in {*counts[1:]}}
+    p_values = {other: statistics.compare_accuracies(*counts[0], *other) for other in {*counts[1:]}}
     pairs = comb(len(names), 2)
-    corrected = statistics.holm([p_values[other] for other in counts[1:]], among=pairs)
+    corrected = statistics.correct_by_holm([p_values[other] for other in counts[1:]], among=pairs)
     tied: list[str] = []
     worse: list[str] = []
     for name, accuracy, p in zip(names[1:], compared.accuracy.iloc[1:], corrected, strict=True):
-        text = f"{name} by {100 * (compared.accuracy.iloc[0] - accuracy):.2f} points ({_p(p)})"
+        text = f"{name} by {100 * (compared.accuracy.iloc[0] - accuracy):.2f} points ({_format_p(p)})"
         (worse if p <= ALPHA else tied).append(text)
     of = f"{int(known.iloc[0]):,} " if known.nunique() == 1 else ""
-    method = f"Fisher's exact test on {of}validation images, corrected for {counted(pairs, 'comparison')}"
-    return _placed(images, names[0], tied, worse, [], f"{method}; one seed cannot show how much seeds vary")
+    method = f"Fisher's exact test on {of}validation images, corrected for {pluralize(pairs, 'comparison')}"
+    return _describe_place(images, names[0], tied, worse, [], f"{method}; one seed cannot show how much seeds vary")
 
 
-def _placed(images: str, best: str, tied: list[str], worse: list[str], few: list[str], method: str) -> Comparison:
-    place = f"tied with {counted(len(tied), 'other')}" if tied else "" if few else "significantly better than the rest"
-    lines = [("best", best), ("tied with the best", _listed(tied)), ("significantly worse", _listed(worse))]
-    lines += [("too few seeds", _listed(few))] if few else []
+def _describe_place(
+    images: str, best: str, tied: list[str], worse: list[str], few: list[str], method: str
+) -> Comparison:
+    place = (
+        f"tied with {pluralize(len(tied), 'other')}" if tied else "" if few else "significantly better than the rest"
+    )
+    lines = [("best", best), ("tied with the best", _join_names(tied)), ("significantly worse", _join_names(worse))]
+    lines += [("too few seeds", _join_names(few))] if few else []
     return Comparison(images, [*lines, ("method", method)], place)
 
 
-def _listed(said: list[str]) -> str:
+def _join_names(said: list[str]) -> str:
     more = len(said) - NAMED
     return ", ".join([*said[:NAMED], *([f"and {more} more"] if more > 0 else [])]) or "none"
 
 
-def _p(p: float) -> str:
+def _format_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _more_seeds(settings: int, have: int, used: Sequence[str], command: Sequence[str]) -> tuple[str, str]:
+def _suggest_seeds(settings: int, have: int, used: Sequence[str], command: Sequence[str]) -> tuple[str, str]:
     """How many seeds are missing, and the command that adds them to those in use; both empty if none are."""
-    needed = seeds_needed(settings)
+    needed = estimate_seeds(settings)
     if have >= needed:
         return "", ""
     number = f"{needed} for {settings} settings ({needed - have} more)"
     more = f"{number}, to detect a difference of three standard deviations"
     if not command:
-        which, seeds = ("them", needed) if settings <= NAMED else ("the best few", seeds_needed(NAMED))
+        which, seeds = ("them", needed) if settings <= NAMED else ("the best few", estimate_seeds(NAMED))
         return f"{more}; sweep {which} with 'seed=range({seeds})'", ""
-    return f"{more}; finished runs are not run again:", with_seeds(command, used, needed)
+    return f"{more}; finished runs are not run again:", add_seeds(command, used, needed)
 
 
-def with_seeds(command: Sequence[str], used: Sequence[str], needed: int) -> str:
+def add_seeds(command: Sequence[str], used: Sequence[str], needed: int) -> str:
     """The command line that runs a sweep with so many seeds, those that it has used among them."""
     have = [int(seed) for seed in used if seed.isdigit()]
     new = (seed for seed in count(min(have, default=0)) if seed not in have)
@@ -193,26 +197,26 @@ def with_seeds(command: Sequence[str], used: Sequence[str], needed: int) -> str:
     return shlex.join(["python", *kept, f"seed={values}", "resume=true"])
 
 
-def of_two(runs: Sequence[RecordedRun], names: Sequence[str]) -> list[tuple[str, str]]:
+def compare_two_runs(runs: Sequence[RecordedRun], names: Sequence[str]) -> list[tuple[str, str]]:
     """On how many test images two runs differ, and whether that is chance; nothing without predictions for the same."""
-    first, second = map(_predictions, runs)
+    first, second = map(_read_predictions, runs)
     if first is None or second is None or not runs[0].digest:
         return []
     if runs[0].digest != runs[1].digest or not first.label.equals(second.label):
         return []
     right, right_too = first.predicted == first.label, second.predicted == second.label
     only_first, only_second = int((right & ~right_too).sum()), int((~right & right_too).sum())
-    p = statistics.mcnemar(only_first, only_second)
+    p = statistics.compute_mcnemar_p(only_first, only_second)
     differ = f"the two differ on {int((first.predicted != second.predicted).sum()):,} of {len(first):,}"
     right_on = f"only {names[0]} is right on {only_first:,}, only {names[1]} on {only_second:,}"
     meaning = "more than chance, for these two nets" if p <= ALPHA else "which may be chance"
-    return [("test images", f"{differ}; {right_on}: McNemar's exact {_p(p)}, {meaning}")]
+    return [("test images", f"{differ}; {right_on}: McNemar's exact {_format_p(p)}, {meaning}")]
 
 
-def _predictions(run: RecordedRun) -> DataFrame | None:
+def _read_predictions(run: RecordedRun) -> DataFrame | None:
     """Its predictions for the test images, one a line; None if it kept none, as older runs."""
     try:
-        with run.files(File.PREDICTIONS) as folder:
+        with run.open_files(File.PREDICTIONS) as folder:
             found = pd.read_csv(folder / File.PREDICTIONS, usecols=["image", "label", "predicted"], dtype=int)
             return found.sort_values("image", ignore_index=True)
     except (UserError, OSError, ValueError):

@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from lenetexp import cli
 from lenetexp.config.schema import RunConfig
 from lenetexp.errors import UserError
-from lenetexp.reporting.terminal import progress_bar, status_line
+from lenetexp.reporting.terminal import make_progress_bar, show_status
 from lenetexp.sweeps.plan import Job, Plan, before_first_run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
     with before_first_run():
         plan = Plan(sweeper, "grid", overrides)
         jobs = _check_jobs(plan, overrides)
-    with opened(plan, jobs[0].settings, folder, len(jobs)) as sweep:
+    with open_sweeps(plan, jobs[0].settings, folder, len(jobs)) as sweep:
         sweep.run(jobs, sweeper.launcher)
 
 
@@ -43,9 +43,9 @@ def _check_jobs(plan: Plan, overrides: Sequence[Override]) -> list[Job]:
         empty = [str(override.input_line) for override in plan.swept if not any(override.sweep_string_iterator())]
         raise UserError(f"{', '.join(empty)}: must give a value; this gives none")
     jobs: dict[str, Job] = {}
-    with progress_bar(len(combinations), right="{n_fmt}/{total_fmt} configs checked") as bar:
+    with make_progress_bar(len(combinations), right="{n_fmt}/{total_fmt} configs checked") as bar:
         for combination in combinations:
-            job = plan.job(combination)
+            job = plan.make_job(combination)
             jobs.setdefault(job.config_hash, job)
             bar.update()
     if repeated := len(combinations) - len(jobs):
@@ -54,7 +54,7 @@ def _check_jobs(plan: Plan, overrides: Sequence[Override]) -> list[Job]:
 
 
 @contextmanager
-def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
+def open_sweeps(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
     """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
     launcher: Any = plan.sweeper.launcher
 
@@ -64,19 +64,19 @@ def opened(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Itera
         return f"starting: {', '.join(waits)} …"
 
     with ExitStack() as stack:
-        with status_line(describe_start):
+        with show_status(describe_start):
             with before_first_run():
                 if hasattr(launcher, "started"):
                     stack.enter_context(launcher.started(at_most))
-                with cli.importing():
-                    from lenetexp.sweeps.sweep import recorded  # imports MLflow
-            sweep = stack.enter_context(recorded(settings, folder, plan))
+                with cli.pause_garbage_collection():
+                    from lenetexp.sweeps.sweep import record_sweep  # imports MLflow
+            sweep = stack.enter_context(record_sweep(settings, folder, plan))
         yield sweep
 
 
 def warm_up() -> None:
     """Prepares a new worker process of the local launcher for its runs."""
-    with cli.importing():
+    with cli.pause_garbage_collection():
         import lenetexp.reporting.run_figures
         import lenetexp.runs.experiment
         import lenetexp.tracking.process

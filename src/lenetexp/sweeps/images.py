@@ -17,7 +17,7 @@ class Images(NamedTuple):
     digest: str  # of all images and labels
 
 
-def images_of(run: RecordedRun) -> Images | None:
+def identify_images(run: RecordedRun) -> Images | None:
     """The images of a run; None if it ended before it had loaded any."""
     if not run.dataset:
         return None
@@ -39,7 +39,7 @@ def name_images(images: Series) -> Series:
     return Series([names.get(one, "") for one in images], images.index, dtype=object)
 
 
-def complete(images: Series, runs: DataFrame, keys: Sequence[str]) -> Series:
+def fill_in_images(images: Series, runs: DataFrame, keys: Sequence[str]) -> Series:
     """Fill in the images of runs that failed before they loaded any, where others of the same dataset agree."""
     own = [key for key in keys if key.partition(".")[0] == "dataset"]
     filled = images.copy()
@@ -49,7 +49,7 @@ def complete(images: Series, runs: DataFrame, keys: Sequence[str]) -> Series:
     return filled
 
 
-def by_images(table: DataFrame) -> Iterator[tuple[str, DataFrame]]:
+def group_by_images(table: DataFrame) -> Iterator[tuple[str, DataFrame]]:
     """The lines of each set of images, with its name; the name is empty if there is one set only.
 
     Where images are known, lines without any are left out: their runs failed too early.
@@ -66,7 +66,9 @@ def sort_by_images(table: DataFrame, accuracy: str, loss: str) -> DataFrame:
     return table.loc[by.sort_values([*by], kind="stable").index].reset_index(drop=True)
 
 
-def best_of(runs: DataFrame, recipes: DataFrame) -> dict[str, Series | None]:
+def find_best(runs: DataFrame, recipes: DataFrame) -> dict[str, Series | None]:
     """The best run on each set of images, of its best recipe: not the luckiest of all. None if none has an accuracy."""
-    ranked = {images: runs.loc[lines.best].dropna(subset="best_val_accuracy") for images, lines in by_images(recipes)}
+    ranked = {
+        images: runs.loc[lines.best].dropna(subset="best_val_accuracy") for images, lines in group_by_images(recipes)
+    }
     return {images: None if lines.empty else lines.iloc[0] for images, lines in ranked.items()}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp.config.commands import RunsConfig
-from lenetexp.errors import columns, counted, wrapped
-from lenetexp.reporting.terminal import rows, table
+from lenetexp.errors import get_terminal_width, pluralize, wrap_text
+from lenetexp.reporting.terminal import format_rows, format_table
 from lenetexp.tracking.names import BEST_ACCURACY, TEST_ACCURACY, Tag
-from lenetexp.tracking.query import RecordedRun, search
+from lenetexp.tracking.query import RecordedRun, search_runs
 from lenetexp.tracking.selection import count_offline_runs, find_runs
 from lenetexp.tracking.store import Store, open_store
 
@@ -22,7 +22,7 @@ SWEEP_BEST = "sweep/best_val_accuracy"
 def list_runs(settings: RunsConfig, config: dict[str, Any], folder: Path) -> None:
     """Print a table of runs, in which a sweep is one line, and what to do with them."""
     store = open_store(settings.tracking, create=False)
-    everything = search(store, "")
+    everything = search_runs(store, "")
     jobs = Counter(run.tags.get(Tag.PARENT) for run in everything)
     if settings.runs is None:
         runs = [run for run in everything if Tag.PARENT not in run.tags]
@@ -35,10 +35,10 @@ def list_runs(settings: RunsConfig, config: dict[str, Any], folder: Path) -> Non
     notes = [f"{more} more: count={len(runs)}"] if more else []
     notes += _describe_others(store, settings) if settings.runs is None else []
     if not listed:
-        notes.insert(0, f"no run in {store.shown}, experiment {store.experiment}; train one: python scripts/run.py")
-    print("\n".join(map(wrapped, notes)), end="\n" if notes else "")
+        notes.insert(0, f"no run in {store.label}, experiment {store.experiment}; train one: python scripts/run.py")
+    print("\n".join(map(wrap_text, notes)), end="\n" if notes else "")
     if commands := _next_commands(listed):
-        print(f"\n{rows(commands)}")
+        print(f"\n{format_rows(commands)}")
 
 
 def _format_table(runs: Sequence[RecordedRun], by_id: Mapping[str, RecordedRun], jobs: Mapping[str | None, int]) -> str:
@@ -49,12 +49,12 @@ def _format_table(runs: Sequence[RecordedRun], by_id: Mapping[str, RecordedRun],
         "began": [_format_time(run) for run in runs],
         "asked": [""] * len(runs),
         "dataset": [_shorten((best[run.run_id] or run).dataset, DATASET) for run in runs],
-        "validation": [_percent(run, SWEEP_BEST if run.is_sweep else BEST_ACCURACY) for run in runs],
-        "test": [_percent(best[run.run_id] or run, TEST_ACCURACY) for run in runs],
+        "validation": [_format_percent(run, SWEEP_BEST if run.is_sweep else BEST_ACCURACY) for run in runs],
+        "test": [_format_percent(best[run.run_id] or run, TEST_ACCURACY) for run in runs],
         "status": [_format_status(run) for run in runs],
     }
-    room = max(LEAST, columns() - max(map(len, table(others).splitlines())) + len("asked"))
-    return table({**others, "asked": [_shorten(_format_asked(run, jobs), room) for run in runs]})
+    room = max(LEAST, get_terminal_width() - max(map(len, format_table(others).splitlines())) + len("asked"))
+    return format_table({**others, "asked": [_shorten(_format_label(run, jobs), room) for run in runs]})
 
 
 def _shorten(text: str, room: int) -> str:
@@ -65,10 +65,10 @@ def _format_status(run: RecordedRun) -> str:
     return "killed" if run.was_killed_here else run.ending or run.status.lower()
 
 
-def _format_asked(run: RecordedRun, jobs: Mapping[str | None, int]) -> str:
+def _format_label(run: RecordedRun, jobs: Mapping[str | None, int]) -> str:
     """What the command line asked for: a run's name is just that, unless it asked for nothing."""
     if run.is_sweep:
-        return f"{counted(jobs[run.run_id], 'run')}: {run.name.rpartition(', ')[0] or run.name}"
+        return f"{pluralize(jobs[run.run_id], 'run')}: {run.name.rpartition(', ')[0] or run.name}"
     folder = Path(run.tags.get(Tag.FOLDER, "")).name
     return "" if run.name == folder else run.name
 
@@ -78,7 +78,7 @@ def _format_time(run: RecordedRun) -> str:
     return f"{began:%m-%d %H:%M}" if began.year == datetime.now().year else f"{began:%Y-%m-%d}"
 
 
-def _percent(run: RecordedRun, key: str) -> str:
+def _format_percent(run: RecordedRun, key: str) -> str:
     return f"{run.metrics[key]:.2%}" if key in run.metrics else ""
 
 
@@ -86,10 +86,12 @@ def _describe_others(store: Store, settings: RunsConfig) -> list[str]:
     """Runs that the table cannot have: of other experiments, and recorded offline."""
     notes = []
     for one in store.client.search_experiments():
-        if one.experiment_id != store.experiment_id and (runs := search(store, "", experiments=[one.experiment_id])):
-            notes.append(f"{counted(len(runs), 'run')} in another experiment: tracking.experiment={one.name}")
+        if one.experiment_id != store.experiment_id and (
+            runs := search_runs(store, "", experiments=[one.experiment_id])
+        ):
+            notes.append(f"{pluralize(len(runs), 'run')} in another experiment: tracking.experiment={one.name}")
     if offline := count_offline_runs(store):
-        notes.append(f"{counted(offline, 'run')} recorded offline and not sent yet: python scripts/sync.py")
+        notes.append(f"{pluralize(offline, 'run')} recorded offline and not sent yet: python scripts/sync.py")
     return notes
 
 

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lenetexp import cli
-from lenetexp.config.identity import config_hash, defines_experiment, digest, identity
-from lenetexp.config.schema import RunConfig, check
+from lenetexp.config.identity import compute_digest, hash_config, is_part_of_experiment, select_identity
+from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
-from lenetexp.reporting.terminal import say
-from lenetexp.runs.interrupt import Interrupted, raised
+from lenetexp.reporting.terminal import print_line
+from lenetexp.runs.interrupt import Interruption, raised
 
 if TYPE_CHECKING:
     from hydra_plugins.lenetexp_sweep.sweeper import Sweeper
@@ -35,8 +35,8 @@ def before_first_run() -> Iterator[None]:
                 yield
             finally:
                 stop_if_asked()  # a library may have made another error of it, or none
-        except Interrupted:
-            say(STOPPED_EARLY)
+        except Interruption:
+            print_line(STOPPED_EARLY)
             raise
 
 
@@ -57,39 +57,39 @@ class Plan:
         self.sweeper, self.kind = sweeper, kind  # grid or search
         self.swept = [override for override in overrides if override.is_sweep_override()]
         for override in self.swept:
-            if not defines_experiment(override.get_key_element()):
+            if not is_part_of_experiment(override.get_key_element()):
                 raise UserError(
                     f"{override.input_line}: must have one value in a sweep; it says how runs are given or "
                     "recorded, not what is run"
                 )
         # Of a sweep that varies nothing: the keys that it asks for.
         keys = [override.get_key_element() for override in self.swept or overrides if not override.is_delete()]
-        self.keys = [*filter(defines_experiment, keys)]  # as they are typed
+        self.keys = [*filter(is_part_of_experiment, keys)]  # as they are typed
         self.names = [key.lstrip("+") for key in self.keys]  # as the config has them
         self.fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
 
-    def job(self, overrides: Sequence[str]) -> Job:
+    def make_job(self, overrides: Sequence[str]) -> Job:
         """One job, with its config composed and checked. Raises `UserError` if it is wrong.
 
         Where the model is swept, a setting with one value is for those that it has an effect on.
         """
-        values = cli.plain(self._compose(overrides))
+        values = cli.resolve_config(self._compose(overrides))
         given = dict(word.split("=", 1) for word in overrides if "=" in word)
         swept = {name: given[key] for name, key in zip(self.names, self.keys, strict=True)}
-        settings = check(RunConfig, values)
+        settings = check_config(RunConfig, values)
         has_other_models = not {"model", "experiment"}.isdisjoint(swept)
         settings.require_effect([f"{key}={value}" for key, value in swept.items()] if has_other_models else overrides)
-        return Job(tuple(overrides), swept, settings, config_hash(values))
+        return Job(tuple(overrides), swept, settings, hash_config(values))
 
-    def identity(self) -> str:
+    def compute_identity(self) -> str:
         """Twelve hexadecimal digits that say which sweep this is, whatever its values."""
         words = [word for word in self.fixed if not word.startswith("hydra")]
         try:
             # Unresolved: a setting that follows a swept one is the same text in all jobs.
-            shared: Any = identity(OmegaConf.to_container(self._compose(words), resolve=False))  # type: ignore[arg-type]
+            shared: Any = select_identity(OmegaConf.to_container(self._compose(words), resolve=False))  # type: ignore[arg-type]
         except (HydraException, OmegaConfBaseException):  # incomplete without the swept keys
             shared = sorted(word for word in words if not word.startswith(("resume=", "tracking", "trust")))
-        return digest([self.kind, sorted(self.keys), shared])
+        return compute_digest([self.kind, sorted(self.keys), shared])
 
     def _compose(self, overrides: Sequence[str]) -> Any:
         loader = self.sweeper.hydra_context.config_loader
@@ -99,7 +99,7 @@ class Plan:
         return config
 
 
-def stream(
+def stream_jobs(
     launcher: Any, jobs: Iterator[Sequence[str]], take: Callable[[int, JobReturn], object], at_a_time: int
 ) -> None:
     """Runs jobs, each when a process is free for it, and calls `take` with the number and the result of each."""

@@ -7,13 +7,13 @@ from typing import Any
 
 from pandas import DataFrame, Series
 
-from lenetexp.config.identity import trust_needed
-from lenetexp.errors import UserError, one_line
-from lenetexp.reporting.terminal import shown
-from lenetexp.sweeps.images import complete, images_of, name_images, sort_by_images
-from lenetexp.sweeps.statistics import epochs_to, half_width, wilson
+from lenetexp.config.identity import format_trust
+from lenetexp.errors import UserError, format_error
+from lenetexp.reporting.terminal import format_path
+from lenetexp.sweeps.images import fill_in_images, identify_images, name_images, sort_by_images
+from lenetexp.sweeps.statistics import compute_half_width, compute_wilson_interval, count_epochs_to
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, TEST_ACCURACY, File, Tag
-from lenetexp.tracking.query import RecordedRun, children, get_run
+from lenetexp.tracking.query import RecordedRun, get_run, list_children
 from lenetexp.tracking.store import Store
 
 SEED = "seed"
@@ -37,40 +37,40 @@ RECIPE = (
 )  # fmt: skip
 
 
-def runs_of(store: Store, sweep: RecordedRun) -> DataFrame:
+def load_runs(store: Store, sweep: RecordedRun) -> DataFrame:
     """What became of every run of a sweep, the best first."""
     index = read_index(sweep)
     # Of a job that was given again, the finished run counts, else the newest.
-    mine = sorted(children(store, sweep.run_id), key=lambda run: (run.status == "FINISHED", run.started))
+    mine = sorted(list_children(store, sweep.run_id), key=lambda run: (run.status == "FINISHED", run.started))
     by_hash = {run.config_hash: run for run in mine}
     found = []
     for config_hash, entry in index["jobs"].items():
         run = get_run(store, entry["run_id"]) if entry["run_id"] else by_hash.get(config_hash)
         swept = {key: entry["swept"].get(key, "") for key in index["keys"]}
-        found.append({**swept, **row_of(run, entry["reason"], sweep.run_id), "config_hash": config_hash})
-    return best_first(found, index["keys"])
+        found.append({**swept, **build_row(run, entry["reason"], sweep.run_id), "config_hash": config_hash})
+    return sort_best_first(found, index["keys"])
 
 
 def read_index(sweep: RecordedRun) -> dict[str, Any]:
     """A sweep's keys, and its jobs by their config's hash. Raises `UserError` if they are missing or damaged."""
     try:
-        with sweep.files(File.SWEEP) as folder:
+        with sweep.open_files(File.SWEEP) as folder:
             index: dict[str, Any] = json.loads((folder / File.SWEEP).read_text())
         for entry in index["jobs"].values():
             entry["swept"].items(), entry["run_id"], entry["reason"]
         list(index["keys"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"sweep={sweep.run_id}: its {File.SWEEP} is damaged ({one_line(error)[:80]})") from None
+        raise UserError(f"sweep={sweep.run_id}: its {File.SWEEP} is damaged ({format_error(error)[:80]})") from None
     return index
 
 
-def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) -> dict[str, Any]:
+def build_row(run: RecordedRun | None, reason: str = "", sweep: str | None = None) -> dict[str, Any]:
     """A run of the store, or a sweep's job that never became one, as `COLUMNS`; `reason` is why its job failed."""
     if run is None:
         return {"status": "failed" if reason else "not run", "reason": reason, "before": False}
     tags, metrics, images = run.tags, run.metrics, run.images
     test_accuracy, test_images = metrics.get(TEST_ACCURACY, nan), images.get("test", nan)
-    test_low, test_high = wilson(test_accuracy, test_images)
+    test_low, test_high = compute_wilson_interval(test_accuracy, test_images)
     finished = run.status == "FINISHED"
     status = run.ending or "finished" if finished else run.status.lower()
     # A finished run's reason is of an earlier command that did not get so far.
@@ -86,19 +86,19 @@ def row_of(run: RecordedRun | None, reason: str = "", sweep: str | None = None) 
         "status": status,
         "reason": known or ("" if finished else reason),
         "run_id": run.run_id,
-        "curve": [(metric.step, metric.value) for metric in run.history("val/accuracy")],
-        "trust": trust_needed([run.params.get(f"{key}._target_", "") for key in ("model", "dataset")]),
+        "curve": [(metric.step, metric.value) for metric in run.get_history("val/accuracy")],
+        "trust": format_trust([run.params.get(f"{key}._target_", "") for key in ("model", "dataset")]),
         "before": sweep is not None and tags.get(Tag.PARENT) != sweep,  # run by an earlier command
         "of_seed": run.params.get(SEED, ""),
         "val_images": images.get("val", nan),
         "test_images": test_images,
-        "published": _number(run.params.get("published")),
-        "folder": shown(run.folder) if run.folder else run.tags.get(Tag.FOLDER, ""),
-        "images": images_of(run),
+        "published": _parse_number(run.params.get("published")),
+        "folder": format_path(run.folder) if run.folder else run.tags.get(Tag.FOLDER, ""),
+        "images": identify_images(run),
     }
 
 
-def _number(text: str | None) -> float:
+def _parse_number(text: str | None) -> float:
     """NaN for what is none: older runs lack the param, and MLflow keeps null as a word."""
     try:
         return float(text or nan)
@@ -106,21 +106,21 @@ def _number(text: str | None) -> float:
         return nan
 
 
-def best_first(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> DataFrame:
+def sort_best_first(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> DataFrame:
     """Runs as a table of the swept keys and `COLUMNS`: the images in the order of `rows`, on each the best run first.
 
     The order is that by which predict.py's run=best is chosen.
     """
     runs = DataFrame(rows, columns=[*keys, *COLUMNS])
-    runs["images"] = complete(name_images(runs.images), runs, keys)
+    runs["images"] = fill_in_images(name_images(runs.images), runs, keys)
     # One mark for all: a run that learns little would be quick to reach 90 % of its own best.
     marks = 0.9 * runs.groupby("images").best_val_accuracy.transform("max")
     pairs = zip(runs.curve, marks, strict=True)
-    runs["epochs_to_90"] = [epochs_to(curve, mark) if isinstance(curve, list) else nan for curve, mark in pairs]
+    runs["epochs_to_90"] = [count_epochs_to(curve, mark) if isinstance(curve, list) else nan for curve, mark in pairs]
     return sort_by_images(runs, "best_val_accuracy", "best_val_loss")
 
 
-def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
+def group_recipes(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
     """Runs that differ only in their seed as one line of the other keys and `RECIPE` each, in the order of `runs`.
 
     On each set of images the best mean comes first.
@@ -128,17 +128,19 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
     others = [key for key in keys if key != SEED]
     recipes = []
     for _, group in runs.groupby([*others, "images"], sort=False, dropna=False):
-        counting = results_of(group)
+        counting = select_results(group)
         if SEED in keys:
             counting = counting.drop_duplicates(SEED)  # the best comes first
         accuracies, test = counting.best_val_accuracy, counting.test_accuracy.mean()
-        test_low, test_high = wilson(test, counting.test_images.min())  # several nets, but no more images than one has
-        ends = words_of(group)[group.status != "finished"].value_counts(sort=False)
+        test_low, test_high = compute_wilson_interval(
+            test, counting.test_images.min()
+        )  # several nets, but no more images than one has
+        ends = format_endings(group)[group.status != "finished"].value_counts(sort=False)
         recipe = {
             "accuracy": accuracies.mean(),
             "val_loss": counting.best_val_loss.mean(),  # decides between equal accuracies
             "deviation": accuracies.std(),  # n - 1
-            "half_width": half_width(accuracies),
+            "half_width": compute_half_width(accuracies),
             "test": test,
             "test_low": test_low,
             "test_high": test_high,
@@ -157,13 +159,13 @@ def recipes_of(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
     return sort_by_images(DataFrame(recipes, columns=[*others, *RECIPE]), "accuracy", "val_loss")
 
 
-def words_of(runs: DataFrame) -> Series:
+def format_endings(runs: DataFrame) -> Series:
     """How each run ended, as a reader knows it: what a signal ended was interrupted, what died was killed."""
     words = runs.status.replace("not run", "not started")
     return words.mask((runs.status == "killed") & (runs.reason == ""), "interrupted")
 
 
-def results_of(runs: DataFrame) -> DataFrame:
+def select_results(runs: DataFrame) -> DataFrame:
     """The runs whose accuracy counts in a mean."""
     return runs[runs.status.isin(RESULTS)].dropna(subset="best_val_accuracy")
 

@@ -17,13 +17,13 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import Field, InstanceOf
 
-from lenetexp.config.fields import Count, described
-from lenetexp.config.schema import check
+from lenetexp.config.fields import Count, replace_message
+from lenetexp.config.schema import check_config
 from lenetexp.config.targets import Settings
-from lenetexp.errors import UserError, one_line, without_password, without_secrets
-from lenetexp.reporting.terminal import say, shown
-from lenetexp.sweeps.grid import opened
-from lenetexp.sweeps.plan import Job, Plan, before_first_run, stream
+from lenetexp.errors import UserError, format_error, mask_password, mask_secrets
+from lenetexp.reporting.terminal import format_path, print_line
+from lenetexp.sweeps.grid import open_sweeps
+from lenetexp.sweeps.plan import Job, Plan, before_first_run, stream_jobs
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
 
@@ -43,27 +43,27 @@ class _SearchSettings(Settings):
 
     n_trials: Count
     n_jobs: Count
-    sampler: Annotated[InstanceOf[BaseSampler] | None, described(A_CLASS.format("samplers.TPESampler"))]
-    pruner: Annotated[InstanceOf[BasePruner] | None, described(A_CLASS.format("pruners.MedianPruner"))]
-    storage: Annotated[str, Field(pattern="://"), described("as sqlite:///outputs/optuna.db")]
+    sampler: Annotated[InstanceOf[BaseSampler] | None, replace_message(A_CLASS.format("samplers.TPESampler"))]
+    pruner: Annotated[InstanceOf[BasePruner] | None, replace_message(A_CLASS.format("pruners.MedianPruner"))]
+    storage: Annotated[str, Field(pattern="://"), replace_message("as sqlite:///outputs/optuna.db")]
 
 
 def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
     """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
     with before_first_run():
-        own = check(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
+        own = check_config(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
         plan = Plan(sweeper, "search", overrides)
-        space = {override.get_key_element(): distribution(override) for override in plan.swept}
+        space = {override.get_key_element(): parse_distribution(override) for override in plan.swept}
         if not space:
             raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
         # Every limit and every choice is composed and checked before the first trial.
-        settings, *_ = [plan.job(_overrides(plan, corner)).settings for corner in _corners(space)]
-    with opened(plan, settings, folder, own.n_trials) as sweep:
+        settings, *_ = [plan.make_job(_parse_overrides(plan, corner)).settings for corner in _list_corners(space)]
+    with open_sweeps(plan, settings, folder, own.n_trials) as sweep:
         study = _open_study(own, sweep.recorder.run_id, space)
         _Search(own, plan, sweep, study, space).run(settings.epochs)
 
 
-def _overrides(plan: Plan, params: dict[str, Any]) -> list[str]:
+def _parse_overrides(plan: Plan, params: dict[str, Any]) -> list[str]:
     return [*plan.fixed, *(f"{key}={value}" for key, value in params.items())]
 
 
@@ -85,24 +85,24 @@ class _Search:
         if ended:
             print(f"{ended} of {self.own.n_trials} trials are done already", flush=True)
         if to_do:
-            print(f"{to_do} trials, in {shown(self.sweep.folder)}", flush=True)
+            print(f"{to_do} trials, in {format_path(self.sweep.folder)}", flush=True)
         launcher: Any = self.plan.sweeper.launcher
         with self.sweep.show_progress(launcher, to_do, to_do * epochs, self._report):
-            stream(launcher, self._jobs(before, to_do), self._take, self.own.n_jobs)
+            stream_jobs(launcher, self._generate_jobs(before, to_do), self._take, self.own.n_jobs)
 
-    def _jobs(self, before: Sequence[FrozenTrial], to_do: int) -> Iterator[list[str]]:
+    def _generate_jobs(self, before: Sequence[FrozenTrial], to_do: int) -> Iterator[list[str]]:
         """Each trial's job, made only when a process is free for it: Optuna then knows the most."""
         numbers = count()
-        for trial in islice(self._trials(before), to_do):
-            job = self.plan.job(_overrides(self.plan, trial.params))
+        for trial in islice(self._generate_trials(before), to_do):
+            job = self.plan.make_job(_parse_overrides(self.plan, trial.params))
             if finished := self.sweep.enter(job):
                 self._tell(trial, finished.metrics.get(BEST_ACCURACY, nan))
                 continue
-            self._despite_outage(self.sweep.save_index)
+            self._ignore_outage(self.sweep.save_index)
             self.running[next(numbers)] = (trial, job)
-            yield self.sweep.overrides(job)
+            yield self.sweep.build_overrides(job)
 
-    def _trials(self, before: Sequence[FrozenTrial]) -> Iterator[Trial]:
+    def _generate_trials(self, before: Sequence[FrozenTrial]) -> Iterator[Trial]:
         """First what an earlier command left running or failed; after that, new ones."""
         for frozen in before:
             if frozen.state == TrialState.RUNNING:
@@ -120,24 +120,24 @@ class _Search:
                 trial = self.study.ask(self.space)
             except ValueError as error:  # of a sampler that has a space of its own
                 name = type(self.study.sampler).__name__
-                raise UserError(f"hydra.sweeper.sampler={name}: {one_line(error)}") from error
+                raise UserError(f"hydra.sweeper.sampler={name}: {format_error(error)}") from error
             yield trial
-        say("  the sampler has nothing more to propose")
+        print_line("  the sampler has nothing more to propose")
 
     def _take(self, number: int, result: JobReturn) -> None:
         trial, job = self.running.pop(number)
-        if self.sweep.note(job, result):
+        if self.sweep.note_failure(job, result):
             self._tell(trial, state=TrialState.FAIL)
         else:
-            pruned = JournalReader(self.sweep.folder_of(job)).ending == "pruned"
+            pruned = JournalReader(self.sweep.get_folder(job)).ending == "pruned"
             self._tell(trial, nan if pruned else float(result.return_value))
-        self._despite_outage(lambda: self.sweep.done(job))
+        self._ignore_outage(lambda: self.sweep.mark_finished(job))
 
     def _report(self, folder: Path, epoch: Epoch) -> None:
         """Reports a running trial's epoch to Optuna, and asks it to stop if the pruner gives it up."""
         for trial, job in list(self.running.values()):
             is_new = epoch.epoch not in self.reported.get(trial.number, ())
-            if is_new and self.sweep.folder_of(job) == folder:
+            if is_new and self.sweep.get_folder(job) == folder:
                 with suppress(optuna.exceptions.OptunaError):  # the trial may have ended meanwhile
                     trial.report(epoch.metrics["val/accuracy"], epoch.epoch)
                     if trial.should_prune():
@@ -154,17 +154,17 @@ class _Search:
                 raise
             self.exhausted = True
 
-    def _despite_outage(self, do: Callable[[], None]) -> None:
+    def _ignore_outage(self, do: Callable[[], None]) -> None:
         """What can also be done at the end: a store that is away for a while ends no search."""
         try:
             do()
         except UserError as error:
             if not self.told:
-                say(f"note: {error}; the search goes on")
+                print_line(f"note: {error}; the search goes on")
             self.told = True
 
 
-def distribution(override: Override) -> BaseDistribution:
+def parse_distribution(override: Override) -> BaseDistribution:
     """Hydra's sweep syntax as what Optuna draws from. Raises `UserError` for an interval that Optuna does not take."""
     value = override.value()
     try:
@@ -181,16 +181,16 @@ def distribution(override: Override) -> BaseDistribution:
                 return IntDistribution(low, high, log="log" in value.tags, step=abs(int(value.step)))
         return CategoricalDistribution(list(override.sweep_string_iterator()))
     except (ValueError, IndexError) as error:
-        raise UserError(f"{override.input_line}: {one_line(error)}") from None
+        raise UserError(f"{override.input_line}: {format_error(error)}") from None
 
 
-def _limits(given: Any) -> list[Any]:
+def _parse_limits(given: Any) -> list[Any]:
     return list(given.choices) if isinstance(given, CategoricalDistribution) else [given.low, given.high]
 
 
-def _corners(space: Space) -> list[dict[str, Any]]:
+def _list_corners(space: Space) -> list[dict[str, Any]]:
     """Points that have every limit and every choice at least once."""
-    limits = {key: _limits(given) for key, given in space.items()}
+    limits = {key: _parse_limits(given) for key, given in space.items()}
     longest = max(map(len, limits.values()))
     return [{key: each[min(i, len(each) - 1)] for key, each in limits.items()} for i in range(longest)]
 
@@ -212,8 +212,8 @@ def _open_study(own: _SearchSettings, name: str, space: Space) -> optuna.Study:
                 load_if_exists=True,
             )
     except Exception as error:  # a database driver may raise anything
-        reason = without_secrets(one_line(error), own.storage)[:200]
-        shown = without_password(own.storage, whole=True)
+        reason = mask_secrets(format_error(error), own.storage)[:200]
+        shown = mask_password(own.storage, whole=True)
         raise UserError(f"hydra.sweeper.storage={shown}: {reason}") from error
     for trial in study.get_trials(deepcopy=False):
         for key, then in trial.distributions.items():
@@ -222,7 +222,7 @@ def _open_study(own: _SearchSettings, name: str, space: Space) -> optuna.Study:
             except (KeyError, ValueError):
                 between = ", " if isinstance(then, CategoricalDistribution) else " to "
                 raise UserError(
-                    f"resume=true: {key} was searched over {between.join(map(str, _limits(then)))} before, and "
+                    f"resume=true: {key} was searched over {between.join(map(str, _parse_limits(then)))} before, and "
                     "a resumed search needs the same choices; start a new one without resume"
                 ) from None
     return study

@@ -33,7 +33,7 @@ class Difference:
         return self.p <= ALPHA
 
 
-def sign_flips(differences: ArrayLike, seed: int = 0) -> Numbers:
+def compute_sign_flip_p(differences: ArrayLike, seed: int = 0) -> Numbers:
     """The two-sided p of each of P columns of paired differences, corrected for all columns; NaN is a missing pair.
 
     `differences` is seeds×P. Without an effect each seed's differences are as likely as their negatives, all together.
@@ -48,7 +48,7 @@ def sign_flips(differences: ArrayLike, seed: int = 0) -> Numbers:
     scaled = np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
     observed = np.abs(scaled.sum(axis=0))
     order = np.argsort(observed)  # the least extreme first: each is compared with those up to itself
-    signs, as_extreme = _signs(len(found), seed), np.zeros(len(order))
+    signs, as_extreme = _draw_signs(len(found), seed), np.zeros(len(order))
     for block in np.array_split(signs, ceil(len(signs) * len(order) / AT_ONCE)):
         extremes = np.maximum.accumulate(np.abs(block @ scaled[:, order]), axis=1)
         as_extreme += (extremes >= observed[order] - 1e-9).sum(axis=0)
@@ -57,7 +57,7 @@ def sign_flips(differences: ArrayLike, seed: int = 0) -> Numbers:
     return corrected
 
 
-def _signs(seeds: int, seed: int) -> Numbers:
+def _draw_signs(seeds: int, seed: int) -> Numbers:
     """Patterns×seeds of 1 and -1, the observed one, all 1, among them; of each and its mirror image one."""
     if 2 ** (seeds - 1) <= MOST_SIGNS:
         return np.array([(1, *others) for others in product((1, -1), repeat=seeds - 1)], dtype=float)
@@ -66,7 +66,7 @@ def _signs(seeds: int, seed: int) -> Numbers:
     return signs
 
 
-def behind(accuracies: ArrayLike, best: int = 0) -> list[Difference]:
+def compute_gaps_to_best(accuracies: ArrayLike, best: int = 0) -> list[Difference]:
     """How far each of the other settings is behind the one in row `best`, the others in their order.
 
     `accuracies` is settings×seeds; NaN where a run is missing. Because the best one was chosen by what is tested here,
@@ -75,18 +75,18 @@ def behind(accuracies: ArrayLike, best: int = 0) -> list[Difference]:
     table = np.asarray(accuracies, dtype=float)
     one, other = np.triu_indices(len(table), 1)
     p = np.ones((len(table), len(table)))
-    p[one, other] = p[other, one] = sign_flips((table[one] - table[other]).T)
+    p[one, other] = p[other, one] = compute_sign_flip_p((table[one] - table[other]).T)
     found = []
     for row in range(len(table)):
         if row != best:
             paired = table[best] - table[row]
             paired = paired[~np.isnan(paired)]
             mean = float(paired.mean()) if len(paired) else nan
-            found.append(Difference(mean, half_width(paired), float(p[best, row]), len(paired)))
+            found.append(Difference(mean, compute_half_width(paired), float(p[best, row]), len(paired)))
     return found
 
 
-def seeds_needed(settings: int) -> int:
+def estimate_seeds(settings: int) -> int:
     """Seeds that separate two of so many settings whose means are three seed deviations apart, in nine of ten sweeps.
 
     With so many the smallest p that all 2^n signs allow, 2/2^n, is at most 5 % for every single pair even by
@@ -95,7 +95,7 @@ def seeds_needed(settings: int) -> int:
     return max(FEWEST_SEEDS, ceil(log2(2 * comb(settings, 2) / ALPHA)))
 
 
-def half_width(values: ArrayLike) -> float:
+def compute_half_width(values: ArrayLike) -> float:
     """Half of the 95 % interval of the mean, by Student's t; NaN for fewer than two values."""
     known = np.asarray(values, dtype=float)
     if len(known) < 2:
@@ -105,7 +105,7 @@ def half_width(values: ArrayLike) -> float:
     return float(stdtrit(len(known) - 1, 0.975) * known.std(ddof=1) / sqrt(len(known)))
 
 
-def wilson(accuracy: float, images: float) -> tuple[float, float]:
+def compute_wilson_interval(accuracy: float, images: float) -> tuple[float, float]:
     """The 95 % interval of an accuracy in [0, 1] from so many images (Wilson 1927); NaN if one of them is."""
     if isnan(accuracy) or isnan(images):
         return nan, nan
@@ -115,7 +115,7 @@ def wilson(accuracy: float, images: float) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def two_shares(correct: int, images: int, other_correct: int, other_images: int) -> float:
+def compare_accuracies(correct: int, images: int, other_correct: int, other_images: int) -> float:
     """The two-sided p of two accuracies, by Fisher's exact test.
 
     It takes the images for different ones. Of two nets that are scored on the same images, which mostly fail on the
@@ -127,7 +127,7 @@ def two_shares(correct: int, images: int, other_correct: int, other_images: int)
     return float(fisher_exact(table).pvalue)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
+def compute_mcnemar_p(only_first: int, only_second: int) -> float:
     """The two-sided exact p of two nets, from the images that only one of them classifies correctly (McNemar 1947)."""
     if not only_first + only_second:
         return 1.0
@@ -136,7 +136,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
-def holm(p_values: Sequence[float], among: int = 0) -> list[float]:
+def correct_by_holm(p_values: Sequence[float], among: int = 0) -> list[float]:
     """Each p corrected for all of them, and for others that are not given, `among` in all (Holm 1979)."""
     total, corrected, most = max(among, len(p_values)), [1.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -145,6 +145,6 @@ def holm(p_values: Sequence[float], among: int = 0) -> list[float]:
     return corrected
 
 
-def epochs_to(curve: Sequence[tuple[int, float]], accuracy: float) -> float:
+def count_epochs_to(curve: Sequence[tuple[int, float]], accuracy: float) -> float:
     """The first epoch of a curve of epochs and accuracies that reaches `accuracy`; NaN if none does."""
     return next((float(epoch) for epoch, reached in curve if reached >= accuracy), nan)

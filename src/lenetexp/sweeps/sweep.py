@@ -15,22 +15,22 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import open_dict
 
-from lenetexp.config.identity import short_keys
+from lenetexp.config.identity import shorten_keys
 from lenetexp.config.schema import RunConfig
-from lenetexp.errors import UserError, counted, one_line
-from lenetexp.reporting.terminal import SweepProgress, shown
-from lenetexp.runs.interrupt import Interrupted, is_asked, noted
-from lenetexp.runs.provenance import command_to_resume, words_given
-from lenetexp.sweeps.plan import STOPPED_EARLY, Job, Plan, before_first_run, stream
+from lenetexp.errors import UserError, format_error, pluralize
+from lenetexp.reporting.terminal import SweepProgress, format_path
+from lenetexp.runs.interrupt import Interruption, defer_signals, is_stop_requested
+from lenetexp.runs.provenance import format_resume_command, get_command_words
+from lenetexp.sweeps.plan import STOPPED_EARLY, Job, Plan, before_first_run, stream_jobs
 from lenetexp.sweeps.report import add_report
-from lenetexp.sweeps.results import RESULTS, read_index, runs_of
+from lenetexp.sweeps.results import RESULTS, load_runs, read_index
 from lenetexp.sweeps.summary import show_results
 from lenetexp.tracking.journal import Epoch, lock_folder
 from lenetexp.tracking.names import File, Tag
-from lenetexp.tracking.query import RecordedRun, children, get_run, search
-from lenetexp.tracking.recorder import Recorder, create_run, origin_tags
+from lenetexp.tracking.query import RecordedRun, get_run, list_children, search_runs
+from lenetexp.tracking.recorder import Recorder, build_origin_tags, create_run
 from lenetexp.tracking.store import Store, open_store
-from lenetexp.tracking.view import tags_of_sweep
+from lenetexp.tracking.view import build_sweep_tags
 
 
 @dataclass
@@ -59,12 +59,12 @@ class Sweep:
         self.asked.add(job.config_hash)
         return finished
 
-    def folder_of(self, job: Job) -> Path:
+    def get_folder(self, job: Job) -> Path:
         return self.folder / str(self.jobs[job.config_hash]["place"])
 
-    def overrides(self, job: Job) -> list[str]:
+    def build_overrides(self, job: Job) -> list[str]:
         """What the job is launched with: what was asked for, and its place in the sweep."""
-        folder = self.folder_of(job)
+        folder = self.get_folder(job)
         place = {
             "+job.parent": self.recorder.run_id,
             # Percent-encoded, so that Hydra takes any value as plain text.
@@ -80,25 +80,25 @@ class Sweep:
             words.append("resume=false")
         return words + [f"{key}={QuotedString(value, Quote.single).with_quotes()}" for key, value in place.items()]
 
-    def done(self, job: Job) -> None:
+    def mark_finished(self, job: Job) -> None:
         """Notes a finished job: should a search propose its config again, its run counts."""
         same = f"tags.`{Tag.CONFIG_HASH}` = '{job.config_hash}'"
-        for child in children(self.recorder.store, self.recorder.run_id, same):
+        for child in list_children(self.recorder.store, self.recorder.run_id, same):
             if child.is_result:
                 self.finished[job.config_hash] = child
 
-    def note(self, job: Job, result: JobReturn) -> bool:
+    def note_failure(self, job: Job, result: JobReturn) -> bool:
         """Notes why a job failed; returns whether it did."""
         failed = result.status != JobStatus.COMPLETED
         if failed:
-            self.jobs[job.config_hash]["reason"] = one_line(result._return_value)
+            self.jobs[job.config_hash]["reason"] = format_error(result._return_value)
         return failed
 
     def save_index(self) -> None:
         """Writes down what the sweep consists of, so that its results can be shown at any time; names it by that."""
         content = {"keys": list(self.keys), "jobs": self.jobs, "command": list(self.command)}
         runs = "1 run" if len(self.jobs) == 1 else f"{len(self.jobs)} runs"
-        name = f"{' × '.join(short_keys(self.keys))}, {runs}"
+        name = f"{' × '.join(shorten_keys(self.keys))}, {runs}"
         self.recorder.store.client.update_run(self.recorder.run_id, name=name)
         self.recorder.store.client.log_text(self.recorder.run_id, json.dumps(content, indent=1), File.SWEEP)
 
@@ -107,14 +107,19 @@ class Sweep:
         todo = [job for job in jobs if not self.enter(job)]
         self.save_index()
         if skipped := len(jobs) - len(todo):
-            print(f"{skipped} of {counted(len(jobs), 'run')} finished already, not run again", flush=True)
+            print(f"{skipped} of {pluralize(len(jobs), 'run')} finished already, not run again", flush=True)
         if not todo:
             return
         epochs = sum(job.settings.epochs for job in todo)
-        most = f"{counted(len(todo), 'run')}, at most {counted(epochs, 'epoch')} in all"
-        print(f"{most}, in {shown(self.folder)}", flush=True)
+        most = f"{pluralize(len(todo), 'run')}, at most {pluralize(epochs, 'epoch')} in all"
+        print(f"{most}, in {format_path(self.folder)}", flush=True)
         with self.show_progress(launcher, len(todo), epochs):
-            stream(launcher, map(self.overrides, todo), lambda i, result: self.note(todo[i], result), len(todo))
+            stream_jobs(
+                launcher,
+                map(self.build_overrides, todo),
+                lambda i, result: self.note_failure(todo[i], result),
+                len(todo),
+            )
 
     def show_progress(
         self, launcher: Any, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], object] = lambda *_: None
@@ -123,7 +128,7 @@ class Sweep:
 
         def describe_phase(has_begun: bool) -> str:
             """What the user waits for, if that is not the runs."""
-            if is_asked():
+            if is_stop_requested():
                 return "stopping"
             waits = "" if has_begun else getattr(launcher, "readiness", "")
             return waits and f"starting: {waits}"
@@ -134,27 +139,27 @@ class Sweep:
     def has_begun(self) -> bool:
         """Whether there is anything to show: a run, or the reason why a job did not become one."""
         reasons = (entry["reason"] for entry in self.jobs.values())
-        return any(reasons) or bool(children(self.recorder.store, self.recorder.run_id))
+        return any(reasons) or bool(list_children(self.recorder.store, self.recorder.run_id))
 
-    def results(self, is_whole: bool) -> int:
+    def show_results(self, is_whole: bool) -> int:
         """Shows the results in the terminal, the sweep's folder and MLflow; returns how many runs failed.
 
         Of a sweep that is not whole, how to go on is told by others.
         """
         store, run_id = self.recorder.store, self.recorder.run_id
         # No job runs any more: one that is marked as running was killed.
-        for child in children(store, run_id, "attributes.status = 'RUNNING'"):
+        for child in list_children(store, run_id, "attributes.status = 'RUNNING'"):
             reason = self.jobs.get(child.config_hash, {}).get("reason") or "its process was gone"
             Recorder(store, child.run_id).mark_killed(reason)
         self.save_index()
-        runs = runs_of(store, get_run(store, run_id))
+        runs = load_runs(store, get_run(store, run_id))
         show_results(runs, self.keys, self.folder, self.recorder, self.command if is_whole else ())
         add_report(self.recorder, runs, self.keys, self.folder, self.command)
         return int((runs.config_hash.isin(self.asked) & ~runs.status.isin(RESULTS)).sum())
 
 
 @contextmanager
-def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
+def record_sweep(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
     """Opens a sweep's own run, of which `settings` are any job's; closes it with the results, however the body ends.
 
     Raises `UserError` if the settings do not allow a sweep, or, at the end, if a job failed.
@@ -168,7 +173,7 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
         )
     with before_first_run():
         store = open_store(settings.tracking)
-    with noted() as stop_if_asked, _opened(store, folder.resolve(), plan, settings.resume) as sweep:
+    with defer_signals() as stop_if_asked, _open_sweep_run(store, folder.resolve(), plan, settings.resume) as sweep:
         with open_dict(plan.sweeper.config):  # a resumed sweep keeps its folder
             plan.sweeper.config.hydra.sweep.dir = str(sweep.folder)
         # matplotlib and scipy are imported while the jobs run.
@@ -180,20 +185,20 @@ def recorded(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
             yield sweep
             stop_if_asked()
             status = "FINISHED"
-        except (Interrupted, KeyboardInterrupt):
+        except (Interruption, KeyboardInterrupt):
             status = "KILLED"
             raise
         finally:
             failed = _close(sweep, status)
     if failed:
-        raise UserError(f"{failed} of {counted(len(sweep.asked), 'run')} failed; resume=true runs only those again")
+        raise UserError(f"{failed} of {pluralize(len(sweep.asked), 'run')} failed; resume=true runs only those again")
 
 
 @contextmanager
-def _opened(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sweep]:
+def _open_sweep_run(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sweep]:
     """Creates the sweep's own run, or reopens the newest one of its identity; locks its folder."""
-    identity = plan.identity()
-    found = search(store, f"tags.`{Tag.SWEEP}` = '{identity}'", at_most=1) if resume else []
+    identity = plan.compute_identity()
+    found = search_runs(store, f"tags.`{Tag.SWEEP}` = '{identity}'", at_most=1) if resume else []
     before = next(iter(found), None)
     if before and before.is_here and Path(before.tags[Tag.FOLDER]).is_dir():
         folder = Path(before.tags[Tag.FOLDER])
@@ -203,33 +208,33 @@ def _opened(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sw
     except UserError:
         raise UserError(f"resume=true: this sweep is running in {folder}; end it first") from None
     try:
-        left = _left_by_earlier_commands(store, before) if resume else {}
-        tags = {**origin_tags(folder), Tag.SWEEP: identity}
+        left = _load_earlier_runs(store, before) if resume else {}
+        tags = {**build_origin_tags(folder), Tag.SWEEP: identity}
         if before:
             recorder = Recorder(store, before.run_id)
             recorder.reopen(tags)
         else:
-            recorder = create_run(store, " × ".join(short_keys(plan.names)), tags)
+            recorder = create_run(store, " × ".join(shorten_keys(plan.names)), tags)
         with suppress(UserError):  # the sweep does not depend on it
             theirs = store.client.get_experiment(store.experiment_id).tags  # what its owner changed stays
-            for key, value in tags_of_sweep(recorder.run_id, plan.names).items():
+            for key, value in build_sweep_tags(recorder.run_id, plan.names).items():
                 if key not in theirs:
                     store.client.set_experiment_tag(store.experiment_id, key, value)
-        command = words_given() if plan.kind == "grid" else []  # a search would propose other settings
+        command = get_command_words() if plan.kind == "grid" else []  # a search would propose other settings
         yield Sweep(recorder, folder, plan.names, command, **left)
     finally:
         lock.release()
 
 
-def _left_by_earlier_commands(store: Store, before: RecordedRun | None) -> dict[str, Any]:
+def _load_earlier_runs(store: Store, before: RecordedRun | None) -> dict[str, Any]:
     """The jobs of the sweep that is resumed, and finished and interrupted runs; closes those of dead processes."""
-    for run in search(store, "attributes.status = 'RUNNING'"):
+    for run in search_runs(store, "attributes.status = 'RUNNING'"):
         if run.was_killed_here:
             Recorder(store, run.run_id).mark_killed("its process was gone")
-    ended = search(store, "attributes.status = 'FINISHED'")
-    mine = children(store, before.run_id) if before else []
+    ended = search_runs(store, "attributes.status = 'FINISHED'")
+    mine = list_children(store, before.run_id) if before else []
     return {
-        "jobs": read_index(before)["jobs"] if before and File.SWEEP in before.artifacts() else {},
+        "jobs": read_index(before)["jobs"] if before and File.SWEEP in before.list_artifacts() else {},
         # Of several finished runs of one config the first one counts, and this sweep's own before all others.
         "finished": {run.config_hash: run for run in [*ended, *mine] if run.is_result},
         "interrupted": {run.config_hash: run for run in mine if not run.is_result},
@@ -241,13 +246,13 @@ def _close(sweep: Sweep, status: str) -> int:
     failed, trouble, has_begun = 0, None, True
     try:
         if has_begun := status != "KILLED" or sweep.has_begun:
-            failed = sweep.results(is_whole=status != "KILLED")
+            failed = sweep.show_results(is_whole=status != "KILLED")
         else:
             sweep.save_index()
     except (UserError, OSError) as error:
         trouble = error
     try:
-        sweep.recorder.end("FAILED" if status == "FINISHED" and (failed or trouble) else status)
+        sweep.recorder.terminate("FAILED" if status == "FINISHED" and (failed or trouble) else status)
     except UserError as error:
         trouble = trouble or error
     if isinstance(trouble, BrokenPipeError):  # nobody reads what is printed
@@ -258,5 +263,5 @@ def _close(sweep: Sweep, status: str) -> int:
             raise UserError(said) from trouble
         print(f"note: {said}", flush=True)  # what ended the sweep is what the user must know
     if status == "KILLED":
-        print(f"Stopped. To resume: {command_to_resume(None)}" if has_begun else STOPPED_EARLY, flush=True)
+        print(f"Stopped. To resume: {format_resume_command(None)}" if has_begun else STOPPED_EARLY, flush=True)
     return failed

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, format_error
 from lenetexp.tracking.names import HOST, Tag
 
 NAME = "journal.jsonl"
@@ -86,7 +86,7 @@ _PARSER: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discrimin
 E = TypeVar("E", bound=Event)
 
 
-def in_use(folder: Path | str) -> bool:
+def is_in_use(folder: Path | str) -> bool:
     """Whether a process of this machine is writing here: its lock dies with it, however it ends."""
     try:
         if Path(folder, LOCK).exists():
@@ -105,7 +105,7 @@ def lock_folder(folder: Path, timeout: float = 1.0) -> FileLock:
     except Timeout:
         raise UserError(f"{folder}: another process is running this; end it first") from None
     except OSError as error:
-        raise _unwritable(folder / LOCK, error) from error
+        raise _make_write_error(folder / LOCK, error) from error
     return lock
 
 
@@ -130,9 +130,9 @@ class JournalReader:
         try:
             new = [_PARSER.validate_json(line) for line in lines.splitlines()]
         except ValidationError as error:
-            raise self._damage(one_line(error.errors(include_url=False)[0]["msg"])[:80]) from None
+            raise self._make_damage_error(format_error(error.errors(include_url=False)[0]["msg"])[:80]) from None
         if new and not self.events and not isinstance(new[0], Start):
-            raise self._damage("the run's start, its first line, is lost")
+            raise self._make_damage_error("the run's start, its first line, is lost")
         for event in new:
             if isinstance(event, Start) and Tag.FOLDER in event.tags:  # it may have been moved since
                 event.tags[Tag.FOLDER] = str(self.folder.resolve())
@@ -140,16 +140,16 @@ class JournalReader:
         self.events += new
         return new
 
-    def _damage(self, reason: str) -> UserError:
+    def _make_damage_error(self, reason: str) -> UserError:
         return UserError(f"{self.path} is damaged ({reason}); it cannot be resumed")
 
-    def of(self, kind: type[E]) -> list[E]:
+    def select(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def starts(self) -> list[Start]:
         """One for each command that ran this; the first is the run's start."""
-        return self.of(Start)
+        return self.select(Start)
 
     @property
     def run_id(self) -> str | None:
@@ -165,12 +165,12 @@ class JournalReader:
     @property
     def ending(self) -> str:
         """How its training ended, if it was not well: did not learn, collapsed, diverged or pruned; else empty."""
-        return next((tag.value for tag in reversed(self.of(TagSet)) if tag.key == Tag.ENDING), "")
+        return next((tag.value for tag in reversed(self.select(TagSet)) if tag.key == Tag.ENDING), "")
 
     @property
-    def died(self) -> bool:
+    def has_died(self) -> bool:
         """Whether its process was on this machine and is gone without a word."""
-        return self.end is None and self.starts[-1].tags.get(Tag.HOST) == HOST and not in_use(self.folder)
+        return self.end is None and self.starts[-1].tags.get(Tag.HOST) == HOST and not is_in_use(self.folder)
 
     @property
     def seconds_worked(self) -> float:
@@ -184,7 +184,7 @@ class JournalReader:
         return sum(times[-1] - times[0] for times in commands) / 1000
 
     @property
-    def unsent(self) -> list[AnyEvent]:
+    def unsent_events(self) -> list[AnyEvent]:
         """What MLflow may have missed."""
         sent = max((i for i, event in enumerate(self.events, start=1) if event.event == "sent"), default=0)
         return self.events[sent:]
@@ -200,7 +200,7 @@ class Journal(JournalReader):
             if self.path.exists():
                 os.truncate(self.path, self.size)
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise _make_write_error(self.path, error) from error
 
     def add(self, event: AnyEvent) -> None:
         """Appends one event and flushes it to the disk; raises `UserError` if that fails."""
@@ -212,7 +212,7 @@ class Journal(JournalReader):
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise _make_write_error(self.path, error) from error
         self.size += len(line)
         self.events.append(event)
 
@@ -220,7 +220,7 @@ class Journal(JournalReader):
         self._lock.release()
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
+def _make_write_error(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be written ({error.strerror}); what it holds is intact")
 
 

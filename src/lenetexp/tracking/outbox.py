@@ -9,14 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp.config.commands import SyncConfig
-from lenetexp.errors import UserError, counted, one_line
+from lenetexp.errors import UserError, format_error, pluralize
 from lenetexp.tracking import journal
-from lenetexp.tracking.journal import AnyEvent, End, Epoch, Journal, JournalReader, Mark, Result, Start, TagSet, in_use
+from lenetexp.tracking.journal import (
+    AnyEvent,
+    End,
+    Epoch,
+    Journal,
+    JournalReader,
+    Mark,
+    Result,
+    Start,
+    TagSet,
+    is_in_use,
+)
 from lenetexp.tracking.names import HOST, File, Tag
 from lenetexp.tracking.process import call
-from lenetexp.tracking.query import get_run, search
+from lenetexp.tracking.query import get_run, search_runs
 from lenetexp.tracking.recorder import Recorder, create_run
-from lenetexp.tracking.store import ONE_TRY, Refused, Store, open_store, set_patience
+from lenetexp.tracking.store import ONE_TRY, RefusalError, Store, open_store, set_patience
 
 # Seconds between two tries of a store that does not answer: the first and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
@@ -40,7 +51,7 @@ class Outbox:
         self._closing = threading.Event()
         self._sent, self._all_sent, self._upload_at = 0, False, 0.0
         # MLflow keeps one copy of what it gets twice with the same time and step: all it may have missed is sent again.
-        for event in events.unsent:
+        for event in events.unsent_events:
             self._todo.put(event)
         call(set_patience, *ONE_TRY)
         self._thread = threading.Thread(target=self._send_all, args=(recorder,), daemon=True)
@@ -52,20 +63,20 @@ class Outbox:
         self.journal.add(event)
         self._todo.put(event)
 
-    def tag(self, key: str, value: str) -> None:
+    def set_tag(self, key: str, value: str) -> None:
         self.add(TagSet(key=key, value=value))
 
-    def epoch(self, number: int, metrics: dict[str, float]) -> None:
+    def log_epoch(self, number: int, metrics: dict[str, float]) -> None:
         """Logs an epoch's metrics, unless an interrupted command did."""
-        if not any(event.epoch == number for event in self.journal.of(Epoch)):
+        if not any(event.epoch == number for event in self.journal.select(Epoch)):
             self.add(Epoch(epoch=number, **metrics))  # type: ignore[arg-type]  # the metrics are extra keys
 
-    def result(self, values: dict[str, float]) -> None:
+    def log_result(self, values: dict[str, float]) -> None:
         """Logs the finished run's metrics, unless an interrupted command did."""
-        if not self.journal.of(Result):
+        if not self.journal.select(Result):
             self.add(Result(values=values))
 
-    def end(
+    def finish(
         self, status: str, reason: str = "", patience: float = PATIENCE, stop_if_asked: Stop = lambda: None
     ) -> bool:
         """Uploads the folder, ends the run as `status`, and closes; `UserError` if FINISHED cannot be written."""
@@ -94,7 +105,7 @@ class Outbox:
                     since, sent = time.monotonic(), self._sent
             if self._all_sent and not self.refused:
                 with suppress(UserError):
-                    self.journal.add(Mark(event="sent", store=self.recorder.store.shown))
+                    self.journal.add(Mark(event="sent", store=self.recorder.store.label))
         self.journal.close()
         return self._all_sent
 
@@ -106,12 +117,12 @@ class Outbox:
         while event is not None:
             try:
                 self._send(recorder, event)
-            except Refused as refusal:
+            except RefusalError as refusal:
                 if not self.refused:
                     self._notify(f"note: {refusal}")
                 self.refused = str(refusal)
             except Exception as error:  # also a file that was deleted meanwhile
-                reason = str(error) if isinstance(error, UserError) else one_line(error)
+                reason = str(error) if isinstance(error, UserError) else format_error(error)
                 if not told:
                     told = True
                     self._notify(f"note: {reason}; what is missing there is kept and sent later")
@@ -123,8 +134,8 @@ class Outbox:
                     time.sleep(1)
                 else:
                     with suppress(UserError):  # a store that takes some calls must not show a run as running
-                        call(recorder.tag, Tag.UNSENT, reason)
-                        call(recorder.end, "FAILED")
+                        call(recorder.set_tag, Tag.UNSENT, reason)
+                        call(recorder.terminate, "FAILED")
                     return
                 continue
             self._sent += 1
@@ -137,23 +148,23 @@ class Outbox:
             case Start(event="resumed"):
                 call(recorder.reopen, event.tags)
             case Start():
-                call(recorder.describe, event)
+                call(recorder.log_start, event)
             case Epoch():
-                call(recorder.metrics, event.metrics, event.epoch, event.time)
+                call(recorder.log_metrics, event.metrics, event.epoch, event.time)
                 self._upload_resumable(recorder)
             case Result():
-                call(recorder.metrics, event.values, 0, event.time)
+                call(recorder.log_metrics, event.values, 0, event.time)
             case TagSet():
-                call(recorder.tag, event.key, event.value)
+                call(recorder.set_tag, event.key, event.value)
             case Mark(event="model"):
-                call(recorder.model, self.journal.folder / File.MODEL)
+                call(recorder.log_model, self.journal.folder / File.MODEL)
             case Mark(event="files"):
                 names = {place.name for place in self.journal.folder.iterdir() if not place.name.startswith(".")}
                 self._upload(recorder, sorted(names - {journal.NAME, journal.STOP, File.MODEL}))
             case End():
                 if self.refused:  # only a run with a complete record is FINISHED
-                    call(recorder.tag, Tag.REASON, self.refused)
-                call(recorder.end, "FAILED" if self.refused else event.status, event.time)
+                    call(recorder.set_tag, Tag.REASON, self.refused)
+                call(recorder.terminate, "FAILED" if self.refused else event.status, event.time)
 
     def _upload_resumable(self, recorder: Recorder) -> None:
         """Uploads what another machine needs to resume. A failure is no harm: a later epoch tries again."""
@@ -167,7 +178,7 @@ class Outbox:
         for name in names:
             place = self.journal.folder / name
             if place.exists():
-                call(recorder.artifacts, place, name if place.is_dir() else name.rpartition("/")[0] or None)
+                call(recorder.log_artifacts, place, name if place.is_dir() else name.rpartition("/")[0] or None)
 
 
 def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], None]) -> Outbox:
@@ -178,19 +189,19 @@ def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], No
         return Outbox(events, Recorder(store, call(get_run, store, events.run_id).run_id), notify)
     start = events.starts[0]
     # Its process may have been killed after the run was created and before that was written down.
-    created = call(search, store, f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'", at_most=1)
+    created = call(search_runs, store, f"tags.`{Tag.JOURNAL}` = '{start.tags.get(Tag.JOURNAL)}'", at_most=1)
     recorder = (
         Recorder(store, created[0].run_id) if created else call(create_run, store, start.name, start.tags, start.time)
     )
     try:
-        call(recorder.describe, start)
+        call(recorder.log_start, start)
         events.add(Mark(event="created", run_id=recorder.run_id))
     except BaseException:
         with suppress(UserError):
-            call(recorder.end, "FAILED")
+            call(recorder.terminate, "FAILED")
         raise
     if not created and len(events.events) == 2:  # all that is in its journal was sent with these calls
-        events.add(Mark(event="sent", store=store.shown))
+        events.add(Mark(event="sent", store=store.label))
     return Outbox(events, recorder, notify)
 
 
@@ -211,9 +222,9 @@ def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
         sent += outcome.startswith("sent")
         if outcome:
             print(f"  {path.parent}  {outcome}", flush=True)
-    print(f"{counted(len(paths), 'run')}, {sent} sent to {store.shown} now, {failed} not sent")
+    print(f"{pluralize(len(paths), 'run')}, {sent} sent to {store.label} now, {failed} not sent")
     if failed:
-        raise UserError(f"{failed} of {counted(len(paths), 'run')} could not be sent")
+        raise UserError(f"{failed} of {pluralize(len(paths), 'run')} could not be sent")
 
 
 def _sync_run(store: Store, folder: Path) -> str:
@@ -222,17 +233,17 @@ def _sync_run(store: Store, folder: Path) -> str:
     if not written.starts:
         return ""
     if (last := written.events[-1]).event == "sent":
-        return f"is in {last.store}" if last.store not in (None, store.shown) else ""
+        return f"is in {last.store}" if last.store not in (None, store.label) else ""
     if written.end is None and (host := written.starts[-1].tags.get(Tag.HOST)) != HOST:
         return f"belongs to {host}, which may be running it"
-    if in_use(folder):
+    if is_in_use(folder):
         return "is running"
     with closing(Journal(folder)) as events:
-        count = len(events.unsent)
+        count = len(events.unsent_events)
         outbox = open_outbox(store, events, print)
-        done = outbox.close() if events.end else outbox.end("KILLED", "its process was gone")
+        done = outbox.close() if events.end else outbox.finish("KILLED", "its process was gone")
     if outbox.refused or not done:
-        raise UserError(outbox.refused or f"{store.shown} stopped answering; the rest is kept")
+        raise UserError(outbox.refused or f"{store.label} stopped answering; the rest is kept")
     assert outbox.recorder is not None
-    outbox.recorder.untag(Tag.UNSENT)
+    outbox.recorder.clear_tags(Tag.UNSENT)
     return f"sent: {count} records, run {events.run_id}"

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from lenetexp.cli import importing
-from lenetexp.errors import UserError, one_line
+from lenetexp.cli import pause_garbage_collection
+from lenetexp.errors import UserError, format_error
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -70,7 +70,7 @@ def serve() -> None:
     calls: queue.Queue[Any] = queue.Queue()
     # A thread of its own: a server that hangs must not keep this process alive.
     threading.Thread(target=_read, args=(sys.stdin.buffer, calls), daemon=True).start()
-    with importing():
+    with pause_garbage_collection():
         import_mlflow()
     while True:
         number, folder, function, arguments, named = calls.get()
@@ -80,7 +80,9 @@ def serve() -> None:
             result = function(*arguments, **named)
         except Exception as raised:
             error = (
-                raised if isinstance(raised, UserError) else UserError(f"{type(raised).__name__}: {one_line(raised)}")
+                raised
+                if isinstance(raised, UserError)
+                else UserError(f"{type(raised).__name__}: {format_error(raised)}")
             )
         pickle.dump((number, result, error), answers)
         answers.flush()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from lenetexp.errors import UserError
 from lenetexp.tracking import journal
-from lenetexp.tracking.journal import JournalReader, Result, in_use
+from lenetexp.tracking.journal import JournalReader, Result, is_in_use
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_LOSS, HOST, File, Tag
-from lenetexp.tracking.store import Store, reason_of
+from lenetexp.tracking.store import Store, explain_failure
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -84,7 +84,7 @@ class RecordedRun:
 
     @property
     def is_running_here(self) -> bool:
-        return self.status == "RUNNING" and self.is_here and in_use(self.tags[Tag.FOLDER])
+        return self.status == "RUNNING" and self.is_here and is_in_use(self.tags[Tag.FOLDER])
 
     @property
     def was_killed_here(self) -> bool:
@@ -109,11 +109,11 @@ class RecordedRun:
             return self.folder
         return None
 
-    def history(self, key: str) -> "list[Metric]":
+    def get_history(self, key: str) -> "list[Metric]":
         assert self.store is not None
         return sorted(self.store.client.get_metric_history(self.run_id, key), key=lambda metric: metric.step)
 
-    def artifacts(self) -> list[str]:
+    def list_artifacts(self) -> list[str]:
         """The paths of its artifacts: at the top, in checkpoints/ and in reproduce/."""
         assert self.store is not None
         places, listed = (None, File.CHECKPOINTS, File.REPRODUCE), self.store.client.list_artifacts
@@ -142,11 +142,11 @@ class RecordedRun:
                 places = (self.tags.get(Tag.FOLDER), self.store.client.get_run(self.run_id).info.artifact_uri)
                 why = f"it is neither in {' nor in '.join(filter(None, places))}"
             raise UserError(
-                f"run={self.run_id}: has no artifact {path} ({reason_of(error, self.store.uri)}); {why}"
+                f"run={self.run_id}: has no artifact {path} ({explain_failure(error, self.store.uri)}); {why}"
             ) from error
 
     @contextmanager
-    def files(self, *paths: str) -> Iterator[Path]:
+    def open_files(self, *paths: str) -> Iterator[Path]:
         """A folder that holds these files: the run's own, or a temporary one with what the store has."""
         if self.folder is not None:
             yield self.folder
@@ -156,7 +156,7 @@ class RecordedRun:
             yield Path(folder)
 
 
-def _of_store(store: Store, run: "Run") -> RecordedRun:
+def _load_run(store: Store, run: "Run") -> RecordedRun:
     info, data = run.info, run.data
     dataset = next((entry.dataset for entry in run.inputs.dataset_inputs), None) if run.inputs else None
     known = (dataset.name, dataset.digest, dataset.profile or "") if dataset else ("", "", "")
@@ -167,7 +167,7 @@ def _of_store(store: Store, run: "Run") -> RecordedRun:
     )  # fmt: skip
 
 
-def recorded_beside(folder: Path) -> list[RecordedRun]:
+def list_offline_runs(folder: Path) -> list[RecordedRun]:
     """Runs whose folders are beside `folder`, the newest first, from their journals."""
     found = []
     for path in folder.parent.glob(f"*/{journal.NAME}"):
@@ -179,13 +179,13 @@ def recorded_beside(folder: Path) -> list[RecordedRun]:
         if starts := events.starts:
             first, tags = starts[0], {**starts[0].tags, **starts[-1].tags}
             status = events.end.status if events.end else "RUNNING"
-            metrics = next((result.values for result in events.of(Result)), {})
+            metrics = next((result.values for result in events.select(Result)), {})
             params = {key: str(value) for key, value in first.params.items()}
             found.append(RecordedRun(str(path.parent), first.name, status, metrics, params, tags, first.time))
     return sorted(found, key=lambda run: -run.started)
 
 
-def search(
+def search_runs(
     store: Store, condition: str, at_most: int | None = None, order: list[str] = NEWEST_FIRST,
     experiments: list[str] | None = None,
 ) -> list[RecordedRun]:  # fmt: skip
@@ -204,23 +204,23 @@ def search(
         except UserError as error:
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
-            raise UserError(f"runs={condition}: must be {RUNS} ({reason_of(error, store.uri)})") from error
+            raise UserError(f"runs={condition}: must be {RUNS} ({explain_failure(error, store.uri)})") from error
         found += page
         token = page.token
         if at_most or not token:
-            return [_of_store(store, run) for run in found]
+            return [_load_run(store, run) for run in found]
 
 
-def children(store: Store, parent: str, condition: str = "") -> list[RecordedRun]:
+def list_children(store: Store, parent: str, condition: str = "") -> list[RecordedRun]:
     """The runs of a sweep that an MLflow filter selects, the newest first."""
-    return search(store, " and ".join(filter(None, [f"tags.`{Tag.PARENT}` = '{parent}'", condition])))
+    return search_runs(store, " and ".join(filter(None, [f"tags.`{Tag.PARENT}` = '{parent}'", condition])))
 
 
 def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest, best or a run's id") -> RecordedRun:
     """The run of this id. If there is none, raises `UserError` that says `key` and what is `allowed`."""
     try:
-        return _of_store(store, store.client.get_run(run_id))
+        return _load_run(store, store.client.get_run(run_id))
     except UserError as error:
         raise UserError(
-            f"{key}={run_id}: there is no such run in {store.shown} ({reason_of(error, store.uri)}); must be {allowed}"
+            f"{key}={run_id}: there is no such run in {store.label} ({explain_failure(error, store.uri)}); must be {allowed}"
         ) from error

@@ -27,7 +27,7 @@ class Recorder:
     store: Store
     run_id: str
 
-    def metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
+    def log_metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
         """Logs numbers in one call. MLflow drops those that it has with the same step and time."""
         from mlflow.entities import Metric
 
@@ -35,19 +35,19 @@ class Recorder:
         metrics = [Metric(key, value, now, step) for key, value in values.items()]
         self.store.client.log_batch(self.run_id, metrics=metrics)
 
-    def tag(self, key: str, value: str) -> None:
+    def set_tag(self, key: str, value: str) -> None:
         self.store.client.set_tag(self.run_id, key, value)
 
-    def untag(self, *keys: str) -> None:
+    def clear_tags(self, *keys: str) -> None:
         for key in {*keys} & {*self.store.client.get_run(self.run_id).data.tags}:
             self.store.client.delete_tag(self.run_id, key)
 
-    def artifacts(self, place: Path, path: str | None = None) -> None:
+    def log_artifacts(self, place: Path, path: str | None = None) -> None:
         """Uploads a file, or everything in a folder, to `path` in the run's artifacts."""
         client = self.store.client
         (client.log_artifacts if place.is_dir() else client.log_artifact)(self.run_id, str(place), path)
 
-    def model(self, folder: Path) -> None:
+    def log_model(self, folder: Path) -> None:
         """Makes what `save_model` wrote the run's logged model, once."""
         from mlflow.entities import LoggedModelOutput
 
@@ -61,7 +61,7 @@ class Recorder:
         client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
 
-    def describe(self, start: Start) -> None:
+    def log_start(self, start: Start) -> None:
         """Logs the run's params and dataset; may be repeated."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
@@ -78,19 +78,19 @@ class Recorder:
             time.sleep(0.1)
         client.log_inputs(self.run_id, datasets=inputs)
 
-    def end(self, status: str, time_ms: int | None = None) -> None:
+    def terminate(self, status: str, time_ms: int | None = None) -> None:
         self.store.client.set_terminated(self.run_id, status, end_time=time_ms)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
         """Marks the run as running, by the command that `tags` describe; why it ended is no longer true."""
         for key, value in tags.items():
-            self.tag(key, value)
-        self.untag(Tag.REASON, Tag.ENDING, Tag.UNSENT)
+            self.set_tag(key, value)
+        self.clear_tags(Tag.REASON, Tag.ENDING, Tag.UNSENT)
         self.store.client.update_run(self.run_id, status="RUNNING")
 
     def mark_killed(self, reason: str) -> None:
-        self.tag(Tag.REASON, reason)
-        self.end("KILLED")
+        self.set_tag(Tag.REASON, reason)
+        self.terminate("KILLED")
 
 
 def create_run(store: Store, name: str, tags: Mapping[str, str], time_ms: int | None = None) -> Recorder:
@@ -99,7 +99,7 @@ def create_run(store: Store, name: str, tags: Mapping[str, str], time_ms: int | 
     return Recorder(store, run.info.run_id)
 
 
-def origin_tags(folder: Path) -> dict[str, str]:
+def build_origin_tags(folder: Path) -> dict[str, str]:
     """Tags that say who runs this, on which machine, in which folder, with which lenetexp."""
     tags = {Tag.HOST: HOST, Tag.FOLDER: str(folder.resolve()), Tag.VERSION: version("lenetexp")}
     tags["mlflow.source.name"] = sys.argv[0]

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lenetexp.errors import UserError, one_line
-from lenetexp.tracking.store import Refused, Store
+from lenetexp.errors import UserError, format_error
+from lenetexp.tracking.store import RefusalError, Store
 
 MODEL = "classifier"  # the logged model that a version is made of; a run may have others
 SHOWN = 20  # names in a message
@@ -31,11 +31,11 @@ def require_valid(name: str, alias: str | None) -> None:
             if value is not None:
                 check(value)
         except MlflowException as error:
-            raise UserError(f"{key}={value}: MLflow does not take it ({one_line(error)[:160]})") from None
+            raise UserError(f"{key}={value}: MLflow does not take it ({format_error(error)[:160]})") from None
 
 
 @contextmanager
-def as_default(store: Store) -> Iterator[None]:
+def use_as_default(store: Store) -> Iterator[None]:
     """Makes it the store that MLflow itself uses, as saving and registering a model do; else it makes one here."""
     import mlflow
 
@@ -47,12 +47,14 @@ def as_default(store: Store) -> Iterator[None]:
         mlflow.set_tracking_uri(before)
 
 
-def register(store: Store, run_id: str, folder: Path, name: str, alias: str | None, notes: str) -> tuple[str, str]:
+def register_model(
+    store: Store, run_id: str, folder: Path, name: str, alias: str | None, notes: str
+) -> tuple[str, str]:
     """Makes what lies in `folder` the run's logged model and a new version of `name`, which `alias` then means.
 
     To be called within `as_default`. Returns the version, and the one that the alias meant before, empty if none.
     """
-    client, known = store.client, _known(store)
+    client, known = store.client, _list_models(store)
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, MODEL, run_id)
     client.log_model_artifacts(model.model_id, str(folder))
@@ -67,13 +69,13 @@ def register(store: Store, run_id: str, folder: Path, name: str, alias: str | No
     return str(version), known.get(name, {}).get(alias or "", "")
 
 
-def run_of(store: Store, address: str) -> str:
+def find_model_run(store: Store, address: str) -> str:
     """The id of the run that an address in `FORM` came from; else `UserError` with what exists."""
     found = re.fullmatch(r"models:/([^/:@]+)(?:@([\w-]+)|/(\d{1,9}|latest))", address)
-    known = _known(store)
+    known = _list_models(store)
     if not known:
         raise UserError(
-            f"run={address}: nothing is registered in {store.shown}; "
+            f"run={address}: nothing is registered in {store.label}; "
             "register a run: python scripts/register.py run=best name=digits"
         )
     names = ", ".join(sorted(known)[:SHOWN])
@@ -82,7 +84,7 @@ def run_of(store: Store, address: str) -> str:
     name, alias, version = found.groups()
     if name not in known:
         raise UserError(f"run={address}: no model is registered as {name}; there are {names}")
-    numbers = [str(entry.version) for entry in store.client.search_model_versions(f"name = {_quoted(name)}")]
+    numbers = [str(entry.version) for entry in store.client.search_model_versions(f"name = {_quote(name)}")]
     numbers.sort(key=int)
     aliases = ", ".join(f"@{key} ({value})" for key, value in sorted(known[name].items())) or "no alias"
     wanted = known[name].get(alias) if alias else numbers[-1] if version == "latest" and numbers else version
@@ -93,14 +95,14 @@ def run_of(store: Store, address: str) -> str:
         )
     try:
         run_id = store.client.get_model_version(name, str(wanted)).run_id
-    except Refused as error:  # deleted in the meantime
+    except RefusalError as error:  # deleted in the meantime
         raise UserError(f"run={address}: {error}") from error
     if not run_id:
         raise UserError(f"run={address}: version {wanted} was not registered from a run")
     return str(run_id)
 
 
-def _known(store: Store) -> dict[str, dict[str, str]]:
+def _list_models(store: Store) -> dict[str, dict[str, str]]:
     """The names of all registered models, with the version of each of their aliases."""
     known: dict[str, dict[str, str]] = {}
     token = None
@@ -112,6 +114,6 @@ def _known(store: Store) -> dict[str, dict[str, str]]:
             return known
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     """As MLflow's filters take it; they have no way to write a name with both kinds of quotes."""
     return f'"{name}"' if "'" in name else f"'{name}'"

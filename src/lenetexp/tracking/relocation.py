@@ -11,8 +11,8 @@ from contextlib import closing
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote, urlsplit
 
-from lenetexp.errors import UserError, wrapped
-from lenetexp.tracking.journal import in_use
+from lenetexp.errors import UserError, wrap_text
+from lenetexp.tracking.journal import is_in_use
 from lenetexp.tracking.names import Tag
 
 ARTIFACTS = "mlartifacts"  # beside the SQLite file; outputs/runs and outputs/sweeps are there as well
@@ -37,11 +37,13 @@ def update_addresses(path: Path) -> None:
     """
     home = path.parent.resolve()
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as database:
-        if not _former_homes(database, home):
+        if not _find_former_homes(database, home):
             return
         try:
             database.execute("BEGIN IMMEDIATE")
-            moved_from = [former for former in _former_homes(database, home) if _follow(database, former, home, path)]
+            moved_from = [
+                former for former in _find_former_homes(database, home) if _move_addresses(database, former, home, path)
+            ]
             database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             raise UserError(
@@ -49,25 +51,25 @@ def update_addresses(path: Path) -> None:
                 "copy its folder to where it can be written"
             ) from error
     for former in moved_from:
-        print(wrapped(f"note: {path} and its files were in {former} before; their addresses are updated"))
+        print(wrap_text(f"note: {path} and its files were in {former} before; their addresses are updated"))
 
 
-def _follow(database: sqlite3.Connection, former: PurePath, home: Path, path: Path) -> bool:
+def _move_addresses(database: sqlite3.Connection, former: PurePath, home: Path, path: Path) -> bool:
     """Change every address below `former` to the same one below `home`; return False if its files are not here."""
     if not _has_files_here(database, former, home, path.name):
         return False
     _require_unused(database, former, home)
     for table, column, rows in _PLACES:
-        changes = [(new, row) for new, row, _ in _addresses(database, table, column, rows, former, home)]
+        changes = [(new, row) for new, row, _ in _rewrite_addresses(database, table, column, rows, former, home)]
         database.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", changes)
     return True
 
 
-def _former_homes(database: sqlite3.Connection, home: Path) -> set[PurePath]:
+def _find_former_homes(database: sqlite3.Connection, home: Path) -> set[PurePath]:
     """Other folders than `home` in which the store's experiments say that their artifacts are."""
     homes = set[PurePath]()
     for (location,) in database.execute("SELECT artifact_location FROM experiments"):
-        place = _path_of(location or "")
+        place = _parse_path(location or "")
         # MLflow's own experiment has a folder inside.
         homes |= {part.parent for part in (place, place and place.parent) if part and part.name == ARTIFACTS}
     return {former for former in homes if not (Path(former).exists() and home.samefile(former))}
@@ -75,7 +77,7 @@ def _former_homes(database: sqlite3.Connection, home: Path) -> set[PurePath]:
 
 def _has_files_here(database: sqlite3.Connection, former: PurePath, home: Path, name: str) -> bool:
     """Whether files of the store's runs came here with it; of a store without runs, whether its folder did."""
-    places = [place for part in _OF_RUNS for _, _, place in _addresses(database, *part, former, home)]
+    places = [place for part in _OF_RUNS for _, _, place in _rewrite_addresses(database, *part, former, home)]
     if not places:
         return not Path(former).exists() or Path(former, name).exists()
     return any(place.exists() for place in places)
@@ -84,23 +86,23 @@ def _has_files_here(database: sqlite3.Connection, former: PurePath, home: Path, 
 def _require_unused(database: sqlite3.Connection, former: PurePath, home: Path) -> None:
     """Raise `UserError` if a process is writing a run here, as another container or mount of this folder may."""
     running = f"key = '{Tag.FOLDER}' AND run_uuid IN (SELECT run_uuid FROM runs WHERE status = 'RUNNING')"
-    for _, _, place in _addresses(database, "tags", "value", running, former, home):
-        if in_use(place):
+    for _, _, place in _rewrite_addresses(database, "tags", "value", running, former, home):
+        if is_in_use(place):
             raise UserError(f"{place}: a run is being recorded here as one in {former}; wait until it has ended")
 
 
-def _addresses(
+def _rewrite_addresses(
     database: sqlite3.Connection, table: str, column: str, rows: str, former: PurePath, home: Path
 ) -> Iterator[tuple[str, int, Path]]:
     """Of rows whose address is below `former`: the same one below `home`, the row's id, the new address's path."""
     for row, address in database.execute(f"SELECT rowid, {column} FROM {table} WHERE {rows}").fetchall():
-        place = _path_of(address or "")
+        place = _parse_path(address or "")
         if place is not None and type(place) is type(former) and place.is_relative_to(former):
             new = home.joinpath(*place.relative_to(former).parts)
             yield new.as_uri() if address.startswith("file:") else str(new), row, new
 
 
-def _path_of(address: str) -> PurePath | None:
+def _parse_path(address: str) -> PurePath | None:
     """The path that an address means on the machine that wrote it; None if it is not of a file system."""
     if address.startswith("file:"):
         address = re.sub(r"^/(?=[A-Za-z]:)", "", unquote(urlsplit(address).path))

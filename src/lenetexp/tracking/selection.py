@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from lenetexp.errors import UserError, counted, nearest, wrapped
+from lenetexp.errors import UserError, pluralize, suggest_word, wrap_text
 from lenetexp.tracking import journal
 from lenetexp.tracking.journal import Epoch, JournalReader
 from lenetexp.tracking.names import Tag
-from lenetexp.tracking.query import BEST_FIRST, RUNS, WITH_WEIGHTS, RecordedRun, get_run, search
-from lenetexp.tracking.registry import run_of
+from lenetexp.tracking.query import BEST_FIRST, RUNS, WITH_WEIGHTS, RecordedRun, get_run, search_runs
+from lenetexp.tracking.registry import find_model_run
 from lenetexp.tracking.store import Store
 
 RUN = "latest, best, best:DATASET, a run's id or its first characters, or its folder"
@@ -22,35 +22,35 @@ def find_run(store: Store, which: str) -> RecordedRun:
     the best run on one dataset, because accuracies on several cannot be compared; and newer runs that it passes over.
     """
     if which.startswith("models:"):
-        return get_run(store, run_of(store, which))
+        return get_run(store, find_model_run(store, which))
     word, _, dataset = which.partition(":")
     if word not in ("latest", "best") or (dataset and word != "best"):
         return find_by_id(store, which, "run", RUN, words=("latest", "best"))
-    newest = next(iter(search(store, WITH_WEIGHTS, at_most=1)), None)
-    passed_over = _newer_elsewhere(store, newest.started if newest else 0)
+    newest = next(iter(search_runs(store, WITH_WEIGHTS, at_most=1)), None)
+    passed_over = _describe_newer_elsewhere(store, newest.started if newest else 0)
     if newest is None:
         raise UserError(
-            f"run={which}: no finished run in {store.shown}, experiment {store.experiment}; "
+            f"run={which}: no finished run in {store.label}, experiment {store.experiment}; "
             f"{passed_over or 'train one: python scripts/run.py'}"
         )
     chosen, reason = newest, ""
     if word == "best":
-        chosen, reason = _best_on(store, which, dataset or newest.dataset, is_chosen=bool(dataset))
+        chosen, reason = _find_best_on(store, which, dataset or newest.dataset, is_chosen=bool(dataset))
     elif Tag.PARENT in newest.tags:
-        chosen, reason = _best_of_sweep(store, newest)
+        chosen, reason = _find_best_of_sweep(store, newest)
     for message in (reason, passed_over if word == "latest" else ""):
         if message:
-            print(wrapped(f"run={which}: {message}"))
+            print(wrap_text(f"run={which}: {message}"))
     return chosen
 
 
-def _newer_elsewhere(store: Store, than: int) -> str:
+def _describe_newer_elsewhere(store: Store, than: int) -> str:
     """Name a newer finished run of another experiment, and a newer one that was recorded offline; empty if none."""
     messages, run_there = [], "a newer run" if than else "a run"
     others = {one.experiment_id: one.name for one in store.client.search_experiments()}
     others.pop(store.experiment_id, None)
     newer = f"{WITH_WEIGHTS} and attributes.start_time > {than}"
-    for run in search(store, newer, at_most=1, experiments=[*others]) if others else []:
+    for run in search_runs(store, newer, at_most=1, experiments=[*others]) if others else []:
         messages.append(f"{run_there} is in tracking.experiment={others[run.experiment_id]}: run={run.run_id}")
     for path in sorted(store.runs_folder.glob(f"*/{journal.NAME}"), reverse=True):
         if path.stat().st_mtime * 1000 > than and _is_offline_run(path.parent, than):
@@ -65,7 +65,7 @@ def _is_offline_run(folder: Path, newer_than: int = 0) -> bool:
         events = JournalReader(folder)
     except UserError:
         return False
-    return events.run_id is None and bool(events.of(Epoch)) and events.events[0].time > newer_than
+    return events.run_id is None and bool(events.select(Epoch)) and events.events[0].time > newer_than
 
 
 def count_offline_runs(store: Store) -> int:
@@ -73,28 +73,28 @@ def count_offline_runs(store: Store) -> int:
     return sum(_is_offline_run(path.parent) for path in store.runs_folder.glob(f"*/{journal.NAME}"))
 
 
-def _best_on(store: Store, which: str, dataset: str, is_chosen: bool) -> tuple[RecordedRun, str]:
+def _find_best_on(store: Store, which: str, dataset: str, is_chosen: bool) -> tuple[RecordedRun, str]:
     """Find the best run on a dataset, and say why it is that one; raise `UserError` if there is none."""
-    runs = search(store, WITH_WEIGHTS, order=BEST_FIRST)
+    runs = search_runs(store, WITH_WEIGHTS, order=BEST_FIRST)
     best = {run.dataset.lower(): run for run in reversed(runs)}  # the first of each
     if dataset.lower() not in best:
         names = sorted({run.dataset for run in runs})
         raise UserError(f"run={which}: no finished run on {dataset}; there are on {', '.join(names)}"
-                        f"{nearest(dataset, names)}")  # fmt: skip
+                        f"{suggest_word(dataset, names)}")  # fmt: skip
     count = sum(run.dataset.lower() == dataset.lower() for run in runs)
-    reason = f"the best of {counted(count, 'run')} on {best[dataset.lower()].dataset}"
+    reason = f"the best of {pluralize(count, 'run')} on {best[dataset.lower()].dataset}"
     others = [f"run=best:{run.dataset}" for name, run in best.items() if name != dataset.lower()]
     if others and not is_chosen:
         reason += f", the newest run's dataset; of others: {', '.join(others)}"
     return best[dataset.lower()], reason
 
 
-def _best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun, str]:
+def _find_best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun, str]:
     """Find the best run of the sweep that `newest` is of, and say why it is that one."""
     parent = newest.tags[Tag.PARENT]
     by_results = get_run(store, parent).tags.get(Tag.BEST_RUN)  # with seeds, of the best mean
     of_sweep = f"tags.`{Tag.PARENT}` = '{parent}' and {WITH_WEIGHTS}"
-    best = get_run(store, by_results) if by_results else search(store, of_sweep, at_most=1, order=BEST_FIRST)[0]
+    best = get_run(store, by_results) if by_results else search_runs(store, of_sweep, at_most=1, order=BEST_FIRST)[0]
     other = "" if best.run_id == newest.run_id else f"; the one that began last: run={newest.run_id}"
     return best, f"the best run of the newest sweep{other}"
 
@@ -111,14 +111,16 @@ def find_by_id(store: Store, which: str, key: str, allowed: str, words: tuple[st
         return _find_in_folder(store, place, f"{key}={which}")
     if re.fullmatch("[0-9a-f]{4,31}", which):
         everywhere = [one.experiment_id for one in store.client.search_experiments()]
-        matches = search(store, f"attributes.run_id LIKE '{which}%'", MOST_MATCHES + 1, experiments=everywhere)
+        matches = search_runs(store, f"attributes.run_id LIKE '{which}%'", MOST_MATCHES + 1, experiments=everywhere)
         if len(matches) == 1:
             return matches[0]
         if matches:
             ids = ", ".join(f"{run.run_id[:12]} ({run.name})" for run in matches[:MOST_MATCHES])
             more = " …" if len(matches) > MOST_MATCHES else ""
             raise UserError(f"{key}={which}: several runs begin so: {ids}{more}; give more characters")
-    raise UserError(f"{key}={which}: there is no such run in {store.shown}; must be {allowed}{nearest(which, words)}")
+    raise UserError(
+        f"{key}={which}: there is no such run in {store.label}; must be {allowed}{suggest_word(which, words)}"
+    )
 
 
 def _find_in_folder(store: Store, folder: Path, typed: str) -> RecordedRun:
@@ -130,9 +132,9 @@ def _find_in_folder(store: Store, folder: Path, typed: str) -> RecordedRun:
     everywhere = [one.experiment_id for one in store.client.search_experiments()]
     place = str(folder.resolve())
     quote = '"' if "'" in place else "'"
-    for run in search(store, f"tags.`{Tag.FOLDER}` = {quote}{place}{quote}", at_most=1, experiments=everywhere):
+    for run in search_runs(store, f"tags.`{Tag.FOLDER}` = {quote}{place}{quote}", at_most=1, experiments=everywhere):
         return run
-    raise UserError(f"{typed}: is the folder of no run in {store.shown}; such are in outputs/runs and outputs/sweeps")
+    raise UserError(f"{typed}: is the folder of no run in {store.label}; such are in outputs/runs and outputs/sweeps")
 
 
 def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:
@@ -149,8 +151,8 @@ def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:
         return [*{run.run_id: run for run in runs}.values()]
     if newest := re.fullmatch(r"latest:([1-9]\d{0,3})", which):
         finished = f"attributes.status = 'FINISHED' and tags.`{Tag.CONFIG_HASH}` LIKE '%'"
-        return search(store, finished, at_most=int(newest[1]))
-    return [run for run in search(store, "" if which == "all" else which) if not run.is_sweep]
+        return search_runs(store, finished, at_most=int(newest[1]))
+    return [run for run in search_runs(store, "" if which == "all" else which) if not run.is_sweep]
 
 
 def find_sweep(store: Store, which: str) -> RecordedRun:
@@ -161,8 +163,8 @@ def find_sweep(store: Store, which: str) -> RecordedRun:
         if not run.is_sweep:
             raise UserError(f"sweep={which}: is not a sweep; must be {allowed}")
         return run
-    if sweeps := search(store, f"tags.`{Tag.SWEEP}` LIKE '%'", at_most=1):
+    if sweeps := search_runs(store, f"tags.`{Tag.SWEEP}` LIKE '%'", at_most=1):
         return sweeps[0]
     raise UserError(
-        f"sweep=latest: no sweep in {store.shown} yet; run one: python scripts/run.py -m optimizer.lr=0.01,0.1"
+        f"sweep=latest: no sweep in {store.label} yet; run one: python scripts/run.py -m optimizer.lr=0.01,0.1"
     )

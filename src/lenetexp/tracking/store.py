@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 from filelock import FileLock
 
 from lenetexp.config.schema import Tracking
-from lenetexp.errors import UserError, one_line, without_password, without_secrets
+from lenetexp.errors import UserError, format_error, mask_password, mask_secrets
 from lenetexp.tracking.relocation import ARTIFACTS, update_addresses
-from lenetexp.tracking.view import tags_of_all
+from lenetexp.tracking.view import build_store_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,7 +50,7 @@ def set_patience(tries: int, seconds: int) -> None:
 set_patience(*USUAL)
 
 
-class Refused(UserError):
+class RefusalError(UserError):
     """A server does not take something, and would not take it later."""
 
 
@@ -70,8 +70,8 @@ class _AnsweringClient:
             except Exception as error:  # a driver, a proxy or an artifact store may raise anything
                 # By MLflow's own error code: a proxy's refusal may be temporary.
                 final = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-                kind = Refused if final and isinstance(error, RestException) else UserError
-                shown, reason = without_password(self._uri, whole=True), reason_of(error, self._uri)
+                kind = RefusalError if final and isinstance(error, RestException) else UserError
+                shown, reason = mask_password(self._uri, whole=True), explain_failure(error, self._uri)
                 raise kind(f"tracking.uri={shown}: the store failed at {name} ({reason})") from error
 
         return answering
@@ -88,7 +88,7 @@ class Store:
     @property
     def client(self) -> "MlflowClient":
         """MLflow's client of the store; its calls raise `UserError`."""
-        return cast("MlflowClient", _AnsweringClient(_client(self.uri), self.uri))
+        return cast("MlflowClient", _AnsweringClient(_connect(self.uri), self.uri))
 
     @property
     def runs_folder(self) -> Path:
@@ -97,12 +97,12 @@ class Store:
         return (Path(self.uri.removeprefix("sqlite:///")).parent if is_file else Path("outputs")) / "runs"
 
     @property
-    def shown(self) -> str:
-        return without_password(self.uri, whole=True)
+    def label(self) -> str:
+        return mask_password(self.uri, whole=True)
 
 
 @cache
-def _client(uri: str) -> "MlflowClient":
+def _connect(uri: str) -> "MlflowClient":
     import mlflow.store.db.utils  # takes a second
 
     mlflow.store.db.utils.MAX_RETRY_COUNT = DATABASE_TRIES
@@ -111,7 +111,7 @@ def _client(uri: str) -> "MlflowClient":
 
 def open_store(settings: Tracking, create: bool = True) -> Store:
     """Connects to the store and creates what is missing, if `create`; raises `UserError` if it does not answer."""
-    shown, uri, artifacts = without_password(settings.uri, whole=True), settings.uri, None
+    shown, uri, artifacts = mask_password(settings.uri, whole=True), settings.uri, None
     path = Path(uri.removeprefix("sqlite:///")).expanduser()
     if sqlite := uri.startswith("sqlite:"):
         uri = f"sqlite:///{path}"
@@ -125,14 +125,14 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
     try:
         if sqlite and not path.exists():
             _create_sqlite(path)
-        experiment = _experiment(_client(uri), settings.experiment, artifacts, create)
+        experiment = _find_experiment(_connect(uri), settings.experiment, artifacts, create)
         if sqlite:
             update_addresses(path)
     except UserError:
         raise
     except Exception as error:  # a driver or a proxy may raise anything
         raise UserError(
-            f"tracking.uri={shown}: this MLflow store does not answer ({reason_of(error, uri)}); it must be "
+            f"tracking.uri={shown}: this MLflow store does not answer ({explain_failure(error, uri)}); it must be "
             "a running server or an SQLite file of MLflow's"
         ) from error
     finally:
@@ -158,13 +158,13 @@ def _create_sqlite(path: Path) -> None:
         new.replace(path)
 
 
-def _experiment(client: "MlflowClient", name: str, artifacts: str | None, create: bool) -> str:
+def _find_experiment(client: "MlflowClient", name: str, artifacts: str | None, create: bool) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None and create:
         with suppress(MlflowException):  # another process was quicker
-            return client.create_experiment(name, artifact_location=artifacts, tags=tags_of_all())
+            return client.create_experiment(name, artifact_location=artifacts, tags=build_store_tags())
         experiment = client.get_experiment_by_name(name)
     if experiment is None:
         names = ", ".join(e.name for e in client.search_experiments(max_results=20))
@@ -175,14 +175,14 @@ def _experiment(client: "MlflowClient", name: str, artifacts: str | None, create
             f"or restore it: mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
     if create:
-        for key in tags_of_all().keys() - experiment.tags.keys():  # what its owner set stays
+        for key in build_store_tags().keys() - experiment.tags.keys():  # what its owner set stays
             with suppress(MlflowException):  # a server may keep an experiment from others' changes
-                client.set_experiment_tag(experiment.experiment_id, key, tags_of_all()[key])
+                client.set_experiment_tag(experiment.experiment_id, key, build_store_tags()[key])
     return str(experiment.experiment_id)
 
 
-def reason_of(error: BaseException, address: str = "") -> str:
+def explain_failure(error: BaseException, address: str = "") -> str:
     """The innermost cause, on one line, without the passwords of the store's address."""
     while isinstance(inner := error.__cause__ or error.__context__, Exception):
         error = inner
-    return without_secrets(one_line(error), address)[:160]  # masked first: half an address is no address
+    return mask_secrets(format_error(error), address)[:160]  # masked first: half an address is no address

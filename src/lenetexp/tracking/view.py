@@ -14,12 +14,12 @@ VIEW = "mlflow.sharedViewState."
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
-def tags_of_all() -> dict[str, str]:
+def build_store_tags() -> dict[str, str]:
     """The tags of an experiment: what kind it is, and the view of all its runs."""
-    return {**KIND, f"{VIEW}{ALL}": _view(KEYS, {"orderByKey": "attributes.start_time"})}
+    return {**KIND, f"{VIEW}{ALL}": _build_view(KEYS, {"orderByKey": "attributes.start_time"})}
 
 
-def tags_of_sweep(run_id: str, keys: Sequence[str]) -> dict[str, str]:
+def build_sweep_tags(run_id: str, keys: Sequence[str]) -> dict[str, str]:
     """The tag of an experiment that is the view of one sweep's runs, the best first."""
     chosen = {"searchFilter": f"tags.`{Tag.PARENT}` = '{run_id}'", "orderByKey": f"metrics.`{BEST_ACCURACY}`"}
     charts: list[dict[str, Any]] = [
@@ -35,20 +35,20 @@ def tags_of_sweep(run_id: str, keys: Sequence[str]) -> dict[str, str]:
         "isAccordionReordered": True,  # else the sections are in the order of their names
         "runsHiddenMode": "SHOW_ALL",
     }
-    return {f"{VIEW}{view_of(run_id)}": _view(keys, {**chosen, **drawn})}
+    return {f"{VIEW}{name_view(run_id)}": _build_view(keys, {**chosen, **drawn})}
 
 
-def view_of(run_id: str) -> str:
+def name_view(run_id: str) -> str:
     """The name of a sweep's view: short, so that its address fits a line of the terminal."""
     return run_id[:8]
 
 
-def page(experiment_id: str, view: str) -> str:
+def format_page(experiment_id: str, view: str) -> str:
     """The page of a view below the UI's address."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view}"
 
 
-def _view(keys: Sequence[str], more: dict[str, Any]) -> str:
+def _build_view(keys: Sequence[str], more: dict[str, Any]) -> str:
     """A view whose columns are how a run ended, `keys` and how good it is."""
     widths = {f"tags.`{Tag.ENDING}`": 130, **{f"params.`{key}`": 30 + 8 * len(key) for key in keys}}
     widths |= {f"metrics.`{key}`": 125 for key in (BEST_ACCURACY, TEST_ACCURACY)}

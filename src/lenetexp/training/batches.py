@@ -16,48 +16,50 @@ BLOCK = 1024
 SMOOTHING = 4.0  # pixels: the sigma of elastic moves that suits digits best (Simard et al. 2003)
 
 
-def seed_of(purpose: str, seed: int, epoch: int) -> int:
+def derive_seed(purpose: str, seed: int, epoch: int) -> int:
     """A 63-bit seed for one purpose in one epoch; different purposes draw independently."""
     text = f"{purpose}/{seed}/{epoch}".encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
-def generator(purpose: str, seed: int, epoch: int) -> torch.Generator:
+def make_generator(purpose: str, seed: int, epoch: int) -> torch.Generator:
     """A generator on the CPU, so that every device sees the same draws."""
-    return torch.Generator().manual_seed(seed_of(purpose, seed, epoch))
+    return torch.Generator().manual_seed(derive_seed(purpose, seed, epoch))
 
 
-def as_floats(images: Tensor) -> Tensor:
+def convert_to_floats(images: Tensor) -> Tensor:
     """Images of 0 to 255 as floats in [0, 1]; the images stay as they are."""
     return images.float() / 255
 
 
-def batches(
+def iterate_batches(
     split: Split, batch_size: int, seed: int, epoch: int, augment: Augment | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch (from 1): B×C×H×W floats in [0, 1] and B labels, the last batch may be short."""
-    order = torch.randperm(len(split), generator=generator("order", seed, epoch))
+    order = torch.randperm(len(split), generator=make_generator("order", seed, epoch))
     size = split.images.shape[-1]
-    transforms = affine(augment, len(split), size, seed, epoch) if augment else None
-    wobble = generator("elastic", seed, epoch)  # each block's moves are drawn when it is its turn: all are gigabytes
+    transforms = draw_affine_maps(augment, len(split), size, seed, epoch) if augment else None
+    wobble = make_generator(
+        "elastic", seed, epoch
+    )  # each block's moves are drawn when it is its turn: all are gigabytes
     order = order.to(split.images.device)
     for rows in order.split(ceil(BLOCK / batch_size) * batch_size):
         block = split[rows]
-        images = as_floats(block.images)
+        images = convert_to_floats(block.images)
         if augment is not None and transforms is not None:
             places = F.affine_grid(transforms[rows.cpu()], list(images.shape), align_corners=False)
             if augment.elastic:
-                places += elastic(augment.elastic, len(images), size, wobble)
+                places += draw_elastic_moves(augment.elastic, len(images), size, wobble)
             # What comes in from outside is black.
             images = F.grid_sample(images, places.to(images.device), align_corners=False)
         yield from zip(images.split(batch_size), block.labels.split(batch_size), strict=True)
 
 
-def affine(augment: Augment, count: int, size: int, seed: int, epoch: int) -> Tensor:
+def draw_affine_maps(augment: Augment, count: int, size: int, seed: int, epoch: int) -> Tensor:
     """Random rotations, scalings, shears and shifts within `augment`'s limits, count×2×3 for `affine_grid`."""
-    draws = torch.rand(4, count, generator=generator("augment", seed, epoch)) * 2 - 1
+    draws = torch.rand(4, count, generator=make_generator("augment", seed, epoch)) * 2 - 1
     # Apart from the others, so that runs made before there was a shear stay the same.
-    leans = torch.rand(count, generator=generator("shear", seed, epoch)) * 2 - 1
+    leans = torch.rand(count, generator=make_generator("shear", seed, epoch)) * 2 - 1
     angle = draws[0] * radians(augment.rotate)
     zoom = 1 / (1 + draws[1] * augment.scale)
     shift = draws[2:] * augment.shift * 2 / size  # the frame is 2 wide in grid coordinates
@@ -66,7 +68,7 @@ def affine(augment: Augment, count: int, size: int, seed: int, epoch: int) -> Te
     return torch.stack([cos, cos * lean - sin, shift[0], sin, sin * lean + cos, shift[1]], 1).view(count, 2, 3)
 
 
-def elastic(alpha: float, count: int, size: int, draws: torch.Generator) -> Tensor:
+def draw_elastic_moves(alpha: float, count: int, size: int, draws: torch.Generator) -> Tensor:
     """Random smooth moves of every pixel, count×size×size×2 in grid coordinates.
 
     Uniform in ±1, smoothed by a Gaussian of `SMOOTHING` pixels, times `alpha` pixels (Simard, Steinkraus and Platt:

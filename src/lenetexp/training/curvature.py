@@ -19,11 +19,11 @@ from torch.optim import Optimizer
 
 from lenetexp.config.custom import explain_failure
 from lenetexp.datasets.load import Split
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, format_error
 from lenetexp.models.boosted import Boosting
 from lenetexp.models.layers import ACTIVATIONS, EuclideanRBF, Subsampling, TableConv2d
 from lenetexp.optim import DiagonalLevenbergMarquardt
-from lenetexp.training.batches import as_floats, generator
+from lenetexp.training.batches import convert_to_floats, make_generator
 
 # Layers that pass values on as they are, or choose among them: their own backward pass is right for squares, too.
 UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d)
@@ -52,19 +52,19 @@ def measure_curvature(
     if isinstance(loss, Boosting):
         raise UserError(f"optimizer: {name} has no rule for a loss of several nets; must be another optimizer")
     count = min(most or optimizer.defaults["samples"], len(split))
-    rows = torch.randperm(len(split), generator=generator("curvature", seed, epoch))[:count]
+    rows = torch.randperm(len(split), generator=make_generator("curvature", seed, epoch))[:count]
     some = split[rows.to(split.labels.device)]
     try:
-        for parameter, values in curvature(model, loss, as_floats(some.images), some.labels).items():
+        for parameter, values in compute_curvature(model, loss, convert_to_floats(some.images), some.labels).items():
             optimizer.set_curvature(parameter, values)
     except (UserError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a custom net may do anything
-        reason = explain_failure(error, "") or one_line(error)[:160]
+        reason = explain_failure(error, "") or format_error(error)[:160]
         raise UserError(f"optimizer: {name} cannot work with this net ({reason})") from error
 
 
-def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor) -> dict[nn.Parameter, Tensor]:
+def compute_curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor) -> dict[nn.Parameter, Tensor]:
     """Every parameter's mean second derivative over N×C×H×W images, N labels; `UserError` for layers without a rule.
 
     Between the layers, a net may only move, copy and add values: whatever else it does must be a module.
@@ -76,7 +76,7 @@ def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor)
         given[module].append(inputs[0])
 
     def backward(module: nn.Module, h_inputs: Any, h_outputs: Any) -> Any:
-        h_input, h_weights = _through(plain[module], given[module].pop().detach(), h_inputs[0], h_outputs[0])
+        h_input, h_weights = _propagate(plain[module], given[module].pop().detach(), h_inputs[0], h_outputs[0])
         for parameter, values in zip(module.parameters(), h_weights, strict=True):
             found[parameter] = found[parameter] + values if parameter in found else values
         return (None if h_inputs[0] is None else h_input,)
@@ -94,7 +94,7 @@ def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor)
             outputs = model(images.clone().requires_grad_())  # else hooks of the first layer warn
             # The RBF units have no weights to learn: they are part of the loss.
             top = outputs if head is None else given[head][0]
-            torch.autograd.backward(top, _of_loss(loss, head, top.detach(), labels))
+            torch.autograd.backward(top, _compute_loss_curvature(loss, head, top.detach(), labels))
     finally:
         model.train(modes[0])
         loss.train(modes[1])
@@ -107,7 +107,7 @@ def curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor)
     return found
 
 
-def _of_loss(loss: nn.Module, head: nn.Module | None, top: Tensor, labels: Tensor) -> Tensor:
+def _compute_loss_curvature(loss: nn.Module, head: nn.Module | None, top: Tensor, labels: Tensor) -> Tensor:
     """The diagonal of the mean loss's own Hessian by N×units values; not below 0."""
     with torch.enable_grad():
         top = top.requires_grad_()
@@ -120,7 +120,7 @@ def _of_loss(loss: nn.Module, head: nn.Module | None, top: Tensor, labels: Tenso
     return torch.stack(columns, 1).clamp(min=0)
 
 
-def _through(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple[Any, list[Tensor]]:
+def _propagate(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple[Any, list[Tensor]]:
     """h by a layer's inputs `x` and by each of its parameters, from that by its outputs.
 
     `as_gradient` is what a backward pass of h itself gives its inputs.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lenetexp.datasets.load import Split
 from lenetexp.losses import CrossEntropy
-from lenetexp.training.batches import as_floats
+from lenetexp.training.batches import convert_to_floats
 
 BATCH = 1000  # images at once: fast on a CPU, and 3 MB of floats
 # Batches between two looks at whether the loss is still finite: each look waits for the device.
@@ -43,7 +43,7 @@ class Totals:
         self.batches += 1
         self.images += len(labels)
 
-    def means(self) -> tuple[float, float]:
+    def compute_means(self) -> tuple[float, float]:
         """Loss in nats an example, and accuracy in [0, 1]; waits for the device."""
         loss, accuracy = (self.sums / self.images).tolist()
         return loss, accuracy
@@ -86,14 +86,14 @@ class Scores:
         rows = [f"{image},{label},{guess},{share:.6f}\n" for image, (label, guess, share) in enumerate(lines)]
         path.write_text("".join(["image,label,predicted,confidence\n", *rows]))
 
-    def confusion(self) -> Tensor:
+    def count_confusion(self) -> Tensor:
         """classes×classes counts: row the true class, column the predicted one."""
         classes = self.logits.shape[1]
         pairs = self.labels * classes + self.predicted
         return pairs.bincount(minlength=classes**2).view(classes, classes)
 
 
-def better_than_chance(accuracy: float, classes: int, images: int) -> bool:
+def is_better_than_chance(accuracy: float, classes: int, images: int) -> bool:
     """Whether guessing would get so many images right less than once in forty times: two standard deviations."""
     chance = 1 / classes
     return accuracy > chance + 2 * sqrt(chance * (1 - chance) / images)
@@ -103,5 +103,5 @@ def better_than_chance(accuracy: float, classes: int, images: int) -> bool:
 def evaluate(model: nn.Module, split: Split, criterion: nn.Module | None = None) -> Scores:
     """Scores every example of `split` once; leaves the model in evaluation mode."""
     model.eval()
-    logits = [model(as_floats(images)).float() for images in split.images.split(BATCH)]
+    logits = [model(convert_to_floats(images)).float() for images in split.images.split(BATCH)]
     return Scores(torch.cat(logits).cpu(), split.labels.cpu(), criterion or CrossEntropy())

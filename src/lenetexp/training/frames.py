@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lenetexp.training.batches import as_floats
+from lenetexp.training.batches import convert_to_floats
 
 MOST_FRAMES, MOST_KERNELS = 40, 8
 
@@ -15,18 +15,18 @@ MOST_FRAMES, MOST_KERNELS = 40, 8
 Frames = dict[int, Tensor]
 
 
-def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
+def find_first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
     """The first convolution among the modules, with its name; None if there is none."""
     return next(((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), None)
 
 
-def with_frame(frames: Frames, epoch: int, model: nn.Module) -> Frames:
+def add_frame(frames: Frames, epoch: int, model: nn.Module) -> Frames:
     """`frames` with that of the newest epoch: of every 2ᵏ-th one and the newest, at most `MOST_FRAMES` in all.
 
     Which are kept depends on the number of epochs alone. Empty if there is no convolution, or one in groups or with
     parametrized weights.
     """
-    _, layer = first_convolution(model) or ("", None)
+    _, layer = find_first_convolution(model) or ("", None)
     if layer is None or layer.groups > 1 or "weight" not in dict(layer.named_parameters(recurse=False)):
         return {}
     weights = layer.weight.detach()[:MOST_KERNELS].flatten(1)
@@ -39,22 +39,22 @@ def with_frame(frames: Frames, epoch: int, model: nn.Module) -> Frames:
     return {kept: frame for kept, frame in frames.items() if kept % step == 0} | {epoch: newest}
 
 
-def packed(frames: Frames) -> dict[str, Any]:
+def pack_frames(frames: Frames) -> dict[str, Any]:
     """The frames as a checkpoint keeps them: one tensor takes a millisecond less to save than forty."""
     return {"epochs": list(frames), "rows": torch.stack([*frames.values()])} if frames else {}
 
 
-def unpacked(state: Mapping[str, Any]) -> Frames:
+def unpack_frames(state: Mapping[str, Any]) -> Frames:
     """What was `packed`."""
     return dict(zip(state["epochs"], state["rows"], strict=True)) if state else {}
 
 
 @torch.inference_mode()
-def kernels_and_maps(layer: nn.Conv2d, frames: Frames, image: Tensor) -> tuple[Tensor, Tensor]:
+def compute_kernels_and_maps(layer: nn.Conv2d, frames: Frames, image: Tensor) -> tuple[Tensor, Tensor]:
     """The layer's N×K×h×w kernels in N frames, as means over the channels, and N×K×H×W responses to a C×H×W image."""
     rows = torch.stack([*frames.values()]).to(image.device, torch.float32)
     weights = rows[..., :-1].reshape(-1, *layer.weight.shape[1:])
     biases = {} if layer.bias is None else {"bias": rows[..., -1].flatten()}
     # One convolution with the kernels of all frames.
-    maps = functional_call(layer, {"weight": weights, **biases}, (as_floats(image[None]),))[0]
+    maps = functional_call(layer, {"weight": weights, **biases}, (convert_to_floats(image[None]),))[0]
     return tuple(each.unflatten(0, rows.shape[:2]).cpu() for each in (weights.mean(1), maps))

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from lenetexp.datasets.load import Split
-from lenetexp.errors import one_line
-from lenetexp.optim import step_of
-from lenetexp.training.batches import as_floats
+from lenetexp.errors import format_error
+from lenetexp.optim import unwrap_step
+from lenetexp.training.batches import convert_to_floats
 from lenetexp.training.state import Training
 
 IMAGES = 16  # spread evenly over the training set, which may be in the order of its classes
@@ -50,7 +50,7 @@ def look_inside(training: Training, split: Split, clip_norm: float | None) -> di
         return _measure(training, split, clip_norm)
     except Exception as error:  # a custom class may raise anything
         name = type(training.model).__name__
-        warnings.warn(f"diagnostics: cannot look inside {name} ({one_line(error)}); diagnostics=off", stacklevel=2)
+        warnings.warn(f"diagnostics: cannot look inside {name} ({format_error(error)}); diagnostics=off", stacklevel=2)
         return {}
 
 
@@ -72,39 +72,39 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
         if not [*module.children()]:
             # MLflow takes no empty part of a name, and few characters.
             shown = re.sub(r"[^\w.\- ]", "_", name) or type(module).__name__
-            hooks.append(module.register_forward_hook(_noting(shown, calls)))
+            hooks.append(module.register_forward_hook(_make_hook(shown, calls)))
     rows = torch.linspace(0, len(split) - 1, min(IMAGES, len(split)), device=split.labels.device).long()
     devices = [split.labels.device] if split.labels.is_cuda else []
     with torch.random.fork_rng(devices=devices):  # a custom net may draw
         torch.manual_seed(0)
-        loss = loss_function.train()(model.train()(as_floats(split.images[rows])), split.labels[rows])
+        loss = loss_function.train()(model.train()(convert_to_floats(split.images[rows])), split.labels[rows])
     for hook in hooks:
         hook.remove()
     optimizer.zero_grad()
     loss.backward()
     found: dict[str, Tensor] = {}
     layers = {call.name: call.module for call in calls if any(p.dim() > 1 for p in call.module.parameters())}
-    before = {name: _flat(layer.parameters()) for name, layer in layers.items()}
+    before = {name: _flatten(layer.parameters()) for name, layer in layers.items()}
     for call, following in zip(calls, [*calls[1:], None], strict=True):
         if call.name in layers:
-            found |= {f"{call.name}/{key}": value for key, value in _activation(call, following).items()}
+            found |= {f"{call.name}/{key}": value for key, value in _find_activation(call, following).items()}
     for name, layer in layers.items():
         found[f"{name}/weight_norm"] = before[name].norm()
         if gradients := [p.grad for p in layer.parameters() if p.grad is not None]:  # it may be frozen
-            found[f"{name}/gradient_norm"] = _flat(gradients).norm()
+            found[f"{name}/gradient_norm"] = _flatten(gradients).norm()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     for group in optimizer.param_groups:  # the scheduler has set the next rate, which is zero after the last step
         group["lr"] = group["lr"] or training.schedule.lr
-    step_of(optimizer)()
+    unwrap_step(optimizer)()
     for name, layer in layers.items():
-        change = _flat(layer.parameters()) - before[name]
+        change = _flatten(layer.parameters()) - before[name]
         found[f"{name}/update_ratio"] = change.norm() / before[name].norm()
     values = torch.stack([value.detach().float() for value in found.values()]).tolist()  # one wait for the device
     return {key: value for key, value in zip(found, values, strict=True) if isfinite(value)}
 
 
-def _noting(name: str, calls: list[Call]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _make_hook(name: str, calls: list[Call]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     """A hook that notes every call of one module."""
 
     def note(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
@@ -114,11 +114,11 @@ def _noting(name: str, calls: list[Call]) -> Callable[[nn.Module, tuple[Tensor, 
     return note
 
 
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
+def _flatten(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
-def _activation(call: Call, following: Call | None) -> dict[str, Tensor]:
+def _find_activation(call: Call, following: Call | None) -> dict[str, Tensor]:
     """What a layer passes on: its output after its activation, if a module follows that is one."""
     passed, flat = call.returned, dict[str, Tensor]()
     if following is not None and following.given.shape == passed.shape:
@@ -126,7 +126,7 @@ def _activation(call: Call, following: Call | None) -> dict[str, Tensor]:
         if _is_activation(following):
             passed = following.returned
             with suppress(Exception):  # it may want more than a row of numbers, as PReLU does
-                flat = _flat_share(following)
+                flat = _measure_flat_share(following)
     means = passed.mean(0)
     deviation = (passed - means).square().mean().sqrt()  # `std` takes five times longer
     return {"activation_mean": means.mean(), "activation_deviation": deviation, **flat}
@@ -139,7 +139,7 @@ def _is_activation(call: Call) -> bool:
     return (known or custom) and call.returned.shape == call.given.shape
 
 
-def _flat_share(call: Call) -> dict[str, Tensor]:
+def _measure_flat_share(call: Call) -> dict[str, Tensor]:
     """The share of values beyond an activation's flat ends; of units, if only its lower end is flat."""
     grid = torch.linspace(-20, 20, 2001, device=call.given.device)
     slopes = call.module(grid).diff().abs()

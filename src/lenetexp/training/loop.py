@@ -10,7 +10,7 @@ from torch import nn
 from lenetexp.config.targets import Augment
 from lenetexp.datasets.load import Data, Split
 from lenetexp.models.classical import Classical
-from lenetexp.training.batches import as_floats, batches, seed_of
+from lenetexp.training.batches import convert_to_floats, derive_seed, iterate_batches
 from lenetexp.training.curvature import measure_curvature
 from lenetexp.training.evaluate import Totals, evaluate
 from lenetexp.training.inside import look_inside
@@ -46,8 +46,8 @@ def fit(
         train = one_pass(training, data.train, recipe, epoch, on_batch)
         seconds = time.perf_counter() - started
         inside = look_inside(training, data.train, recipe.clip_norm) if recipe.diagnostics else {}
-        val = evaluate(training.trained, data.val, training.loss)
-        training.schedule.after_epoch(val.loss)
+        val = evaluate(training.evaluated_model, data.val, training.loss)
+        training.schedule.step_epoch(val.loss)
         yield training.record(epoch, train, val, len(data.train) / seconds, inside)
 
 
@@ -58,10 +58,10 @@ def train_epoch(
     model, optimizer, scaler = training.model, training.optimizer, training.scaler
     measure_curvature(model, training.loss, optimizer, split, recipe.seed, epoch)  # if the optimizer wants to know it
     totals = Totals(epoch, split.labels.device)
-    torch.manual_seed(seed_of("layers", recipe.seed, epoch))  # for dropout and the like in a custom net
+    torch.manual_seed(derive_seed("layers", recipe.seed, epoch))  # for dropout and the like in a custom net
     model.train()
     training.loss.train()
-    for images, labels in batches(split, recipe.batch_size, recipe.seed, epoch, recipe.augment):
+    for images, labels in iterate_batches(split, recipe.batch_size, recipe.seed, epoch, recipe.augment):
         logits = training.forward(images)
         loss = training.loss(logits, labels)
         optimizer.zero_grad()
@@ -71,7 +71,7 @@ def train_epoch(
             nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         scaler.step(optimizer)
         scaler.update()
-        training.after_step()
+        training.update_mean()
         totals.add(loss, logits, labels)
         on_batch(totals)
     return totals
@@ -82,9 +82,9 @@ def learn_at_once(
 ) -> Totals:
     """Fits a classifier that takes no steps; returns what it makes of `SAMPLE` of its training images."""
     assert isinstance(training.model, Classical)
-    training.model.learn(as_floats(split.images), split.labels)
+    training.model.learn(convert_to_floats(split.images), split.labels)
     training.optimizer.step()  # of nothing: for the schedule
-    training.after_step()
+    training.update_mean()
     # Spread evenly: the images may be in the order of their classes.
     rows = torch.linspace(0, len(split) - 1, min(SAMPLE, len(split)), device=split.labels.device).long()
     scores = evaluate(training.model, split[rows], training.loss)

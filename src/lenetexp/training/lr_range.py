@@ -35,7 +35,7 @@ class Step:
     smooth: float  # exponential mean of the losses up to here, corrected for its start as Adam's are
 
 
-def lr_range(
+def run_range_test(
     training: Training,
     split: Split,
     recipe: Recipe,
@@ -89,10 +89,10 @@ class Suggestion:
         return best / APART, best, best * APART
 
 
-def suggest(steps: Sequence[Step]) -> Suggestion | None:
+def suggest_rates(steps: Sequence[Step]) -> Suggestion | None:
     """Suggest rates from the steps of a test; None if the loss did not fall clearly."""
     bottom = min(range(len(steps)), key=lambda i: steps[i].smooth)
-    if steps[bottom].smooth > (1 - FALL) * _first_loss(steps):
+    if steps[bottom].smooth > (1 - FALL) * _average_first_losses(steps):
         return None
     return Suggestion(steps[max(bottom - LAG, 0)].lr)
 
@@ -100,9 +100,9 @@ def suggest(steps: Sequence[Step]) -> Suggestion | None:
 def has_risen(steps: Sequence[Step]) -> bool:
     """Whether the loss is clearly above its lowest value at the end of a test."""
     lowest = min(step.smooth for step in steps)
-    return steps[-1].smooth - lowest > RISEN * (_first_loss(steps) - lowest)
+    return steps[-1].smooth - lowest > RISEN * (_average_first_losses(steps) - lowest)
 
 
-def _first_loss(steps: Sequence[Step]) -> float:
+def _average_first_losses(steps: Sequence[Step]) -> float:
     """The mean loss of the first tenth, where the rate is too small to learn."""
     return fmean(step.loss for step in steps[: max(len(steps) // 10, 1)])

@@ -13,10 +13,10 @@ from lenetexp.config.custom import explain_failure
 from lenetexp.config.schema import SHARED_THREADS, THREAD_VARIABLES, Device, RunConfig
 from lenetexp.config.targets import ClassicalModel, Target
 from lenetexp.datasets.load import Data
-from lenetexp.errors import UserError, counted, one_line
-from lenetexp.losses import loss_of
-from lenetexp.optim import DiagonalLevenbergMarquardt, build_optimizer, build_schedule, running_mean
-from lenetexp.training.batches import seed_of
+from lenetexp.errors import UserError, format_error, pluralize
+from lenetexp.losses import choose_loss
+from lenetexp.optim import DiagonalLevenbergMarquardt, build_optimizer, build_schedule, make_mean_update
+from lenetexp.training.batches import derive_seed
 from lenetexp.training.curvature import measure_curvature
 from lenetexp.training.state import Training
 
@@ -65,7 +65,7 @@ def describe_device(device: torch.device) -> str:
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
     if device.type == "mps":
         return "Apple GPU"
-    return f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    return f"CPU, {pluralize(torch.get_num_threads(), 'thread')}"
 
 
 def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
@@ -78,8 +78,8 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
             f"batch_size={settings.batch_size}: must be at most {len(data.train)}, the number of training images"
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of("weights", settings.seed, 0))
-        has_size = "image_size" in settings.dataset.call()
+        torch.manual_seed(derive_seed("weights", settings.seed, 0))
+        has_size = "image_size" in settings.dataset.build_call()
         model = build_net(settings.model, len(data.classes), data.image_shape, has_size)
     # Channels last is the order in which oneDNN and cuDNN compute: no reordering at every layer.
     model.to(device).to(memory_format=torch.channels_last)
@@ -96,7 +96,7 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
     if parameters:
         measure_curvature(model, loss, optimizer, data.train, settings.seed, epoch=0, most=2)  # or say that it cannot
     averages = settings.ema is not None and parameters
-    average = AveragedModel(model, multi_avg_fn=running_mean(settings.ema or 0.0)) if averages else None
+    average = AveragedModel(model, multi_avg_fn=make_mean_update(settings.ema or 0.0)) if averages else None
     steps_per_epoch = ceil(len(data.train) / settings.batch_size)
     return Training(
         model=model,
@@ -105,7 +105,7 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
         schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, settings.epochs),
         # Gradients in fp16 would vanish without a scale; other precisions need none.
         scaler=torch.amp.GradScaler(device.type, enabled=settings.device.precision == "fp16"),
-        forward=_forward(model, settings, device),
+        forward=_make_forward(model, settings, device),
         average=average,
     )
 
@@ -118,7 +118,7 @@ def build_net(
     A custom net's class takes `classes` and `channels` beside its settings. Raises `UserError` if the net does not fit;
     `has_size` says whether dataset.image_size can change the images.
     """
-    model = settings.make("model", nn.Module, classes=classes, channels=image_shape[0])
+    model = settings.instantiate("model", nn.Module, classes=classes, channels=image_shape[0])
     size = "×".join(map(str, image_shape))
     try:
         with torch.no_grad():
@@ -129,7 +129,7 @@ def build_net(
             raise UserError(f"model: {settings.name} failed on two {size} images: {reason}{advice}") from error
         advice = " (dataset.image_size=28)" if has_size else ""
         raise UserError(
-            f"model: {settings.name} does not take {size} images ({one_line(error)[:120]}); lenet takes 28×28{advice}"
+            f"model: {settings.name} does not take {size} images ({format_error(error)[:120]}); lenet takes 28×28{advice}"
         ) from error
     if shape != (2, classes):
         raise UserError(f"model: {settings.name} must return 2×{classes} logits for two {size} images, not {shape}")
@@ -138,7 +138,7 @@ def build_net(
 
 def build_loss(settings: Target, model: nn.Module, classes: int) -> nn.Module:
     """The loss that `settings` name, for `model`, on the CPU. Raises `UserError` if it is none for so many classes."""
-    loss = settings.make("loss", nn.Module)
+    loss = settings.instantiate("loss", nn.Module)
     if [*loss.parameters()]:
         raise UserError(f"loss: {settings.name} has weights of its own, which nothing would train; must have none")
     for mode in (True, False):
@@ -148,15 +148,15 @@ def build_loss(settings: Target, model: nn.Module, classes: int) -> nn.Module:
         except Exception as error:
             if reason := explain_failure(error, settings.target):
                 raise UserError(f"loss: {settings.name} failed on 2×{classes} outputs: {reason}") from error
-            mistake = one_line(error)[:120]
+            mistake = format_error(error)[:120]
         if mistake:
             raise UserError(
                 f"loss: {settings.name} must make one number of 2×{classes} outputs and two class numbers ({mistake})"
             )
-    return loss_of(model, loss)
+    return choose_loss(model, loss)
 
 
-def _forward(model: nn.Module, settings: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _make_forward(model: nn.Module, settings: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
     """The model as training calls it: itself, compiled, or under autocast; returns fp32 logits."""
     forward: Callable[[Tensor], Tensor] = torch.compile(model) if settings.device.compile else model
     if settings.device.precision == "fp32":

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from lenetexp.errors import UserError, one_line
+from lenetexp.errors import UserError, format_error
 from lenetexp.optim import Schedule
 from lenetexp.training.evaluate import Diverged, Scores, Totals
-from lenetexp.training.frames import Frames, packed, unpacked, with_frame
+from lenetexp.training.frames import Frames, add_frame, pack_frames, unpack_frames
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class Training:
     frames: Frames = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.frames = with_frame({}, 0, self.model)
+        self.frames = add_frame({}, 0, self.model)
 
     @property
-    def trained(self) -> nn.Module:
+    def evaluated_model(self) -> nn.Module:
         """The net that is validated, kept and tested: the model, or the running mean of its weights."""
         return self.model if self.average is None else self.average.module
 
-    def after_step(self) -> None:
+    def update_mean(self) -> None:
         """To be called after every step of the optimizer."""
-        self.schedule.after_batch()
+        self.schedule.step_batch()
         if self.average is not None:
             self.average.update_parameters(self.model)
 
@@ -82,7 +82,7 @@ class Training:
         self, epoch: int, train: Totals, val: Scores, images_per_second: float, inside: dict[str, float]
     ) -> EpochRecord:
         """Adds an epoch, and keeps its weights if they are the best; raises `Diverged` if a loss is not finite."""
-        train_loss, train_accuracy = train.means()
+        train_loss, train_accuracy = train.compute_means()
         if not isfinite(train_loss + val.loss):
             raise Diverged(epoch)
         best = self.best
@@ -91,14 +91,14 @@ class Training:
         if improved:
             self.best_weights = {
                 name: weight.to("cpu", copy=True, memory_format=torch.contiguous_format)
-                for name, weight in self.trained.state_dict().items()
+                for name, weight in self.evaluated_model.state_dict().items()
             }
         record = EpochRecord(
             epoch, train_loss, train_accuracy, val.loss, val.accuracy,
             self.schedule.lr, images_per_second, improved, inside,
         )  # fmt: skip
         self.history.append(record)
-        self.frames = with_frame(self.frames, epoch, self.model)
+        self.frames = add_frame(self.frames, epoch, self.model)
         return record
 
     @property
@@ -113,7 +113,7 @@ class Training:
             **{name: part.state_dict() for name, part in self._parts.items()},
             "history": [asdict(record) for record in self.history],
             "best_weights": self.best_weights,
-            "frames": packed(self.frames),
+            "frames": pack_frames(self.frames),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class Training:
         history = TypeAdapter(list[EpochRecord]).validate_python(state["history"])
         if [record.epoch for record in history] != list(range(1, len(history) + 1)):
             raise ValueError("its epochs are not numbered from 1 on")
-        frames = unpacked(state["frames"]) if "frames" in state else self.frames  # earlier versions kept none
+        frames = unpack_frames(state["frames"]) if "frames" in state else self.frames  # earlier versions kept none
         if not {frame.shape for frame in frames.values()} <= {frame.shape for frame in self.frames.values()}:
             raise ValueError("its frames are of another layer")
         if not frames.keys() <= {*range(len(history) + 1)}:
@@ -189,7 +189,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such checkpoint") from None
     except Exception as error:  # a damaged pickle raises whatever its next byte leads to
-        raise UserError(f"{path} is damaged or not a checkpoint of weights only ({one_line(error)[:120]})") from None
+        raise UserError(
+            f"{path} is damaged or not a checkpoint of weights only ({format_error(error)[:120]})"
+        ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a dictionary, not a {type(content).__name__}")
     return content

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from lenetexp.training.evaluate import Diverged, better_than_chance
+from lenetexp.training.evaluate import Diverged, is_better_than_chance
 from lenetexp.training.state import EpochRecord
 
 LEARNED, FAILED, COLLAPSED, DIVERGED = "learned", "did not learn", "collapsed", "diverged"
@@ -36,21 +36,23 @@ class Verdict:
         return "; ".join(self.reasons) if self.text == self.ending and self.reasons else self.sentence
 
 
-def judge(history: Sequence[EpochRecord], classes: int, images: int, diverged: Diverged | None = None) -> Verdict:
+def judge_training(
+    history: Sequence[EpochRecord], classes: int, images: int, diverged: Diverged | None = None
+) -> Verdict:
     """The verdict on a finished training; `images` are those of the validation accuracy."""
     if diverged is not None:
         return Verdict(DIVERGED, DIVERGED, (f"{diverged}: {_advise_smaller(is_far=not history)}",))
     chance, last = 1 / classes, history[-1].val_accuracy
-    reached = [record for record in history if better_than_chance(record.val_accuracy, classes, images)]
+    reached = [record for record in history if is_better_than_chance(record.val_accuracy, classes, images)]
     best = max(record.val_accuracy for record in history)
-    kept = better_than_chance(last, classes, images) and last - chance >= (best - chance) / 2
+    kept = is_better_than_chance(last, classes, images) and last - chance >= (best - chance) / 2
     if kept:
         return Verdict(LEARNED, LEARNED)
     if not reached:
-        return Verdict(FAILED, FAILED, tuple(_why(history))[:2])
+        return Verdict(FAILED, FAILED, tuple(_list_reasons(history))[:2])
     # The last epoch that was good by the same measure.
     good = [record.epoch for record in reached if record.val_accuracy - chance >= (best - chance) / 2]
-    return Verdict(COLLAPSED, f"{COLLAPSED} after epoch {good[-1]}", tuple(_why(history[good[-1] :]))[:2])
+    return Verdict(COLLAPSED, f"{COLLAPSED} after epoch {good[-1]}", tuple(_list_reasons(history[good[-1] :]))[:2])
 
 
 def _advise_smaller(is_far: bool) -> str:
@@ -59,7 +61,7 @@ def _advise_smaller(is_far: bool) -> str:
     return f"optimizer.lr is far too large; {find}" if is_far else "optimizer.lr is too large, try a tenth"
 
 
-def _why(history: Sequence[EpochRecord]) -> Iterator[str]:
+def _list_reasons(history: Sequence[EpochRecord]) -> Iterator[str]:
     """What the records of the epochs that failed show, the most telling first."""
     inside = [record.inside for record in history if record.inside]
     if not inside:
@@ -88,10 +90,10 @@ def _why(history: Sequence[EpochRecord]) -> Iterator[str]:
     elif dead is not None or flat is not None:
         yield "a smaller optimizer.lr or another model.activation may keep it alive"
     if dead is None and flat is None:
-        yield from _vanished(last, layers)
+        yield from _detect_vanishing(last, layers)
 
 
-def _vanished(last: Mapping[str, float], layers: Sequence[str]) -> Iterator[str]:
+def _detect_vanishing(last: Mapping[str, float], layers: Sequence[str]) -> Iterator[str]:
     """Whether the images' differences vanish on their way forward, or the gradient on its way back."""
     if len(layers) < 2:
         return
