@@ -159,7 +159,7 @@ class InProcess(Store):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with self.monkeypatch.context() as patched:
-            patched.setattr(Progress, "epoch", and_stop)
+            patched.setattr(Progress, "print_epoch", and_stop)
             if not pictures:
                 patched.setattr(experiment, "try_draw", lambda _: True)
             folder = Path(f"outputs/runs/{len(list(Path().glob('outputs/runs/*')))}")

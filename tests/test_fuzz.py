@@ -68,11 +68,11 @@ Main = Callable[..., tuple[str, str]]
 def main(here: InProcess, monkeypatch: pytest.MonkeyPatch) -> Main:
     """scripts/run.py within this process, trainings of one step; how it ended, and the output."""
     batches, fit = loop.iterate_batches, loop.fit
-    monkeypatch.setattr(loop, "batches", lambda *a, **k: islice(batches(*a, **k), 1))
+    monkeypatch.setattr(loop, "iterate_batches", lambda *a, **k: islice(batches(*a, **k), 1))
     monkeypatch.setattr(experiment, "fit", lambda *a, **k: islice(fit(*a, **k), 1))
     monkeypatch.setattr(experiment, "try_draw", lambda _: True)
     monkeypatch.setattr(experiment, "save_model", lambda *_: None)
-    monkeypatch.setattr(Recorder, "model", lambda *_: None)
+    monkeypatch.setattr(Recorder, "log_model", lambda *_: None)
     monkeypatch.setattr(process, "start", lambda _: None)
 
     def call(*words: str) -> tuple[str, str]:

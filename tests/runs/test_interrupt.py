@@ -105,7 +105,7 @@ def test_a_signal_is_heard_while_a_finished_run_waits_for_its_server(
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(25)
 
-    here.monkeypatch.setattr(Recorder, "end", hang)
+    here.monkeypatch.setattr(Recorder, "terminate", hang)
     here.train("epochs=1")
     assert time.monotonic() - asked[0] < 5
     assert "python scripts/sync.py folder=outputs/runs/0" in capsys.readouterr().out

@@ -45,7 +45,7 @@ def test_the_test_images_are_looked_at_once_and_after_the_last_epoch(
         data = load_data(*arguments)  # type: ignore[arg-type]
         return replace(data, test=Split(data.test.images.as_subclass(Watched), data.test.labels))
 
-    monkeypatch.setattr(experiment, "load", watched)
+    monkeypatch.setattr(experiment, "load_data", watched)
     experiment._loaded.clear()
     in_process(tmp_path, monkeypatch, empty_store).train(recipe=RECIPE, pictures=True)
     experiment._loaded.clear()

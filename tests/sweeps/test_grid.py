@@ -221,8 +221,8 @@ def test_ctrl_c_is_heard_whatever_a_library_makes_of_it(typed: Command, monkeypa
         finally:
             raise AttributeError("half of a config")
 
-    monkeypatch.setattr("lenetexp.sweeps.plan.check", interrupt)
-    monkeypatch.setattr("lenetexp.cli.check", interrupt)
+    monkeypatch.setattr("lenetexp.sweeps.plan.check_config", interrupt)
+    monkeypatch.setattr("lenetexp.cli.check_config", interrupt)
     for words, said in ((["-m", "seed=1,2"], STOPPED_EARLY), ([], "Stopped.\n")):
         done = typed("run", *words)
         assert (done.returncode, done.stdout) == (130, said) and "error" not in done.stderr

@@ -199,7 +199,9 @@ def test_a_run_that_is_a_result_is_called_by_its_verdict(
 
 
 def test_a_command_that_repeats_a_run_resumes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RunFiles, "text", lambda self, path: "python /here/scripts/run.py lr=1 resume=true epochs=2")
+    monkeypatch.setattr(
+        RunFiles, "read_text", lambda self, path: "python /here/scripts/run.py lr=1 resume=true epochs=2"
+    )
     run = RecordedRun("1", "r", "FINISHED", {}, {}, {}, 0)
     assert RunFiles(run).list_commands("") == [("the run again", "python scripts/run.py lr=1 epochs=2")]
 

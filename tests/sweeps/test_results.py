@@ -220,7 +220,7 @@ def test_a_sweep_whose_results_cannot_be_shown_says_so_and_hides_nothing(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Sweep, "has_begun", True)
-    monkeypatch.setattr(Sweep, "results", full)
+    monkeypatch.setattr(Sweep, "show_results", full)
     settings = settings_of(here)
     expected = UserError if ended_by is None else type(ended_by)
     with pytest.raises(expected) as told, record_sweep(settings, here.cwd / "s", plan):

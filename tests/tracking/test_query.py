@@ -148,7 +148,7 @@ def test_a_store_that_fails_is_one_sentence_without_its_password(
     ask: Callable[[Store, RecordedRun], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = client_without_server()
-    monkeypatch.setattr(stores, "_client", lambda _: client)
+    monkeypatch.setattr(stores, "_connect", lambda _: client)
     store = Store("http://me:secret@127.0.0.1:9", "1")
     run = RecordedRun("4d1f", "a run", "RUNNING", metrics={}, params={}, tags={}, started=0, store=store)
     with pytest.raises(UserError, match="connection refused") as told:

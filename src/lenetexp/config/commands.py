@@ -20,7 +20,8 @@ class FindLrConfig(RunConfig):
     def headline(self) -> str:
         batches = f"{self.steps:,} steps of {self.batch_size} images"
         rates = f"optimizer.lr from {self.from_lr:g} to {self.to_lr:g}"
-        return f"{self.model.name} ({', '.join(format_arguments(self.model.build_call()))}), {self.optimizer.name}, {batches}, {rates}"
+        model = f"{self.model.name} ({', '.join(format_arguments(self.model.build_call()))})"
+        return f"{model}, {self.optimizer.name}, {batches}, {rates}"
 
 
 class DescribeConfig(Settings):

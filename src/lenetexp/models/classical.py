@@ -292,7 +292,7 @@ class NearestNeighbours(Classical):
         return {"images": (count, pixels), "labels": (count,)}
 
     def _find_mistake(self, stored: dict[str, Any]) -> str | None:
-        if mistake := super()._mistake(stored):
+        if mistake := super()._find_mistake(stored):
             return mistake
         labels = stored["labels"]
         known = bool(((labels >= 0) & (labels < self.classes)).all())

@@ -55,8 +55,8 @@ def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
 
 def _serve(bench: Bench, listening: socket.socket) -> None:
     server = uvicorn.Server(uvicorn.Config(
-        build_app(bench), log_level="error", access_log=False, http="h11", ws="none", lifespan="off", server_header=False,
-        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1, proxy_headers=False,
+        build_app(bench), log_level="error", access_log=False, http="h11", ws="none", lifespan="off",
+        server_header=False, limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1, proxy_headers=False,
     ))  # fmt: skip
     server.run(sockets=[listening])
 

@@ -201,9 +201,8 @@ def _format_question(runs: DataFrame, keys: Sequence[str], files: RunFiles) -> s
         values, numeric = order_values(runs[key], runs.best_val_accuracy)
         many = len(values) > MOST_VALUES
         listed = f"{len(values)} values" if many else ", ".join(map(shorten_value, values))
-        varied.append(
-            f"{key} ({listed}{f' from {shorten_value(values[0])} to {shorten_value(values[-1])}' if many and numeric else ''})"
-        )
+        limits = f" from {shorten_value(values[0])} to {shorten_value(values[-1])}" if many and numeric else ""
+        varied.append(f"{key} ({listed}{limits})")
     net = dict(files.recipe).get("model._target_", "").rpartition(".")[2] or "the net"
     data = "" if any(key.startswith("dataset") for key in keys) else files.dataset.get("name", "")
     what = " and ".join(filter(None, [", ".join(varied[:-1]), *varied[-1:]]))

@@ -221,6 +221,7 @@ def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest,
     try:
         return _load_run(store, store.client.get_run(run_id))
     except UserError as error:
+        reason = explain_failure(error, store.uri)
         raise UserError(
-            f"{key}={run_id}: there is no such run in {store.label} ({explain_failure(error, store.uri)}); must be {allowed}"
+            f"{key}={run_id}: there is no such run in {store.label} ({reason}); must be {allowed}"
         ) from error

@@ -128,8 +128,9 @@ def build_net(
             advice = "; dataset.image_size sets the images' size" if has_size else ""
             raise UserError(f"model: {settings.name} failed on two {size} images: {reason}{advice}") from error
         advice = " (dataset.image_size=28)" if has_size else ""
+        reason = format_error(error)[:120]
         raise UserError(
-            f"model: {settings.name} does not take {size} images ({format_error(error)[:120]}); lenet takes 28×28{advice}"
+            f"model: {settings.name} does not take {size} images ({reason}); lenet takes 28×28{advice}"
         ) from error
     if shape != (2, classes):
         raise UserError(f"model: {settings.name} must return 2×{classes} logits for two {size} images, not {shape}")
