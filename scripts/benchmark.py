@@ -36,12 +36,13 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
     Each yields the mean training loss after every epoch. The learning rate grows with the batch, to show a curve.
     """
     from lenetexp.config.targets import Dataset, Optimizer
-    from lenetexp.datasets.load import Data, Split, load_data
-    from lenetexp.losses import CrossEntropy
+    from lenetexp.datasets.splits import Data, Split, load_data
     from lenetexp.models.lenet import LeNet
-    from lenetexp.optim import Schedule, build_optimizer
+    from lenetexp.models.losses import CrossEntropy
     from lenetexp.training.batches import make_generator
     from lenetexp.training.loop import Recipe, fit
+    from lenetexp.training.optimizers import build_optimizer
+    from lenetexp.training.schedules import Schedule
     from lenetexp.training.state import Training
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -107,7 +108,7 @@ def compare_loops(root: str, batch_sizes: list[int], images: int, rounds: int) -
 def diagnostics_cost(rounds: int) -> None:
     """Prints the throughput of the default run with and without diagnostics, in turn, and their ratio."""
     import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
-    from lenetexp.datasets.load import load_data
+    from lenetexp.datasets.splits import load_data
     from lenetexp.training.loop import Recipe, fit
     from lenetexp.training.setup import set_up
 

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 from lenetexp.config.schema import Tracking
-from lenetexp.serving.register import make_example, save_classifier
+from lenetexp.inference.serving.registration import make_example, save_classifier
+from lenetexp.inference.trained import NEEDED, rebuild_net
 from lenetexp.tracking.recorder import save_model
 from lenetexp.tracking.registry import use_as_default
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import NEEDED, rebuild_net
 
 URI = "sqlite:///outputs/mlflow.db"
 SECONDS = 4.0  # of requests of one kind, in each turn

@@ -10,7 +10,7 @@ from lenetexp.config.commands import DrawConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="draw")
 def main(config: DictConfig) -> None:
     """Serves the page until it is interrupted."""
-    cli.run_task(config, DrawConfig, "lenetexp.page.serve.run")
+    cli.run_task(config, DrawConfig, "lenetexp.inference.page.launch.run")
 
 
 if __name__ == "__main__":

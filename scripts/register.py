@@ -10,7 +10,7 @@ from lenetexp.config.commands import RegisterConfig
 @hydra.main(version_base="1.3", config_path="../conf", config_name="register")
 def main(config: DictConfig) -> None:
     """Makes a version in MLflow's registry and says how to use it."""
-    cli.run_task(config, RegisterConfig, "lenetexp.serving.register.run")
+    cli.run_task(config, RegisterConfig, "lenetexp.inference.serving.registration.run")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from PIL import Image
 
 from helpers import PROJECT, InProcess
 from lenetexp.datasets import torchvision_dataset
-from lenetexp.datasets.images import read_image
+from lenetexp.datasets.pictures import read_image
 from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking import process

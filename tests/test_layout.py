@@ -16,16 +16,14 @@ LAYERS = """
     errors
     config
     cli
-    datasets models losses optim
+    datasets models
     training
     tracking
     reporting
     runs
     sweeps
-    trained
-    serving
+    inference
     predict export find_lr describe
-    page
     hydra_plugins
 """
 HEAVY = {"fastapi", "uvicorn", "torch", "torchvision", "mlflow", "matplotlib", "optuna", "sklearn", "scipy", "pandas"}
@@ -99,11 +97,11 @@ def test_no_modules_import_each_other_in_a_circle(graph: dict[str, set[str]]) ->
 @pytest.mark.parametrize(
     ("library", "packages"),
     [
-        ("mlflow", {"tracking", "serving"}),
+        ("mlflow", {"tracking", "inference"}),
         ("matplotlib", {"reporting"}),
         ("onnxruntime", {"export"}),
-        ("fastapi", {"page"}),
-        ("uvicorn", {"page"}),
+        ("fastapi", {"inference"}),
+        ("uvicorn", {"inference"}),
     ],
 )
 def test_a_library_has_its_place(library: str, packages: set[str]) -> None:
@@ -119,7 +117,7 @@ def test_there_is_one_training_loop() -> None:
         for name, tree in TREES.items()
         if any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(tree))
     }
-    ours = {f"src/lenetexp/training/{name}.py" for name in ("loop", "inside", "curvature")}
+    ours = {f"src/lenetexp/training/{name}.py" for name in ("loop", "diagnostics", "curvature")}
     assert loops == ours | {PLAIN_LOOP}
 
 

@@ -6,19 +6,15 @@ errors     what a user can put right prints one line; how messages read
 config     a composed config, checked, typed and explained
 cli        what all commands share
 datasets   images and labels
-models     the nets, and what they were compared with
-losses     what training minimises
-optim      optimizers and learning-rate schedules
-training   the loop
+models     the nets, what they were compared with, and their losses
+training   the loop, optimizers and schedules
 tracking   the record in MLflow
 reporting  terminal and figures
 runs       one run, from its config to its record
 sweeps     many runs, and what they show
-trained    a trained net, rebuilt from its run's record
-serving    a trained net behind HTTP, from MLflow's registry
+inference  trained nets put to use
 predict    what a trained net says of images
 export     a trained net as a file for other programs
-page       a page to draw on, with trained nets behind it
 find_lr    the learning rates at which a recipe learns
 describe   a net layer by layer, in numbers and as a picture
 """

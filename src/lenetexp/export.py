@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lenetexp.config.commands import ExportConfig
 from lenetexp.errors import UserError, format_error, wrap_text
+from lenetexp.inference.trained import TrainedNet, load_net
 from lenetexp.reporting.terminal import format_path
 from lenetexp.tracking.names import BEST_ACCURACY
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import TrainedNet, load_net
 from lenetexp.training.batches import convert_to_floats
 
 Forward = Callable[[Tensor], Tensor]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lenetexp.config.commands import FindLrConfig
-from lenetexp.datasets.load import load_data
+from lenetexp.datasets.splits import load_data
 from lenetexp.errors import UserError, wrap_text
 from lenetexp.models.classical import Classical
 from lenetexp.reporting.terminal import format_path, make_progress_bar, try_draw

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenetexp.config.commands import PredictConfig
-from lenetexp.datasets.images import SUFFIXES, FamiliarImages, PictureFile, describe_counts, find_images, read_image
-from lenetexp.datasets.load import Split
 from lenetexp.datasets.mnist_form import Invert
+from lenetexp.datasets.pictures import SUFFIXES, FamiliarImages, PictureFile, describe_counts, find_images, read_image
+from lenetexp.datasets.splits import Split
 from lenetexp.errors import UserError, wrap_text
+from lenetexp.inference.trained import TrainedNet, load_net
 from lenetexp.reporting import run_figures, style
 from lenetexp.reporting.terminal import format_path
 from lenetexp.tracking.selection import find_run
 from lenetexp.tracking.store import open_store
-from lenetexp.trained import TrainedNet, load_net
 from lenetexp.training.evaluate import evaluate
 from lenetexp.training.setup import pick_device
 

@@ -56,7 +56,7 @@ def test_every_option_composes_to_a_correct_config(option: str) -> None:
 
 @pytest.mark.parametrize("page", TABLES)
 def test_a_table_is_what_the_files_of_conf_and_the_measurements_say(page: str) -> None:
-    assert write_table(page) == (PROJECT / page).read_text(), "python tests/doc_tables.py writes it"
+    assert write_table(page) == (PROJECT / page).read_text(), "python tests/support/doc_tables.py writes it"
 
 
 def test_every_option_that_the_readme_uses_exists() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers import make_data
-from lenetexp.losses import SquaredError, choose_loss
 from lenetexp.models.boosted import BoostedLeNet4
-from lenetexp.training.inside import look_inside
+from lenetexp.models.losses import SquaredError, choose_loss
+from lenetexp.training.diagnostics import measure_diagnostics
 from sample_training import make_training, train
 
 
@@ -55,5 +55,5 @@ def test_it_trains_and_is_looked_into_as_any_net() -> None:
     assert records[-1].train_accuracy > 0.9
     assert records[-1].inside["members.2.c5/update_ratio"] > 0
     before = copy.deepcopy(training.model.state_dict())
-    look_inside(training, data.train, None)
+    measure_diagnostics(training, data.train, None)
     torch.testing.assert_close(before, training.model.state_dict(), rtol=0, atol=0)

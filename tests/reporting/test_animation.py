@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from helpers import make_data
-from lenetexp.datasets.load import Data, Split
+from lenetexp.datasets.splits import Data, Split
 from lenetexp.reporting.animation import GAP, LINE, TILE, draw_learning
 from lenetexp.training.frames import MOST_FRAMES, Frames, add_frame
 from lenetexp.training.state import EpochRecord

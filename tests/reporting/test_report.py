@@ -10,7 +10,7 @@ from math import nan
 import pytest
 
 from colours import contrast, mixed
-from lenetexp.reporting.report import (
+from lenetexp.reporting.report_page import (
     HERE,
     LARGEST,
     MOST_POINTS,
@@ -31,7 +31,7 @@ from lenetexp.reporting.report_parts import (
     build_runs_table,
     build_sweep_curves,
 )
-from lenetexp.sweeps.images import Images, group_by_images
+from lenetexp.sweeps.image_sets import Images, group_by_images
 from lenetexp.sweeps.results import group_recipes, sort_best_first
 from sample_report import HOSTILE, Page, found, report
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from browser import needs_browser
-from lenetexp.reporting.report import render_report
+from lenetexp.reporting.report_page import render_report
 from needs import CHROMIUM
 from sample_report import HOSTILE, Page, report
 

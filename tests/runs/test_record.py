@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers import in_process
-from lenetexp.datasets.load import Data, Split, load_data
+from lenetexp.datasets.splits import Data, Split, load_data
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, JournalReader
 

@@ -12,12 +12,11 @@ import lenetexp
 from helpers import FIGURES, PROJECT, Done, InProcess, PlainLeNet, Server, Store, composed, run_script
 from lenetexp.config.identity import flatten_settings
 from lenetexp.config.targets import Dataset
-from lenetexp.datasets.load import load_data
 from lenetexp.datasets.local import digits
+from lenetexp.datasets.splits import load_data
 from lenetexp.runs import provenance
-from lenetexp.runs.experiment import clean_config
+from lenetexp.training.diagnostics import MEASURES
 from lenetexp.training.evaluate import evaluate
-from lenetexp.training.inside import MEASURES
 
 ARTIFACTS = {"checkpoints", "config.yaml", "dataset.json", "figures", "predictions.csv", "reproduce"}
 SERIES = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "images_per_second")
@@ -150,7 +149,7 @@ def test_a_run_that_diverges_is_a_result(here: InProcess, capsys: pytest.Capture
 def test_a_password_is_neither_recorded_nor_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "tracking.uri=postgresql://me:secret@host/db"
     monkeypatch.setattr("sys.argv", ["run.py", uri, "resume=true"])
-    provenance.write_provenance(tmp_path, clean_config(composed(uri)), {"digest": "d"})
+    provenance.write_provenance(tmp_path, provenance.clean_config(composed(uri)), {"digest": "d"})
     written = "".join(path.read_text() for path in (tmp_path / "config.yaml", tmp_path / "reproduce/command.txt"))
     printed = provenance.format_resume_command("4d1f")
     assert "secret" not in written + printed and written.count("//***@host") == printed.count("//***@host") + 1 == 2

@@ -11,7 +11,7 @@ import torch
 from helpers import InProcess, composed
 from lenetexp import predict
 from lenetexp.config.schema import RunConfig, Tracking, check_config
-from lenetexp.datasets.load import load_data
+from lenetexp.datasets.splits import load_data
 from lenetexp.errors import UserError
 from lenetexp.runs.resume import ResumePlan
 from lenetexp.runs.trust import read_config, require_trusted
@@ -48,9 +48,9 @@ NEVER = (
 NEVER_IMAGES = (
     "mine.torch.nn.Linear",
     "mine.datasets.load.load",
-    "lenetexp.datasets.torchvision._download",
-    "lenetexp.datasets.torchvision.FileLock",
-    "lenetexp.datasets.images.read_image",
+    "lenetexp.datasets.downloads._download",
+    "lenetexp.datasets.downloads.FileLock",
+    "lenetexp.datasets.pictures.read_image",
 )
 
 

@@ -16,7 +16,7 @@ from lenetexp.config.commands import CompareConfig
 from lenetexp.config.schema import check_config
 from lenetexp.sweeps.compare import compare
 from lenetexp.sweeps.findings import Comparison, Findings, add_seeds, compute_findings
-from lenetexp.sweeps.images import Images
+from lenetexp.sweeps.image_sets import Images
 from lenetexp.sweeps.results import group_recipes, sort_best_first
 from lenetexp.sweeps.summary import show_results
 

@@ -11,9 +11,9 @@ from helpers import Command, InProcess, Store, composed, run_script
 from lenetexp.config.commands import ReportConfig
 from lenetexp.config.schema import check_config
 from lenetexp.errors import UserError
-from lenetexp.sweeps.repeat import RunFiles, format_single_command
 from lenetexp.sweeps.report import add_report, describe_ending, report
 from lenetexp.sweeps.results import sort_best_first
+from lenetexp.sweeps.run_files import RunFiles, format_single_command
 from lenetexp.tracking.names import Tag
 from lenetexp.tracking.query import RecordedRun
 from lenetexp.tracking.recorder import create_run

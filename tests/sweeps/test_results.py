@@ -14,7 +14,7 @@ from helpers import InProcess, composed
 from lenetexp.config.identity import RESULT_NAMES, format_swept, is_part_of_experiment, shorten_keys
 from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
-from lenetexp.reporting.report import Cell
+from lenetexp.reporting.report_page import Cell
 from lenetexp.reporting.report_parts import build_means_table, build_runs_table
 from lenetexp.runs.interrupt import Interruption
 from lenetexp.sweeps.results import COLUMNS, RECIPE, group_recipes, sort_best_first

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from helpers import make_data
 from lenetexp.errors import UserError
-from lenetexp.losses import CrossEntropy, MaximumAPosteriori, SquaredError
 from lenetexp.models.layers import EuclideanRBF, Subsampling, TableConv2d
 from lenetexp.models.lenet import LeNet
 from lenetexp.models.lenet_1989 import LeNet1989
-from lenetexp.optim import DiagonalLevenbergMarquardt
+from lenetexp.models.losses import CrossEntropy, MaximumAPosteriori, SquaredError
 from lenetexp.training.curvature import _propagate, compute_curvature, measure_curvature
+from lenetexp.training.optimizers import DiagonalLevenbergMarquardt
 
 
 def test_of_one_layer_it_is_the_diagonal_of_the_hessian() -> None:

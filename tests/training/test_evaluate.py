@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import make_data
-from lenetexp.datasets.load import Split
+from lenetexp.datasets.splits import Split
 from lenetexp.models.lenet import LeNet
 from lenetexp.training import evaluate as module
 from lenetexp.training.batches import convert_to_floats

@@ -11,14 +11,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from helpers import assert_same_weights, make_data
 from lenetexp.config.targets import Augment
-from lenetexp.losses import CrossEntropy, MaximumAPosteriori, SquaredError
 from lenetexp.models.classical import LinearClassifier
 from lenetexp.models.lenet import LeNet
-from lenetexp.optim import Schedule, make_mean_update
+from lenetexp.models.losses import CrossEntropy, MaximumAPosteriori, SquaredError
 from lenetexp.training import loop
 from lenetexp.training.batches import iterate_batches
 from lenetexp.training.evaluate import SYNC_EVERY, Diverged, Totals
 from lenetexp.training.loop import Recipe, fit
+from lenetexp.training.optimizers import make_mean_update
+from lenetexp.training.schedules import Schedule
 from sample_training import make_training, train, weights
 
 

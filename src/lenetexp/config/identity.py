@@ -20,10 +20,21 @@ UNNAMED_GROUPS, UNNAMED_KEYS = ("device",), ("dataset.root", "optimizer.fused")
 # These images are the same wherever they lie. A folder of pictures is told apart by its place.
 SAME_WHEREVER = "lenetexp.datasets.torchvision_dataset"
 
+# Names that stored runs hold, and what has them now. They mean the same experiment, under the same hash.
+FORMER_TARGETS = {
+    "lenetexp.losses.CrossEntropy": "lenetexp.models.CrossEntropy",
+    "lenetexp.losses.SquaredError": "lenetexp.models.SquaredError",
+    "lenetexp.losses.MaximumAPosteriori": "lenetexp.models.MaximumAPosteriori",
+    "lenetexp.optim.DiagonalLevenbergMarquardt": "lenetexp.training.DiagonalLevenbergMarquardt",
+    "lenetexp.optim.piecewise": "lenetexp.training.piecewise",
+    "lenetexp.optim.warmup_cosine": "lenetexp.training.warmup_cosine",
+}
+FIRST_NAMES = {present: former for former, present in FORMER_TARGETS.items()}
+
 # Settings that did not exist before, as everything behaved then: without them, older runs keep their hashes.
 ADDED = {
     "model.init": "torch",
-    "loss._target_": "lenetexp.losses.CrossEntropy",
+    "loss._target_": "lenetexp.models.CrossEntropy",
     "loss.label_smoothing": 0.0,
     "ema": None,
 }
@@ -61,6 +72,9 @@ def select_identity(values: Mapping[str, Any]) -> dict[str, Any]:
         flat.pop("dataset.root", None)
     if flat.get("device.threads") == "auto":
         flat["device.threads"] = None  # the default before there was auto: older runs keep their hashes
+    for key, value in flat.items():
+        if key.endswith("_target_"):
+            flat[key] = FORMER_TARGETS.get(value, value)
     known = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
     return {key: _normalize_number(value) for key, value in known.items() if is_part_of_experiment(key)}
 
@@ -74,7 +88,9 @@ def _normalize_number(value: Any) -> Any:
 
 def hash_config(values: Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that two runs share if they are the same experiment."""
-    return compute_digest(select_identity(values))
+    leaves = select_identity(values)
+    first = {key: FIRST_NAMES.get(value, value) for key, value in leaves.items() if key.endswith("_target_")}
+    return compute_digest(leaves | first)
 
 
 def compute_digest(content: Any) -> str:

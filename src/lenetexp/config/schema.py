@@ -12,6 +12,7 @@ from lenetexp.config.command_line import GLOBAL, find_option_file
 from lenetexp.config.messages import explain_validation
 from lenetexp.config.targets import (
     CROSS_ENTROPY,
+    LOSSES,
     ClassicalModel,
     Dataset,
     KnownDataset,
@@ -93,7 +94,7 @@ class RunConfig(Settings):
     job: SweepJob | None = None
     given: list[str] = Field(default_factory=list)  # the overrides as they were typed; set by the command line
     model: Model
-    loss: Annotated[Target, check_arguments(KnownLoss, "lenetexp.losses.")] = CROSS_ENTROPY
+    loss: Annotated[Target, check_arguments(KnownLoss, *LOSSES)] = CROSS_ENTROPY
     optimizer: Annotated[Optimizer, check_arguments(KnownOptimizer, "torch.optim.", "lenetexp.")]
     scheduler: Annotated[Scheduler, check_arguments(KnownScheduler, "torch.optim.", "lenetexp.")]
     dataset: Annotated[Dataset, check_arguments(KnownDataset, "lenetexp.")]

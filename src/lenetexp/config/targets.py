@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from hydra.utils import get_object, instantiate
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from lenetexp.config import fields as f
 from lenetexp.config.command_line import find_setting_file, parse_typed_settings
 from lenetexp.config.custom import explain_failure
+from lenetexp.config.identity import FORMER_TARGETS
 from lenetexp.errors import UserError, format_error, suggest_word
 
 # The default of an argument that a class may not have. If it is given, it must not be null.
@@ -36,7 +37,7 @@ class Target(Settings):
     model_config = ConfigDict(extra="allow", serialize_by_alias=True)
     not_arguments: ClassVar[frozenset[str]] = frozenset()
 
-    target: f.Text = Field(alias="_target_")
+    target: Annotated[f.Text, AfterValidator(lambda name: FORMER_TARGETS.get(name, name))] = Field(alias="_target_")
 
     @property
     def name(self) -> str:
@@ -130,7 +131,8 @@ class KnownLoss(Target):
     j: f.AboveZero = ABSENT
 
 
-CROSS_ENTROPY = KnownLoss.model_validate({"_target_": "lenetexp.losses.CrossEntropy", "label_smoothing": 0.0})
+LOSSES = ("lenetexp.models.CrossEntropy", "lenetexp.models.MaximumAPosteriori", "lenetexp.models.SquaredError")
+CROSS_ENTROPY = KnownLoss.model_validate({"_target_": "lenetexp.models.CrossEntropy", "label_smoothing": 0.0})
 
 
 class MLPModel(PaperModel):
@@ -253,7 +255,7 @@ def check_arguments_of(kind_of: Callable[[str], type[Target] | None]) -> BeforeV
 
     def check_known(values: Any) -> Any:
         target = values.get("_target_") if isinstance(values, Mapping) else None
-        kind = kind_of(target) if isinstance(target, str) else None
+        kind = kind_of(FORMER_TARGETS.get(target, target)) if isinstance(target, str) else None
         return kind.model_validate(values) if kind else values
 
     return BeforeValidator(check_known)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lenetexp.datasets.images import IMAGE_SUFFIXES, SUFFIXES, convert_for_folder_dataset
-from lenetexp.datasets.load import Source, Split, hold_out
 from lenetexp.datasets.mnist_form import fit_into_mnist_frame
+from lenetexp.datasets.pictures import IMAGE_SUFFIXES, SUFFIXES, convert_for_folder_dataset
+from lenetexp.datasets.splits import Source, Split, hold_out
 from lenetexp.errors import UserError, wrap_text
 
 

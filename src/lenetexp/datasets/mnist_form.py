@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lenetexp.datasets.images import resize_images
+from lenetexp.datasets.pictures import resize_images
 from lenetexp.errors import UserError
 
 # MNIST: scaled into 20×20, the centre of mass in the middle of 28×28 (LeCun et al. 1998, section III A).

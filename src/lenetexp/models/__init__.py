@@ -10,6 +10,7 @@ mlp         fully connected nets
 deslant     images sheared upright
 classical   what is fitted at once: linear classifiers, nearest neighbours, the quadratic one
 svm         support vector machines, fitted at once, too
+losses      what training minimises
 counts      units, parameters and connections, layer by layer, as the papers count them
 """
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from lenetexp.models.lenet_1998 import LeNet1 as LeNet1
     from lenetexp.models.lenet_1998 import LeNet4 as LeNet4
     from lenetexp.models.lenet_1998 import LeNet5 as LeNet5
+    from lenetexp.models.losses import CrossEntropy as CrossEntropy
+    from lenetexp.models.losses import MaximumAPosteriori as MaximumAPosteriori
+    from lenetexp.models.losses import SquaredError as SquaredError
     from lenetexp.models.mlp import MLP as MLP
     from lenetexp.models.svm import PolynomialSVM as PolynomialSVM
 
@@ -38,6 +42,7 @@ MODULES = {
     "MLP": "mlp",
     **dict.fromkeys(("LinearClassifier", "PairwiseLinear", "QuadraticClassifier", "NearestNeighbours"), "classical"),
     "PolynomialSVM": "svm",
+    **dict.fromkeys(("CrossEntropy", "MaximumAPosteriori", "SquaredError"), "losses"),
 }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
-from lenetexp.datasets.load import Data
+from lenetexp.datasets.splits import Data
 from lenetexp.reporting.style import shorten_label
 from lenetexp.training.frames import Frames, compute_kernels_and_maps, find_first_convolution
 from lenetexp.training.state import EpochRecord

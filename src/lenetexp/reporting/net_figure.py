@@ -71,8 +71,9 @@ def draw_net(layers: Sequence["Layer"], name: str, path: Path, copies: int = 1) 
         x = (before.right + after.left) / 2
         axes.text(x, -tallest / 2 - 4, kind, ha="center", va="top", fontsize=8, color=TRAIN)
     for stack in stacks:
-        axes.text(stack.left + stack.width / 2, stack.height / 2 + 2, _format_layer(stack.layer), ha="center",
-                  va="bottom", fontsize=9, color=INK, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        x, y, text = stack.left + stack.width / 2, stack.height / 2 + 2, _format_layer(stack.layer)
+        axes.text(x, y, text, ha="center", va="bottom", fontsize=9, color=INK, bbox=box)
     axes.set(xlim=(-6, width + 8), ylim=(-tallest / 2 - 14, tallest / 2 + 12), aspect="equal")
     axes.set_axis_off()
     save_figures({path.stem: figure}, path.parent)

@@ -9,8 +9,8 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from lenetexp.config.identity import shorten_keys, shorten_value
-from lenetexp.reporting.report import Cell, Chart, Line, Point, Table
-from lenetexp.reporting.report import Series as Drawn
+from lenetexp.reporting.report_page import Cell, Chart, Line, Point, Table
+from lenetexp.reporting.report_page import Series as Drawn
 
 MOST_SERIES = 8  # that report.css has colours for
 MOST_TICKS = 8

@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lenetexp.datasets.load import Data
-from lenetexp.reporting.inside_figure import draw_inside
+from lenetexp.datasets.splits import Data
+from lenetexp.reporting.diagnostics_figure import draw_diagnostics
 from lenetexp.reporting.style import INK, TRAIN, VAL, WRONG, make_figure, save_figures, shorten_label, styled, with_grid
 from lenetexp.training.batches import convert_to_floats
 from lenetexp.training.evaluate import Scores, is_better_than_chance
@@ -58,10 +58,10 @@ def draw_run(
     if first is not None and first.in_channels == data.image_shape[0]:
         shown = f"The filters of {name} and their responses to one {data.name} image"
         figures["filters"] = draw_filters(first, data.test.images[0], shown)
-    found = (
-        draw_inside(closeup, "batch", title) if closeup else draw_inside([r.inside for r in history], "epoch", title)
-    )
-    save_figures(figures if found is None else {**figures, "inside": found}, folder)
+    rows, unit = (closeup, "batch") if closeup else ([record.inside for record in history], "epoch")
+    if inside := draw_diagnostics(rows, unit, title):
+        figures["inside"] = inside
+    save_figures(figures, folder)
 
 
 @with_grid

@@ -12,7 +12,7 @@ from lenetexp.tracking.store import Store
 from lenetexp.tracking.view import ALL, format_page
 
 if TYPE_CHECKING:
-    from lenetexp.datasets.load import Data
+    from lenetexp.datasets.splits import Data
     from lenetexp.training.evaluate import Scores
     from lenetexp.training.state import EpochRecord, Training
     from lenetexp.training.verdict import Verdict

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 
 from lenetexp.cli import require_empty
-from lenetexp.config.identity import INVOCATION_KEYS, flatten_settings, format_run_name, format_swept, hash_config
+from lenetexp.config.identity import flatten_settings, format_run_name, format_swept, hash_config
 from lenetexp.config.schema import RunConfig
 from lenetexp.config.targets import ClassicalModel, Dataset
-from lenetexp.datasets.load import Data, load_data
-from lenetexp.errors import UserError, format_error, mask_password, pluralize, wrap_text
+from lenetexp.datasets.splits import Data, load_data
+from lenetexp.errors import UserError, format_error, pluralize, wrap_text
 from lenetexp.reporting.run_summary import describe_end, describe_start
 from lenetexp.reporting.terminal import Progress, format_path, print_line, try_draw
 from lenetexp.runs import provenance, resume
-from lenetexp.runs.closeup import Closeup
+from lenetexp.runs.batch_diagnostics import BatchDiagnostics
 from lenetexp.runs.interrupt import Interruption, defer_signals
 from lenetexp.tracking.journal import STOP, Journal, Mark, Start
 from lenetexp.tracking.names import (
@@ -36,13 +36,13 @@ from lenetexp.tracking.names import (
     TEST_LOSS,
     File,
     Tag,
-)
+)  # fmt: skip
 from lenetexp.tracking.outbox import LITTLE_PATIENCE, Outbox, open_outbox
 from lenetexp.tracking.process import call
 from lenetexp.tracking.recorder import build_origin_tags, save_model
 from lenetexp.tracking.store import Store, open_store
+from lenetexp.training.diagnostics import measure_diagnostics
 from lenetexp.training.evaluate import Diverged, Scores, Totals, evaluate
-from lenetexp.training.inside import look_inside
 from lenetexp.training.loop import Recipe, fit
 from lenetexp.training.setup import describe_device, pick_device, set_up
 from lenetexp.training.state import EpochRecord, Training, save_checkpoint
@@ -75,7 +75,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     if plan is not None:
         folder = plan.restore(training, data.digest, folder)
     resumes = plan.previous.run_id if plan else None
-    current = Run(settings, clean_config(config), folder, data, training, resumes)
+    current = Run(settings, provenance.clean_config(config), folder, data, training, resumes)
     with defer_signals() as stop_if_asked, closing(Journal(folder)) as events:
         outbox = current.open_record(events, store)
         with current.close_record(outbox, stop_if_asked):
@@ -101,12 +101,6 @@ def _load_once(dataset: Dataset, device: torch.device) -> Data:
         _loaded.clear()
         _loaded[key] = load_data(dataset, device)
     return _loaded[key]
-
-
-def clean_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without how the command was given, and without a password in the store's address."""
-    kept = {key: value for key, value in config.items() if key not in INVOCATION_KEYS}
-    return {**kept, "tracking": {**kept["tracking"], "uri": mask_password(kept["tracking"]["uri"], whole=True)}}
 
 
 @dataclass(frozen=True)
@@ -210,12 +204,12 @@ class Run:
         )  # fmt: skip
         steps = ceil(len(self.data.train) / settings.batch_size)
         progress = Progress(settings.epochs, steps, done=training.epochs_done)
-        closeup = Closeup(folder, training.epochs_done) if settings.diagnostics.every == "batch" else None
+        closeup = BatchDiagnostics(folder, training.epochs_done) if settings.diagnostics.every == "batch" else None
 
         def on_batch(totals: Totals) -> None:
             progress.advance(totals)
             if closeup is not None:
-                inside = look_inside(training, self.data.train, settings.clip_norm)
+                inside = measure_diagnostics(training, self.data.train, settings.clip_norm)
                 closeup.add(totals.epoch, totals.batches, inside)
             stop_if_asked()
 
@@ -269,7 +263,8 @@ class Run:
             from lenetexp.reporting.animation import draw_learning
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 
-            steps = Closeup(folder, training.epochs_done).rows if self.settings.diagnostics.every == "batch" else []
+            is_measured = self.settings.diagnostics.every == "batch"
+            steps = BatchDiagnostics(folder, training.epochs_done).rows if is_measured else []
             draw_run(model, data, test, training.history, best, steps, self.label, folder / File.FIGURES)
             draw_learning(model, data, training.frames, training.history, folder / File.FIGURES)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from lenetexp.config.identity import INVOCATION_KEYS
 from lenetexp.errors import UserError, format_error, mask_password
 from lenetexp.tracking.names import File
 
@@ -33,6 +34,12 @@ def write_provenance(folder: Path, config: Mapping[str, Any], dataset: Mapping[s
         (reproduce / "uncommitted.diff").write_text(mask_password(_read_git_state("diff", "HEAD")))
         (reproduce / "untracked.txt").write_text(_read_git_state("ls-files", "--others", "--exclude-standard"))
     return commit.strip() or None
+
+
+def clean_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The config without how the command was given, and without a password in the store's address."""
+    kept = {key: value for key, value in config.items() if key not in INVOCATION_KEYS}
+    return {**kept, "tracking": {**kept["tracking"], "uri": mask_password(kept["tracking"]["uri"], whole=True)}}
 
 
 def read_dataset(folder: Path) -> dict[str, Any] | None:

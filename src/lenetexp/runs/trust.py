@@ -13,7 +13,7 @@ from lenetexp.config.custom import explain_failure
 from lenetexp.config.identity import TRUSTED
 from lenetexp.datasets import digits, image_folder, torchvision_dataset
 from lenetexp.errors import UserError, format_error
-from lenetexp.optim import piecewise, warmup_cosine
+from lenetexp.training.schedules import piecewise, warmup_cosine
 
 DEEPEST = 20  # levels of settings; no real config has more
 # What each part of a config may name: a class of such a kind, or one of these functions.

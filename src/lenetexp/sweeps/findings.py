@@ -16,9 +16,9 @@ from pandas import DataFrame
 from lenetexp.config.identity import format_swept
 from lenetexp.errors import UserError, pluralize, wrap_text
 from lenetexp.reporting.terminal import format_rows
-from lenetexp.sweeps import statistics
-from lenetexp.sweeps.images import group_by_images
-from lenetexp.sweeps.statistics import ALPHA, FEWEST_SEEDS, estimate_seeds
+from lenetexp.sweeps import significance as statistics
+from lenetexp.sweeps.image_sets import group_by_images
+from lenetexp.sweeps.significance import ALPHA, FEWEST_SEEDS, estimate_seeds
 from lenetexp.tracking.names import File
 from lenetexp.tracking.query import RecordedRun
 

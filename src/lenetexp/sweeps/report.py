@@ -12,7 +12,7 @@ from pandas import DataFrame
 from lenetexp.config.commands import ReportConfig
 from lenetexp.config.identity import format_swept, shorten_value
 from lenetexp.errors import UserError, format_error, pluralize
-from lenetexp.reporting.report import Cell, Report, render_report
+from lenetexp.reporting.report_page import Cell, Report, render_report
 from lenetexp.reporting.report_parts import (
     build_accuracy_charts,
     build_means_table,
@@ -23,8 +23,7 @@ from lenetexp.reporting.report_parts import (
 )  # fmt: skip
 from lenetexp.reporting.terminal import format_path, format_rows
 from lenetexp.sweeps.findings import compute_findings
-from lenetexp.sweeps.images import find_best, group_by_images
-from lenetexp.sweeps.repeat import RunFiles
+from lenetexp.sweeps.image_sets import find_best, group_by_images
 from lenetexp.sweeps.results import (
     RESULTS,
     SEED,
@@ -35,6 +34,7 @@ from lenetexp.sweeps.results import (
     read_index,
     select_results,
 )  # fmt: skip
+from lenetexp.sweeps.run_files import RunFiles
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, SERIES, TEST_ACCURACY, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, list_children
 from lenetexp.tracking.recorder import Recorder

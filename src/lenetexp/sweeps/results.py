@@ -10,8 +10,8 @@ from pandas import DataFrame, Series
 from lenetexp.config.identity import format_trust
 from lenetexp.errors import UserError, format_error
 from lenetexp.reporting.terminal import format_path
-from lenetexp.sweeps.images import fill_in_images, identify_images, name_images, sort_by_images
-from lenetexp.sweeps.statistics import compute_half_width, compute_wilson_interval, count_epochs_to
+from lenetexp.sweeps.image_sets import fill_in_images, identify_images, name_images, sort_by_images
+from lenetexp.sweeps.significance import compute_half_width, compute_wilson_interval, count_epochs_to
 from lenetexp.tracking.names import BEST_ACCURACY, BEST_EPOCH, BEST_LOSS, TEST_ACCURACY, File, Tag
 from lenetexp.tracking.query import RecordedRun, get_run, list_children
 from lenetexp.tracking.store import Store

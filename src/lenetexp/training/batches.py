@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lenetexp.config.targets import Augment
-from lenetexp.datasets.load import Split
+from lenetexp.datasets.splits import Split
 
 # Images that become floats at once: enough to hide Python's cost, few enough for the cache.
 BLOCK = 1024

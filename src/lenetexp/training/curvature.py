@@ -18,12 +18,12 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from lenetexp.config.custom import explain_failure
-from lenetexp.datasets.load import Split
+from lenetexp.datasets.splits import Split
 from lenetexp.errors import UserError, format_error
 from lenetexp.models.boosted import Boosting
 from lenetexp.models.layers import ACTIVATIONS, EuclideanRBF, Subsampling, TableConv2d
-from lenetexp.optim import DiagonalLevenbergMarquardt
 from lenetexp.training.batches import convert_to_floats, make_generator
+from lenetexp.training.optimizers import DiagonalLevenbergMarquardt
 
 # Layers that pass values on as they are, or choose among them: their own backward pass is right for squares, too.
 UNCHANGED = (nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout2d, nn.MaxPool2d)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lenetexp.datasets.load import Split
-from lenetexp.losses import CrossEntropy
+from lenetexp.datasets.splits import Split
+from lenetexp.models.losses import CrossEntropy
 from lenetexp.training.batches import convert_to_floats
 
 BATCH = 1000  # images at once: fast on a CPU, and 3 MB of floats

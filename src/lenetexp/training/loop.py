@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from lenetexp.config.targets import Augment
-from lenetexp.datasets.load import Data, Split
+from lenetexp.datasets.splits import Data, Split
 from lenetexp.models.classical import Classical
 from lenetexp.training.batches import convert_to_floats, derive_seed, iterate_batches
 from lenetexp.training.curvature import measure_curvature
+from lenetexp.training.diagnostics import measure_diagnostics
 from lenetexp.training.evaluate import Totals, evaluate
-from lenetexp.training.inside import look_inside
 from lenetexp.training.state import EpochRecord, Training
 
 # Training images that a classifier that is fitted at once is scored on: of all, some would take minutes.
@@ -45,7 +45,7 @@ def fit(
         started = time.perf_counter()
         train = one_pass(training, data.train, recipe, epoch, on_batch)
         seconds = time.perf_counter() - started
-        inside = look_inside(training, data.train, recipe.clip_norm) if recipe.diagnostics else {}
+        inside = measure_diagnostics(training, data.train, recipe.clip_norm) if recipe.diagnostics else {}
         val = evaluate(training.evaluated_model, data.val, training.loss)
         training.schedule.step_epoch(val.loss)
         yield training.record(epoch, train, val, len(data.train) / seconds, inside)

@@ -11,10 +11,10 @@ from statistics import fmean
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from lenetexp.datasets.load import Split
-from lenetexp.optim import Schedule
+from lenetexp.datasets.splits import Split
 from lenetexp.training.evaluate import Diverged, Totals
 from lenetexp.training.loop import Recipe, train_epoch
+from lenetexp.training.schedules import Schedule
 from lenetexp.training.state import Training
 
 SMOOTHING = 0.9  # of the exponential mean of the losses

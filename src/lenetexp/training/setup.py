@@ -12,12 +12,13 @@ from torch.optim.swa_utils import AveragedModel
 from lenetexp.config.custom import explain_failure
 from lenetexp.config.schema import SHARED_THREADS, THREAD_VARIABLES, Device, RunConfig
 from lenetexp.config.targets import ClassicalModel, Target
-from lenetexp.datasets.load import Data
+from lenetexp.datasets.splits import Data
 from lenetexp.errors import UserError, format_error, pluralize
-from lenetexp.losses import choose_loss
-from lenetexp.optim import DiagonalLevenbergMarquardt, build_optimizer, build_schedule, make_mean_update
+from lenetexp.models.losses import choose_loss
 from lenetexp.training.batches import derive_seed
 from lenetexp.training.curvature import measure_curvature
+from lenetexp.training.optimizers import DiagonalLevenbergMarquardt, build_optimizer, make_mean_update
+from lenetexp.training.schedules import build_schedule
 from lenetexp.training.state import Training
 
 THREADS = torch.get_num_threads()  # torch's own choice, or that of the variables that it reads

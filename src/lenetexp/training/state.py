@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lenetexp.errors import UserError, format_error
-from lenetexp.optim import Schedule
 from lenetexp.training.evaluate import Diverged, Scores, Totals
 from lenetexp.training.frames import Frames, add_frame, pack_frames, unpack_frames
+from lenetexp.training.schedules import Schedule
 
 
 @dataclass(frozen=True)

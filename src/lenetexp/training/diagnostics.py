@@ -1,0 +1,154 @@
+"""What happens inside the net, layer by layer: one forward and backward pass and one step on a few fixed images.
+
+All of it is done on a copy, so that training is the same as without it, and depends on the state of the training alone,
+so that a resumed run has the same record.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from lenetexp.datasets.splits import Split
+from lenetexp.errors import format_error
+from lenetexp.training.batches import convert_to_floats
+from lenetexp.training.optimizers import unwrap_step
+from lenetexp.training.state import Training
+
+IMAGES = 16  # spread evenly over the training set, which may be in the order of its classes
+# An activation is flat where its slope is below this share of its steepest: for sigmoid beyond 0.013 and 0.987.
+FLAT = 0.05
+# An end that keeps a larger share of the slope, as that of leaky_relu, is not flat.
+LEAKS = 1e-3
+# What is measured of each layer; saturated or dead only of one that an activation follows.
+MEASURES = (
+    "activation_mean", "activation_deviation", "saturated", "dead", "gradient_norm", "weight_norm", "update_ratio"
+)  # fmt: skip
+
+
+@dataclass
+class Call:
+    """A module as it was called: its name, what it got and what it returned."""
+
+    name: str
+    module: nn.Module
+    given: Tensor
+    returned: Tensor
+
+
+def measure_diagnostics(training: Training, split: Split, clip_norm: float | None) -> dict[str, float]:
+    """What `_measure` returns; nothing, and a warning, for a custom net or optimizer that cannot be copied."""
+    if not [*training.model.parameters()]:  # fitted at once: nothing steps
+        return {}
+    try:
+        return _measure(training, split, clip_norm)
+    except Exception as error:  # a custom class may raise anything
+        name = type(training.model).__name__
+        warnings.warn(f"diagnostics: cannot look inside {name} ({format_error(error)}); diagnostics=off", stacklevel=2)
+        return {}
+
+
+def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[str, float]:
+    """`MEASURES` of every layer with weights, under "layer/measure"; what is not finite or does not apply is left out.
+
+    activation_mean is over all values of the layer's activation; activation_deviation is from image to image, the root
+    mean square over all values. saturated is the share of values at which an activation with two flat ends is flat;
+    dead, of one that is flat at its lower end only, the share of units (neurons or maps) that are flat for every image.
+    gradient_norm and weight_norm are Euclidean, over weight and bias; update_ratio is the norm of the change by the
+    optimizer's next step on these images, over weight_norm.
+    """
+    model, optimizer, loss_function = copy.deepcopy((training.model, training.optimizer, training.loss))
+    calls: list[Call] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if getattr(module, "inplace", False):  # it would overwrite what is looked at
+            module.inplace = False
+        if not [*module.children()]:
+            # MLflow takes no empty part of a name, and few characters.
+            shown = re.sub(r"[^\w.\- ]", "_", name) or type(module).__name__
+            hooks.append(module.register_forward_hook(_make_hook(shown, calls)))
+    rows = torch.linspace(0, len(split) - 1, min(IMAGES, len(split)), device=split.labels.device).long()
+    devices = [split.labels.device] if split.labels.is_cuda else []
+    with torch.random.fork_rng(devices=devices):  # a custom net may draw
+        torch.manual_seed(0)
+        loss = loss_function.train()(model.train()(convert_to_floats(split.images[rows])), split.labels[rows])
+    for hook in hooks:
+        hook.remove()
+    optimizer.zero_grad()
+    loss.backward()
+    found: dict[str, Tensor] = {}
+    layers = {call.name: call.module for call in calls if any(p.dim() > 1 for p in call.module.parameters())}
+    before = {name: _flatten(layer.parameters()) for name, layer in layers.items()}
+    for call, following in zip(calls, [*calls[1:], None], strict=True):
+        if call.name in layers:
+            found |= {f"{call.name}/{key}": value for key, value in _find_activation(call, following).items()}
+    for name, layer in layers.items():
+        found[f"{name}/weight_norm"] = before[name].norm()
+        if gradients := [p.grad for p in layer.parameters() if p.grad is not None]:  # it may be frozen
+            found[f"{name}/gradient_norm"] = _flatten(gradients).norm()
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+    for group in optimizer.param_groups:  # the scheduler has set the next rate, which is zero after the last step
+        group["lr"] = group["lr"] or training.schedule.lr
+    unwrap_step(optimizer)()
+    for name, layer in layers.items():
+        change = _flatten(layer.parameters()) - before[name]
+        found[f"{name}/update_ratio"] = change.norm() / before[name].norm()
+    values = torch.stack([value.detach().float() for value in found.values()]).tolist()  # one wait for the device
+    return {key: value for key, value in zip(found, values, strict=True) if isfinite(value)}
+
+
+def _make_hook(name: str, calls: list[Call]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    """A hook that notes every call of one module."""
+
+    def note(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
+        if isinstance(returned, Tensor) and given and isinstance(given[0], Tensor):
+            calls.append(Call(name, module, given[0].detach(), returned.detach()))
+
+    return note
+
+
+def _flatten(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def _find_activation(call: Call, following: Call | None) -> dict[str, Tensor]:
+    """What a layer passes on: its output after its activation, if a module follows that is one."""
+    passed, flat = call.returned, dict[str, Tensor]()
+    if following is not None and following.given.shape == passed.shape:
+        passed = following.given  # a function may have been in between
+        if _is_activation(following):
+            passed = following.returned
+            with suppress(Exception):  # it may want more than a row of numbers, as PReLU does
+                flat = _measure_flat_share(following)
+    means = passed.mean(0)
+    deviation = (passed - means).square().mean().sqrt()  # `std` takes five times longer
+    return {"activation_mean": means.mean(), "activation_deviation": deviation, **flat}
+
+
+def _is_activation(call: Call) -> bool:
+    """Whether a module works value by value and is no mere copy, normalization or dropout."""
+    known = type(call.module).__module__ == "torch.nn.modules.activation"
+    custom = not type(call.module).__module__.startswith("torch.") and not [*call.module.parameters()]
+    return (known or custom) and call.returned.shape == call.given.shape
+
+
+def _measure_flat_share(call: Call) -> dict[str, Tensor]:
+    """The share of values beyond an activation's flat ends; of units, if only its lower end is flat."""
+    grid = torch.linspace(-20, 20, 2001, device=call.given.device)
+    slopes = call.module(grid).diff().abs()
+    steepest = slopes.max()
+    steep = torch.nonzero(slopes > FLAT * steepest).flatten()
+    low, high = grid[steep[0]], grid[steep[-1] + 1]
+    low_end, high_end = (end <= LEAKS * steepest for end in (slopes[0], slopes[-1]))
+    if low_end and high_end:
+        return {"saturated": ((call.given < low) | (call.given > high)).float().mean()}
+    if low_end:
+        return {"dead": (call.given.transpose(0, 1).flatten(1).amax(1) <= low).float().mean()}
+    return {}
