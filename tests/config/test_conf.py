@@ -47,7 +47,7 @@ def test_every_option_composes_to_a_correct_config(option: str) -> None:
     if group == "device":
         assert settings.device.name == option.partition("=")[2]
     if group in added:
-        call = {**getattr(settings, group).call(), **added[group]}
+        call = {**getattr(settings, group).build_call(), **added[group]}
         inspect.signature(get_method(call.pop("_target_"))).bind(**call)
 
 

@@ -120,7 +120,7 @@ def test_an_error_shows_where_the_job_raised_it(results: dict[str, JobReturn]) -
 def test_a_process_that_dies_while_it_is_idle_is_replaced(tmp_path: Path) -> None:
     warm_up = "hydra.launcher.warm_up=faulthandler.enable"
     launcher = local(lambda _: faulthandler.is_enabled(), f"hydra.sweep.dir={tmp_path}", warm_up)
-    with launcher.started(at_most=1):
+    with launcher.start_workers(at_most=1):
         launcher.workers[0].process.kill()
         (result,) = launcher.launch([[]], 0)
     assert result.return_value, "the new process was warmed up, too"
@@ -179,7 +179,7 @@ def test_a_signal_while_the_processes_start_leaves_none(tmp_path: Path, monkeypa
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(worker_class, "_start", start_and_interrupt)
-    with raised(), pytest.raises(Interruption), launcher.started(at_most=2):
+    with raised(), pytest.raises(Interruption), launcher.start_workers(at_most=2):
         raise AssertionError("the sweep goes on")
     assert not launcher.workers and not multiprocessing.active_children()
 
@@ -191,7 +191,7 @@ def shares(monkeypatch: pytest.MonkeyPatch, gpus: str, *settings: str, **by_user
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
     monkeypatch.setattr("joblib.cpu_count", lambda: 8)
-    return local(print, *(f"hydra.launcher.{setting}" for setting in settings)).environments()
+    return local(print, *(f"hydra.launcher.{setting}" for setting in settings)).build_environments()
 
 
 def test_jobs_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

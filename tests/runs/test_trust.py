@@ -47,7 +47,7 @@ NEVER = (
 )
 NEVER_IMAGES = (
     "mine.torch.nn.Linear",
-    "mine.datasets.load.load",
+    "mine.datasets.splits.load_data",
     "lenetexp.datasets.downloads._download",
     "lenetexp.datasets.downloads.FileLock",
     "lenetexp.datasets.pictures.read_image",

@@ -193,7 +193,7 @@ def _build_settings(
         own["dataset"] = {**own["dataset"], "root": root}
     checked = check_config(RunConfig, own)
     for part in ALLOWED:
-        require_trusted(getattr(checked, part).call(), part, settings.trust)
+        require_trusted(getattr(checked, part).build_call(), part, settings.trust)
     return checked, own
 
 

@@ -67,7 +67,7 @@ def open_sweeps(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> 
         with show_status(describe_start):
             with before_first_run():
                 if hasattr(launcher, "started"):
-                    stack.enter_context(launcher.started(at_most))
+                    stack.enter_context(launcher.start_workers(at_most))
                 with cli.pause_garbage_collection():
                     from lenetexp.sweeps.sweep import record_sweep  # imports MLflow
             sweep = stack.enter_context(record_sweep(settings, folder, plan))
