@@ -66,7 +66,7 @@ def open_sweeps(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> 
     with ExitStack() as stack:
         with show_status(describe_start):
             with before_first_run():
-                if hasattr(launcher, "started"):
+                if hasattr(launcher, "start_workers"):
                     stack.enter_context(launcher.start_workers(at_most))
                 with cli.pause_garbage_collection():
                     from lenetexp.sweeps.sweep import record_sweep  # imports MLflow
