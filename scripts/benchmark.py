@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Measures lenetexp against the tutorial's plain DataLoader loop on the same MNIST images.
 
 Both sides take turns, so that a busy machine slows both; medians and their ratio are printed.

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """How fast `mlflow models serve` answers with a registered net, beside MLflow's own pytorch model of the same net.
 
 In a folder with a finished run: python scripts/benchmark_serving.py [rounds]. Servers take turns, one at a time;

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Tables and pictures of a sweep, or of any runs: python scripts/compare.py sweep=latest (more: --help)."""
 
 import hydra

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """A net layer by layer, in numbers and as a picture: python scripts/describe.py model=lenet_5 (more: --help)."""
 
 import hydra

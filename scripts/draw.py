@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Opens a page to draw on, with trained nets behind it: python scripts/draw.py run=best (more: --help)."""
 
 import hydra

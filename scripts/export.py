@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Writes a trained net for other programs: python scripts/export.py run=best format=onnx (more: --help)."""
 
 import hydra

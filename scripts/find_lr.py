@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Finds the learning rates at which a recipe learns: python scripts/find_lr.py model.activation=tanh (more: --help)."""
 
 import hydra

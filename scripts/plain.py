@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """The tutorial's plain PyTorch script at batch size 16, as benchmark.py measures lenetexp against it.
 
 python scripts/plain.py FOLDER EPOCHS        the folder holds MNIST/raw/…

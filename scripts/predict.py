@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Predicts with a net that run.py trained: python scripts/predict.py run=latest (more: --help)."""
 
 import hydra

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Registers a trained net, to be served: python scripts/register.py run=best name=digits (more: --help)."""
 
 import hydra

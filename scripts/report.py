@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """A page to share, of a sweep or of one run: python scripts/report.py sweep=latest (more: --help)."""
 
 import hydra

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Trains one net, or with -m a sweep: python scripts/run.py optimizer.lr=0.01 (more: --help)."""
 
 import sys

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Lists the runs and sweeps that there are: python scripts/runs.py (more: --help)."""
 
 import hydra

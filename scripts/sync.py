@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Sends to MLflow what it has missed of runs: python scripts/sync.py (more: --help)."""
 
 import hydra

@@ -49,7 +49,7 @@ IN_THE_CONFIG = {
     "nothing": ["nothing: must be key=value"],
     "data_dir=my(files)": ["a value with such characters needs quotes", """'data_dir="my(files)"'"""],
     "model=svm optimizer.lr=0.1": ["optimizer.lr=0.1: has no effect on PolynomialSVM, which is fitted at once"],
-    "model=knn epochs=3": ["epochs=3: has no effect on NearestNeighbours"],
+    "model=knn batch_size=8": ["batch_size=8: has no effect on NearestNeighbours"],
     "model=linear scheduler=cosine": ["scheduler=cosine: has no effect on LinearClassifier"],
     "-m model=svm sweep=lr": ["optimizer.lr=0.001: has no effect on PolynomialSVM"],
     "-m model=lenet,svm optimizer.lr=0.1,0.2": ["optimizer.lr=0.1: has no effect on PolynomialSVM"],

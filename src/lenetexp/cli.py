@@ -200,7 +200,7 @@ def run_task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         if isinstance(settings, RunConfig) and not in_sweep:  # a sweep has looked at all its jobs together
             settings.require_effect(settings.given)
         with _log_output(folder) if in_sweep else nullcontext():
-            _require_device(settings)
+            require_device(settings)
             if settings.headline:
                 print(wrap_text(settings.headline), flush=True)
             with show_start():
@@ -218,7 +218,7 @@ def run_task(config: DictConfig, kind: type[Settings], function: str) -> Any:
             folder.rmdir()
 
 
-def _require_device(settings: Settings) -> None:
+def require_device(settings: Settings) -> None:
     """Raises `UserError` for a device that is not there, before anything is announced. Only torch can tell."""
     device = getattr(settings, "device", None)
     if device is not None and device.name in ("cuda", "mps"):

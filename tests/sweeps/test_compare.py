@@ -35,6 +35,7 @@ def table_of(here: InProcess) -> list[dict[str, str]]:
         ([MNIST | {"dataset.root": "a"}, MNIST | {"dataset.root": "b"}], []),
         ([MNIST, MNIST | {"dataset.name": "KMNIST"}, FOLDER | {"dataset.root": "b"}], ["dataset._target_"]),
         ([SGD, SGD | {"device.threads": "1"}], ["device.threads"]),
+        ([SGD | {"device.threads": "None"}, SGD | {"device.threads": "auto"}], []),  # null, as auto was called before
         ([SGD, SGD | {"tracking.uri": "a", "published": "0.9", "data_dir": "b"}], []),
         ([SGD, SGD | {"ema": "None", "loss.label_smoothing": "0.0", "optimizer.lr": "0.10"}], ["optimizer.lr"]),
         ([SGD, SGD | {"ema": "0.99"}], ["ema"]),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from mlflow.entities import Run
 
 from helpers import PROJECT, Command, Done, InProcess, Started, Store, all_gone, composed, family, run_script
@@ -96,6 +97,7 @@ def test_the_record_nests_the_runs_below_their_sweep(first: Swept) -> None:
         assert run.data.params["model.how"] == how_of(run) and run.info.run_name == f"how={how_of(run)}"
     assert first.artifacts(sweep) == {"sweep.json", "table.txt", "table.csv", "figures", "report.html"}
     assert first.artifacts(sweep, "figures") == {"figures/accuracy.png", "figures/learning_curves.png"}
+    assert (first.folder / "table.txt").read_text().strip() in sweep.data.tags["mlflow.note.content"]
     assert not any(run.info.status == "RUNNING" for run in first.runs)
 
 
@@ -226,3 +228,11 @@ def test_ctrl_c_is_heard_whatever_a_library_makes_of_it(typed: Command, monkeypa
     for words, said in ((["-m", "seed=1,2"], STOPPED_EARLY), ([], "Stopped.\n")):
         done = typed("run", *words)
         assert (done.returncode, done.stdout) == (130, said) and "error" not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has such a device")
+@pytest.mark.parametrize("words", [["device=cpu,cuda"], ["device=cuda", "seed=1,2"]])
+def test_a_device_that_is_not_there_ends_a_sweep_before_its_first_run(typed: Command, words: list[str]) -> None:
+    done = typed("run", "-m", "experiment=smoke", *words)
+    assert done.returncode == 1 and "device=cuda: torch finds no such device" in done.stderr
+    assert done.stdout == "" and not Path("outputs").exists()

@@ -22,7 +22,7 @@ def accuracies(cwd: Path, *arguments: str) -> list[tuple[str, ...]]:
     assert done.returncode == 0, done.stderr
     (table,) = cwd.glob("outputs/sweeps/*/table.csv")
     head, *rows = (line.split(",") for line in table.read_text().splitlines())
-    keep = [i for i, name in enumerate(head) if name not in ("seconds", "run_id")]
+    keep = [i for i, name in enumerate(head) if name not in ("seconds", "run_id", "folder")]
     return [tuple(row[i] for i in keep) for row in rows]
 
 

@@ -81,6 +81,17 @@ def test_latest_after_a_sweep_is_its_best_run(store: Store, capsys: pytest.Captu
     assert capsys.readouterr().out == ""
 
 
+def test_latest_after_a_sweep_over_datasets_is_the_best_on_one(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = {Tag.PARENT: create_run(store, "dataset", {Tag.SWEEP: "1234"}).run_id}
+    mnist = finished(store, 0.99, dataset="MNIST", **sweep)
+    best, _ = (finished(store, accuracy, **sweep) for accuracy in (0.9, 0.8))
+    assert find_run(store, "latest").run_id == best
+    message = " ".join(capsys.readouterr().out.split())
+    assert f"the best run on digits, the newest run's dataset, of the newest sweep; on MNIST: run={mnist}" in message
+
+
 def test_runs_to_compare_are_found_by_number_id_and_filter(store: Store) -> None:
     first, second, third = (finished(store, accuracy) for accuracy in (0.7, 0.8, 0.9))
     create_run(store, "a sweep", {Tag.SWEEP: "1234"}).terminate("FINISHED")

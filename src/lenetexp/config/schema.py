@@ -30,8 +30,8 @@ from lenetexp.errors import UserError, pluralize
 
 S = TypeVar("S", bound=Settings)
 
-# What only training in steps reads.
-OF_STEPS = ("epochs", "batch_size", "clip_norm", "ema", "patience", "optimizer", "scheduler", "dataset.augment")
+# What only training in steps reads. Not epochs: a classifier beside nets in a comparison takes theirs, as one epoch.
+OF_STEPS = ("batch_size", "clip_norm", "ema", "patience", "optimizer", "scheduler", "dataset.augment")
 
 # Environment variables: torch reads the first two as its number of threads; the third says that a sweep's launcher set
 # them to a job's share of the cores, so that they are no choice of the user's.

@@ -201,7 +201,7 @@ class SweepProgress:
         self.journals: dict[Path, JournalReader] = {}
         self.done: dict[Path, int] = {}  # epochs of each job that has begun; of one that has ended, all it asked for
         self.ended: dict[Path, str] = {}  # in which words
-        self.best: float | None = None
+        self.best: dict[str, float] = {}  # on each dataset, by its name
         self.curves: list[tqdm] = []  # the lines below the bar
 
     def __enter__(self) -> "SweepProgress":
@@ -233,14 +233,14 @@ class SweepProgress:
             self._show_curves()
 
     def _describe(self) -> str:
-        """How many jobs are in which state, and the best accuracy so far."""
+        """How many jobs are in which state, and the best accuracy so far, unless they have several datasets."""
         begun, running = len(self.done), f"{len(self.done) - len(self.ended)} running"
         if phase := self.describe_phase(begun > 0):
             return f"{phase}, {running}" if begun else phase
         counts = Counter(self.ended.values())
         words = [f"{counts.pop('finished', 0)} done", *(f"{number} {word}" for word, number in counts.items())]
         words += [running, f"{self.jobs - begun} left"]
-        words += [] if self.best is None else [f"best {self.best:.2%}"]
+        words += [f"best {accuracy:.2%}" for accuracy in self.best.values() if len(self.best) == 1]
         return ", ".join(words)
 
     def _show_curves(self) -> None:
@@ -264,7 +264,8 @@ class SweepProgress:
         self.done[folder] = len(epochs)
         accuracies = [epoch.metrics["val/accuracy"] for epoch in epochs]
         if accuracies:
-            self.best = max(self.best or 0.0, *accuracies)
+            dataset = (starts[0].dataset or {}).get("name", "")
+            self.best[dataset] = max(self.best.get(dataset, 0.0), *accuracies)
         if events.end is None and not events.has_died:
             return
         self.done[folder] = starts[-1].epochs

@@ -65,6 +65,8 @@ def _select_defining(params: Mapping[str, str]) -> dict[str, str]:
     if known.get(TARGET) == SAME_WHEREVER:
         known.pop("dataset.root", None)
         known[TARGET] = known.pop("dataset.name", SAME_WHEREVER)
+    if known.get("device.threads") == "None":
+        known["device.threads"] = "auto"  # what null was called before there was auto
     return known
 
 

@@ -1,7 +1,7 @@
 """Every combination of the given values: hydra/sweeper=grid; how any sweep starts its processes."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,8 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
     with before_first_run():
         plan = Plan(sweeper, "grid", overrides)
         jobs = _check_jobs(plan, overrides)
-    with open_sweeps(plan, jobs[0].settings, folder, len(jobs)) as sweep:
+        require_devices(plan, [job.settings for job in jobs])
+    with open_sweep(plan, jobs[0].settings, folder, len(jobs)) as sweep:
         sweep.run(jobs, sweeper.launcher)
 
 
@@ -53,8 +54,15 @@ def _check_jobs(plan: Plan, overrides: Sequence[Override]) -> list[Job]:
     return list(jobs.values())
 
 
+def require_devices(plan: Plan, settings: Iterable[RunConfig]) -> None:
+    """Raises `UserError` for a device that is not there, unless the launcher takes the runs to other machines."""
+    if hasattr(plan.sweeper.launcher, "start_workers"):
+        for one in {run.device.name: run for run in settings}.values():
+            cli.require_device(one)
+
+
 @contextmanager
-def open_sweeps(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
+def open_sweep(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
     """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
     launcher: Any = plan.sweeper.launcher
 

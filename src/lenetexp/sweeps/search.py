@@ -22,7 +22,7 @@ from lenetexp.config.schema import check_config
 from lenetexp.config.targets import Settings
 from lenetexp.errors import UserError, format_error, mask_password, mask_secrets
 from lenetexp.reporting.terminal import format_path, print_line
-from lenetexp.sweeps.grid import open_sweeps
+from lenetexp.sweeps.grid import open_sweep, require_devices
 from lenetexp.sweeps.plan import Job, Plan, before_first_run, stream_jobs
 from lenetexp.tracking.journal import Epoch, JournalReader, ask_to_stop
 from lenetexp.tracking.names import BEST_ACCURACY
@@ -57,8 +57,10 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
         if not space:
             raise UserError("hydra/sweeper=optuna: must be given a space to search, as optimizer.lr=interval(0.01,0.1)")
         # Every limit and every choice is composed and checked before the first trial.
-        settings, *_ = [plan.make_job(_parse_overrides(plan, corner)).settings for corner in _list_corners(space)]
-    with open_sweeps(plan, settings, folder, own.n_trials) as sweep:
+        corners = [plan.make_job(_parse_overrides(plan, corner)).settings for corner in _list_corners(space)]
+        require_devices(plan, corners)
+    settings = corners[0]
+    with open_sweep(plan, settings, folder, own.n_trials) as sweep:
         study = _open_study(own, sweep.recorder.run_id, space)
         _Search(own, plan, sweep, study, space).run(settings.epochs)
 

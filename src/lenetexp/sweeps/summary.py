@@ -10,7 +10,6 @@ from lenetexp.errors import pluralize, wrap_text
 from lenetexp.reporting.run_summary import format_look_command
 from lenetexp.reporting.terminal import fit_columns, format_path, format_rows, format_table, try_draw
 from lenetexp.sweeps.findings import compute_findings
-from lenetexp.sweeps.image_sets import find_best
 from lenetexp.sweeps.results import (
     CSV,
     RESULTS,
@@ -52,8 +51,8 @@ def show_results(
     table_txt.write_text(f"{text}\n")
     runs.to_csv(table_csv, columns=[*keys, *CSV], index=False)
     counts = runs.status.value_counts().reindex(STATUSES, fill_value=0)
-    words = sorted(format_endings(runs).value_counts().items())
-    pairs = [("runs", ", ".join(f"{count} {word}" for word, count in words) or "none")]
+    endings = sorted(format_endings(runs).value_counts().items())
+    pairs = [("runs", ", ".join(f"{count} {ending}" for ending, count in endings) or "none")]
     best = {images: best for images, best in find_best(runs, recipes).items() if best is not None}
     from lenetexp.reporting.sweep_figures import draw_sweep  # imports matplotlib, which the table need not wait for
 
@@ -61,8 +60,8 @@ def show_results(
     means = has_means(runs, recipes, keys)
     for images, run in best.items():
         recipe = recipes[recipes.best == run.name].iloc[0] if means else None
-        label, text = _describe_best(run, recipe, keys, summary.places.get(images, ""))
-        pairs.append((label, f"on {images}: {text}" if images else text))
+        label, words = _describe_best(run, recipe, keys, summary.places.get(images, ""))
+        pairs.append((label, f"on {images}: {words}" if images else words))
         pairs.append(("predict", f"python scripts/predict.py run={run.run_id}{run.trust}"))
     if has_pictures:
         pairs.append(("pictures", format_path(folder / File.FIGURES)))

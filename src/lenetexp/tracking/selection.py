@@ -94,9 +94,16 @@ def _find_best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun,
     parent = newest.tags[Tag.PARENT]
     by_results = get_run(store, parent).tags.get(Tag.BEST_RUN)  # with seeds, of the best mean
     of_sweep = f"tags.`{Tag.PARENT}` = '{parent}' and {WITH_WEIGHTS}"
-    best = get_run(store, by_results) if by_results else search_runs(store, of_sweep, at_most=1, order=BEST_FIRST)[0]
-    other = "" if best.run_id == newest.run_id else f"; the one that began last: run={newest.run_id}"
-    return best, f"the best run of the newest sweep{other}"
+    best = {run.dataset: run for run in reversed(search_runs(store, of_sweep, order=BEST_FIRST))}  # the first of each
+    if by_results and len(best) == 1:
+        best = {newest.dataset: get_run(store, by_results)}
+    others = [f"on {name}: run={run.run_id}" for name, run in best.items() if name != newest.dataset]
+    if others:  # accuracies on several datasets cannot be compared
+        reason = f"the best run on {newest.dataset}, the newest run's dataset, of the newest sweep; {', '.join(others)}"
+        return best[newest.dataset], reason
+    (run,) = best.values()
+    other = "" if run.run_id == newest.run_id else f"; the one that began last: run={newest.run_id}"
+    return run, f"the best run of the newest sweep{other}"
 
 
 def find_by_id(store: Store, which: str, key: str, allowed: str, words: tuple[str, ...] = ()) -> RecordedRun:
