@@ -10,6 +10,7 @@ from lenetexp.errors import pluralize, wrap_text
 from lenetexp.reporting.run_summary import format_look_command
 from lenetexp.reporting.terminal import fit_columns, format_path, format_rows, format_table, try_draw
 from lenetexp.sweeps.findings import compute_findings
+from lenetexp.sweeps.image_sets import find_best
 from lenetexp.sweeps.results import (
     CSV,
     RESULTS,
