@@ -16,4 +16,4 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     # A folder of conf/ has that name, too: Hydra would take sweep=… for a choice from it.
-    cli.start(main, renamed={"sweep": "which"})
+    cli.start(main, aliases={"sweep": "which"})

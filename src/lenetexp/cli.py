@@ -1,6 +1,6 @@
-"""The entry of every command: Hydra composes, one function runs, every user error is one line.
+"""The entry point of every command. Hydra composes the config, one function runs, every user error is one line.
 
-Imports nothing heavy, so that `--help`, `--cfg job` and tab completion answer at once.
+This module imports nothing heavy, so that `--help`, `--cfg job` and Tab completion answer at once.
 """
 
 import atexit
@@ -46,10 +46,13 @@ OmegaConf.register_new_resolver(
 )
 
 
-def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyType({}), sweeps: bool = False) -> None:
-    """Runs `main`, decorated with `hydra.main`; user errors print one line, no traceback unless the user wants it.
+def start(main: Callable[[], None], aliases: Mapping[str, str] = MappingProxyType({}), sweeps: bool = False) -> None:
+    """Run a command's `main`. Print user errors as one line.
 
-    `renamed` are keys as they are typed and as the config has them; `sweeps` says whether the command takes -m.
+    Args:
+        main: A function decorated with `hydra.main`.
+        aliases: The config's key for each key that is typed under another name.
+        sweeps: Whether the command accepts `-m`.
     """
     if "--version" in sys.argv:
         print(f"lenetexp {version('lenetexp')}")
@@ -61,7 +64,7 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
     except UserError as error:
         _exit_with_error(error)
     OmegaConf.register_new_resolver(
-        "lenetexp.settings", lambda *, _root_: format_settings(_root_, renamed), replace=True
+        "lenetexp.settings", lambda *, _root_: format_settings(_root_, aliases), replace=True
     )
     OmegaConf.register_new_resolver("lenetexp.commands", format_other_commands, replace=True)
     if flags.help:
@@ -70,14 +73,14 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
         print(format_bash_script(Path(sys.argv[0]).parent, install="install=bash" in sys.argv))
         return
     if flags.shell_completion:
-        complete_words(renamed)
-    for i, word in enumerate(sys.argv):
-        key, equals, value = word.partition("=")
-        if equals and key in renamed:
-            sys.argv[i] = word = f"{renamed[key]}={value}"
+        complete_words(aliases)
+    for i, argument in enumerate(sys.argv):
+        key, equals, value = argument.partition("=")
+        if equals and key in aliases:
+            sys.argv[i] = argument = f"{aliases[key]}={value}"
         if equals and key in ("run", "runs", "sweep", "resume") and re.fullmatch(r"\[?[0-9a-f,]+\]?", value):
             # Hydra reads 12e34567, the first characters of an id, as a number.
-            sys.argv[i] = re.sub(r"\b\d+e\d+\b", r"'\g<0>'", word)
+            sys.argv[i] = re.sub(r"\b\d+e\d+\b", r"'\g<0>'", argument)
     sys.path.append(str(Path.cwd()))  # for a `_target_` there
     # Our files in conf/hydra/launcher/ have the names of the plugins' own and are checked against those.
     warnings.filterwarnings("ignore", message=r"\s*'hydra/\w+/\w+' is validated against")
@@ -93,7 +96,7 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
             sys.exit(130)
         except Exception as error:
             if isinstance(error, OSError) and _is_folder_error(error):
-                multirun = flags.multirun or any(word.startswith("sweep=") for word in sys.argv)
+                multirun = flags.multirun or any(argument.startswith("sweep=") for argument in sys.argv)
                 key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
                 sentence = f"{key}={error.filename}: cannot be made or written ({error.strerror})"
                 error = UserError(sentence).with_traceback(error.__traceback__)
@@ -101,7 +104,11 @@ def start(main: Callable[[], None], renamed: Mapping[str, str] = MappingProxyTyp
 
 
 def _sort_words() -> Namespace:
-    """Puts settings before flags: argparse takes none on both sides of one. Raises `UserError` for an unknown flag."""
+    """Put settings before flags, because argparse accepts none on both sides of one.
+
+    Raises:
+        UserError: A flag is unknown.
+    """
     parser = get_args_parser()
     parser.error = _exit_with_usage  # type: ignore[method-assign]
     words = sys.argv[1:]
@@ -123,17 +130,17 @@ def _exit_with_usage(message: str) -> NoReturn:
 
 
 def _is_folder_error(error: OSError) -> bool:
-    """Whether the error is that Hydra, which makes the folder of a run, could not."""
+    """Return whether Hydra, which creates the run's folder, could not create it."""
     return bool(error.filename) and traceback.extract_tb(error.__traceback__)[-1].name in ("makedirs", "mkdir")
 
 
 @contextmanager
 def _exit_on_ctrl_c() -> Iterator[None]:
-    """Ends the command with a word after Ctrl-C, whatever error a library has made of it on its way."""
+    """End the command with "Stopped." after Ctrl-C, even if a library turns the interrupt into another error."""
     interrupted = False
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        """What Python does, and notes it."""
+        """Raise KeyboardInterrupt, as Python does, and remember it."""
         nonlocal interrupted
         interrupted = True
         raise KeyboardInterrupt
@@ -155,13 +162,13 @@ def _exit_on_ctrl_c() -> Iterator[None]:
 
 
 def _unfreeze_objects() -> None:
-    """Lets the garbage collector free what triton, which exporting imports, else reports as leaked at the very end."""
+    """Let the garbage collector free triton's objects, which it would otherwise report as leaked at exit."""
     if "triton" in sys.modules:
         gc.unfreeze()
 
 
 def _exit_with_error(error: Exception) -> NoReturn:
-    """Ends the command with one printable line, whatever was typed into it; raises what is no mistake of the user's."""
+    """End the command with one printable line for a user's mistake. Raise any other error again."""
     if isinstance(error, BrokenPipeError):  # the reader has gone, as in … | head: ends as SIGPIPE would end it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -174,7 +181,7 @@ def _exit_with_error(error: Exception) -> NoReturn:
 
 
 def print_traceback(error: BaseException) -> None:
-    """Prints an error with all that led to it, on stderr, without a password."""
+    """Print an error with its causes on stderr, without passwords."""
     cause: BaseException | None = error
     while cause is not None:
         cause.__suppress_context__ = False
@@ -183,7 +190,14 @@ def print_traceback(error: BaseException) -> None:
 
 
 def run_task(config: DictConfig, kind: type[Settings], function: str) -> Any:
-    """Checks the config as `kind` and calls the function of this name with settings, plain dicts and a folder."""
+    """Validate the config and call a command's function.
+
+    Args:
+        config: The config that Hydra composed.
+        kind: The class of its settings.
+        function: The dotted name of the function, called with the settings, the config as plain dicts and the output
+            folder. Its module is imported here.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir)
     in_sweep = HydraConfig.get().mode != RunMode.RUN
     if in_sweep and (cwd := unquote(OmegaConf.select(config, "job.cwd") or "")) and Path(cwd).is_dir():
@@ -192,13 +206,13 @@ def run_task(config: DictConfig, kind: type[Settings], function: str) -> Any:
         sys.path.append(cwd)
     try:
         values = resolve_config(config)
-        if "given" in kind.model_fields:
-            values["given"] = list(HydraConfig.get().overrides.task)
+        if "overrides" in kind.model_fields:
+            values["overrides"] = list(HydraConfig.get().overrides.task)
         settings = check_config(kind, values)
         if not values.get("resume"):  # a resumed run has a folder already
             require_empty(folder)
         if isinstance(settings, RunConfig) and not in_sweep:  # a sweep has looked at all its jobs together
-            settings.require_effect(settings.given)
+            settings.require_effect(settings.overrides)
         with _log_output(folder) if in_sweep else nullcontext():
             require_device(settings)
             if settings.headline:
@@ -219,7 +233,11 @@ def run_task(config: DictConfig, kind: type[Settings], function: str) -> Any:
 
 
 def require_device(settings: Settings) -> None:
-    """Raises `UserError` for a device that is not there, before anything is announced. Only torch can tell."""
+    """Check that the device exists, before anything is announced. Only torch knows.
+
+    Raises:
+        UserError: It does not exist.
+    """
     device = getattr(settings, "device", None)
     if device is not None and device.name in ("cuda", "mps"):
         with show_start(), pause_garbage_collection():
@@ -228,7 +246,7 @@ def require_device(settings: Settings) -> None:
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Imports without the garbage collector, which takes a quarter of the time and finds nothing, now or later."""
+    """Import modules without the garbage collector, which takes a quarter of the time and frees nothing."""
     gc.disable()
     try:
         yield
@@ -239,7 +257,7 @@ def pause_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def show_start() -> Iterator[None]:
-    """Shows in a terminal that the command is at work, until the body writes its first line."""
+    """Show "starting …" in a terminal until the body writes its first line."""
     if not sys.stdout.isatty():
         yield
         return
@@ -251,7 +269,7 @@ def show_start() -> Iterator[None]:
 
 
 class _Starting:
-    """A terminal with a line that disappears as soon as anything is written."""
+    """A terminal with a line that disappears when anything is written."""
 
     def __init__(self, terminal: TextIO) -> None:
         self.terminal, self.shows = terminal, True
@@ -268,20 +286,24 @@ class _Starting:
 
 
 def require_empty(folder: Path) -> None:
-    """Raises `UserError` if `folder` holds files, beside the running command's log, that would be overwritten."""
+    """Check that a folder holds no files except the command's own log.
+
+    Raises:
+        UserError: It does; they would be overwritten.
+    """
     if any(path.name != LOG for path in folder.iterdir()):
         raise UserError(f"hydra.run.dir={folder}: must be a new or an empty folder; this one holds files")
 
 
 def resolve_config(config: DictConfig) -> dict[str, Any]:
-    """The composed config as plain dicts and lists, with all interpolations resolved."""
+    """Convert the composed config to plain dicts and lists, with interpolations resolved."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return values  # type: ignore[return-value]
 
 
 @contextmanager
 def _log_output(folder: Path) -> Iterator[None]:
-    """Logs a job's output and makes every exception a `UserError`: others may not survive the way to the sweep."""
+    """Log a job's output, and turn every exception into a `UserError`, which can be passed between processes."""
     with (folder / LOG).open("a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
         try:
             yield

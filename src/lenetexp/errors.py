@@ -1,4 +1,4 @@
-"""Errors that a user can fix: one line that names the key, the value and what is allowed. And how messages read."""
+"""Errors that a user can fix, and helpers that format messages."""
 
 import difflib
 import os
@@ -27,26 +27,32 @@ OTHER_NAMES = {
 
 
 class UserError(Exception):
-    """A mistake that the user can fix; the command prints it as one line, without a traceback."""
+    """A mistake that the user can fix. The command prints it as one line, without a traceback."""
 
 
 def format_error(error: BaseException | str) -> str:
-    """An exception's message on one line, ready to be part of a sentence."""
+    """Format an exception's message as one line without a final period, ready to be part of a sentence."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def pluralize(number: int, noun: str) -> str:
-    """1 epoch, 1,000 epochs."""
+    """Format a count and its noun: "1 epoch", "1,000 epochs"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def get_terminal_width() -> int:
-    """How many characters a line has room for: the terminal's width."""
+    """Return the width of the terminal in characters, 100 if there is none."""
     return shutil.get_terminal_size((100, 24)).columns
 
 
 def wrap_text(text: str, first: str = "", others: str = "  ") -> str:
-    """`text` in lines that fit the terminal, after these indents; a word that is too long stays whole."""
+    """Wrap `text` at the width of the terminal.
+
+    Args:
+        text: The text; words that are longer than a line stay whole.
+        first: Indent of the first line.
+        others: Indent of all other lines.
+    """
     return textwrap.fill(text, get_terminal_width(), initial_indent=first, subsequent_indent=others,
                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
 
@@ -65,16 +71,19 @@ def suggest_word(word: str, options: Iterable[str]) -> str:
 
 
 def is_debugging() -> bool:
-    """Whether the user wants to see the traceback of every error."""
+    """Return whether the user asked for the traceback of every error."""
     return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
 def mask_password(text: str, whole: bool = False) -> str:
-    """`text` with *** in place of every user with a password, and every password, in the addresses that it holds.
+    """Replace users and passwords in addresses, and passwords in settings, by `***`.
 
-    A password may hold any character, a space and a quote only if `text` is `whole`: nothing but an address or a
-    setting. Addresses of databases are read as SQLAlchemy reads them, those of servers as HTTP clients do: digits and
-    a slash after the first colon are a password there and a port here.
+    Addresses of databases are read as SQLAlchemy reads them, those of servers as HTTP clients do: digits and a slash
+    after the first colon are a password in the former and a port in the latter.
+
+    Args:
+        text: Any text. It may hold several addresses.
+        whole: Whether `text` is one address or one setting. Only then may a password contain spaces and quotes.
     """
     space, rest = ("", ".*") if whole else (r"\s", r"\S*")
     value = r"[^&]+?(?=['\")\]]*(?:&|$))" if whole else r"[^&\s'\")]+"
@@ -89,7 +98,12 @@ def mask_password(text: str, whole: bool = False) -> str:
 
 
 def mask_secrets(text: str, *addresses: str) -> str:
-    """`text` without the passwords of these addresses or settings, also where it repeats a part of one alone."""
+    """Remove the passwords of some addresses from a text, even where it repeats only a part of one.
+
+    Args:
+        text: Any text, such as the message of a database driver.
+        *addresses: Addresses or settings (`key=value`) whose passwords must not be shown.
+    """
     for address in addresses:
         text = text.replace(address, mask_password(address, whole=True))
         for secret in _extract_secrets(address):
@@ -98,7 +112,10 @@ def mask_secrets(text: str, *addresses: str) -> str:
 
 
 def _extract_secrets(address: str) -> list[str]:
-    """The passwords of an address, as typed and decoded, and the parts in which a driver may take one for a host."""
+    """List the passwords of an address, longest first.
+
+    They come as typed and decoded, with the parts that a driver may mistake for a host.
+    """
     if mask_password(address, whole=True) == address:
         return []
     rest = address.partition("://")[2]

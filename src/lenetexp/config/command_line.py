@@ -1,4 +1,4 @@
-"""What stands on this command line, and the config files that it chooses from."""
+"""The words of this command line, and the config files that they choose."""
 
 import sys
 from itertools import pairwise
@@ -23,20 +23,20 @@ SPECIAL_WORDS = {
 
 
 def parse_typed_settings() -> dict[str, str]:
-    """The settings of this command line, or of this job of a sweep, by their keys."""
+    """Return the settings that were typed on this command line, or for this job of a sweep, by key."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     pairs = [word.lstrip("+").partition("=") for word in (*sys.argv[1:], *overrides)]
     return {key: value for key, equals, value in pairs if equals}
 
 
 def list_config_folders() -> list[Path]:
-    """Where config files are looked for, first where this command line says."""
+    """List the folders that are searched for config files, the one of `--config-dir` first."""
     words = [part for word in sys.argv for part in word.split("=", 1)]  # --config-dir=a is --config-dir a
     return [*(Path(value) for flag, value in pairwise(words) if flag in ("--config-dir", "-cd")), CONF]
 
 
 def list_options(group: str) -> list[str]:
-    """The options of a config group, those in its folders included: lecun_1998/svm."""
+    """List the options of a config group. Options in subfolders have their path: `lecun_1998/svm`."""
     files = {
         str(path.relative_to(folder / group).with_suffix("").as_posix())
         for folder in list_config_folders() for path in (folder / group).rglob("*.yaml") if path.stem[0] != "_"
@@ -45,7 +45,7 @@ def list_options(group: str) -> list[str]:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """A config file as it lies there, from the first folder that has it; empty if none has."""
+    """Read a config file without composing it, from the first folder that has it. Return {} if none has."""
     for path in (folder / f"{name}.yaml" for folder in list_config_folders()):
         if path.is_file():
             values = yaml.safe_load(path.read_text())
@@ -54,7 +54,7 @@ def read_config(name: str) -> dict[str, Any]:
 
 
 def read_command_config() -> dict[str, Any]:
-    """The settings of this command's main config file and, under "defaults", its groups with their options."""
+    """Read the main config file of this command, with its groups and their defaults under "defaults"."""
     name = Path(sys.argv[0]).stem
     values = read_config("config" if name in ("run", "find_lr") else name)
     entries = [entry for entry in values.get("defaults", ()) if isinstance(entry, dict)]
@@ -63,7 +63,7 @@ def read_command_config() -> dict[str, Any]:
 
 
 def suggest_setting(word: str) -> str:
-    """The setting that a bare word seems to mean, as experiment=tutorial for tutorial; empty if there is none."""
+    """Return the setting that a bare word seems to mean: `experiment=tutorial` for `tutorial`. "" if there is none."""
     config = read_command_config()
     if word in (*config, *config["defaults"]):
         return f"{word}=…"
@@ -77,7 +77,10 @@ def suggest_setting(word: str) -> str:
 
 
 def find_option_file(group: str) -> Path | None:
-    """The file of the option that the command line chooses in a group; of local it is this machine's own."""
+    """Return the file of the option that the command line chooses in a group.
+
+    Of the group `local` it is conf/local/machine.yaml.
+    """
     option = parse_typed_settings().get(group, "machine" if group == "local" else "")
     paths = [folder / group / f"{option}.yaml" for folder in list_config_folders()]
     path = next(filter(Path.is_file, paths), None)
@@ -85,7 +88,7 @@ def find_option_file(group: str) -> Path | None:
 
 
 def find_setting_file(key: str) -> Path | None:
-    """The file that sets this key: this machine's own, or one that the command line chooses; None if typed itself."""
+    """Return the config file that sets `key`, or None if the key was typed."""
     groups = {"local": "machine", **parse_typed_settings()}
     if any(f"{key}.".startswith(f"{other}.") and not list_options(other) for other in groups):
         return None

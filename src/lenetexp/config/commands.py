@@ -1,4 +1,4 @@
-"""The settings of the commands beside run.py, checked."""
+"""The settings of the commands other than run.py."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ class FindLrConfig(RunConfig):
 
 
 class DescribeConfig(Settings):
-    """The settings of scripts/describe.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
+    """The settings of scripts/describe.py. Unknown keys are ignored: conf/local/ may hold settings of runs."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -35,7 +35,7 @@ class DescribeConfig(Settings):
 
 
 class OtherCommand(Settings):
-    """A command beside run.py. It ignores unknown keys: conf/local/ may hold settings of runs."""
+    """The settings of a command other than run.py. Unknown keys are ignored: conf/local/ may hold settings of runs."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -1,4 +1,4 @@
-"""What Tab offers: the groups, settings and words that can follow on a command line."""
+"""Tab completion: the groups, settings and values that can follow on a command line."""
 
 import os
 import re
@@ -44,16 +44,21 @@ BASH_OFF = "complete -r python python3 {scripts}; unset -f _lenetexp"
 
 
 def format_bash_script(folder: Path, install: bool) -> str:
-    """What `eval` reads to enable Tab in bash, or to disable it, for all scripts in `folder`."""
+    """Format the script that bash evaluates to turn completion on or off.
+
+    Args:
+        folder: Where the commands' scripts are.
+        install: Whether to turn it on.
+    """
     scripts = sorted(path.name for path in folder.glob("*.py") if "from lenetexp import cli" in path.read_text())
     return (BASH if install else BASH_OFF).format(scripts=" ".join(scripts))
 
 
-def complete_words(renamed: Mapping[str, str]) -> None:
-    """Has Hydra's completion, which every shell's plugin asks, offer what this module finds.
+def complete_words(aliases: Mapping[str, str]) -> None:
+    """Make Hydra's completion, which every shell's plugin calls, offer what `list_matches` yields.
 
     Args:
-        renamed: Keys as they are typed and as the config has them.
+        aliases: The config's key for each key that is typed under another name.
     """
 
     def query(self: CompletionPlugin, config_name: str | None, line: str) -> list[str]:
@@ -61,42 +66,48 @@ def complete_words(renamed: Mapping[str, str]) -> None:
         word = words.pop() if words and not line[-1].isspace() else ""
         sys.argv[1:] = words
         pairs = [word.partition("=") for word in words if "=" in word]
-        overrides = [f"{renamed.get(key, key)}={value}" for key, _, value in pairs]
+        overrides = [f"{aliases.get(key, key)}={value}" for key, _, value in pairs]
         config = _compose(self.config_loader, config_name, overrides)
-        return sorted({match for match in list_matches(config, word, renamed) if match.startswith(word)})
+        return sorted({match for match in list_matches(config, word, aliases) if match.startswith(word)})
 
     CompletionPlugin._query = query  # type: ignore[method-assign]
     CompletionPlugin.strip_python_or_app_name = staticmethod(_strip_command)  # type: ignore[method-assign]
 
 
 def _strip_command(line: str) -> str:
-    """What follows the script's name on a command line."""
+    """Return the part of a command line after the script's name."""
     return re.sub(r"^.*?\.py(\s+|$)", "", line, count=1)
 
 
 def _compose(loader: ConfigLoader, name: str | None, overrides: list[str]) -> DictConfig:
-    """The config with these overrides; without them, if they are wrong."""
+    """Compose the config with these overrides, or without them if they are wrong."""
     with suppress(Exception):
         return loader.load_configuration(name, overrides, RunMode.MULTIRUN)
     return loader.load_configuration(name, [], RunMode.MULTIRUN)
 
 
-def list_matches(config: DictConfig, word: str, renamed: Mapping[str, str] = {}) -> Iterator[str]:
-    """What the word that is being typed can become, one part at a time: model. before model.activation=."""
+def list_matches(config: DictConfig, word: str, aliases: Mapping[str, str] = {}) -> Iterator[str]:
+    """Yield the completions of the word that is being typed, one part at a time: `model.` before `model.activation=`.
+
+    Args:
+        config: The composed config.
+        word: The word so far.
+        aliases: The config's key for each key that is typed under another name.
+    """
     groups = [group for group in config.hydra.runtime.choices if not group.startswith("hydra/") and group != "local"]
     if "experiment" in groups:
         groups += ["hydra/launcher", "hydra/sweeper"] if word.startswith("hydra") else []
-    typed_as = {key: name for name, key in renamed.items()}
+    typed_as = {key: name for name, key in aliases.items()}
     values = convert_to_plain(config)
     key, equals, value = word.partition("=")
     if word.startswith("-"):
         yield from FLAGS
     elif equals:
-        values_before, comma, begun = value.rpartition(",")
+        values_before, comma, prefix = value.rpartition(",")
         if key in groups:
-            options = [_cut_next_part(option, begun, "/") for option in list_options(key)]
+            options = [_cut_next_part(option, prefix, "/") for option in list_options(key)]
         else:
-            options = list(_list_values(renamed.get(key, key), values, begun))
+            options = list(_list_values(aliases.get(key, key), values, prefix))
         yield from (f"{key}={values_before}{comma}{option}" for option in options)
     else:
         yield from (f"{group}=" for group in groups)
@@ -104,27 +115,27 @@ def list_matches(config: DictConfig, word: str, renamed: Mapping[str, str] = {})
         yield from (_cut_next_part(f"{typed_as.get(setting, setting)}=", word, ".") for setting in settings)
 
 
-def _cut_next_part(whole: str, begun: str, separator: str) -> str:
-    """`whole` up to the first separator after what is typed of it."""
-    head, found, _ = whole[len(begun) :].partition(separator)
-    return f"{whole[: len(begun)]}{head}{found}" if whole.startswith(begun) else whole
+def _cut_next_part(whole: str, prefix: str, separator: str) -> str:
+    """Return `whole` up to the first separator after `prefix`."""
+    head, end, _ = whole[len(prefix) :].partition(separator)
+    return f"{whole[: len(prefix)]}{head}{end}" if whole.startswith(prefix) else whole
 
 
-def _list_values(key: str, config: Mapping[str, Any], begun: str) -> Iterator[str]:
-    """The words that a setting may be, names of files if it is one, its present value."""
+def _list_values(key: str, config: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Yield the values that a setting may have: its choices, files if it is a path, its present value."""
     name = key.rpartition(".")[2]
     yield from SPECIAL_WORDS.get(key, ())
     yield from list_choices(key, config)
-    if name in PATHS or begun.startswith((".", "/", "~")):
-        yield from _list_files(begun)
+    if name in PATHS or prefix.startswith((".", "/", "~")):
+        yield from _list_files(prefix)
     present = dict(flatten_settings(config)).get(key)
     if isinstance(present, int | float | str) and not isinstance(present, bool) and "${" not in str(present):
         yield str(present)
 
 
-def _list_files(begun: str) -> Iterator[str]:
-    """The files and folders that a path may become, but those whose names would need quotes."""
-    folder, slash, _ = begun.rpartition("/")
+def _list_files(prefix: str) -> Iterator[str]:
+    """Yield the files and folders that a path may become, except names that need quotes."""
+    folder, slash, _ = prefix.rpartition("/")
     with suppress(OSError):
         for entry in os.scandir(Path(f"{folder}{slash}" or ".").expanduser()):
             if re.fullmatch(r"[\w.+@%-]+", entry.name) and not entry.name.startswith("."):
@@ -132,7 +143,10 @@ def _list_files(begun: str) -> Iterator[str]:
 
 
 def list_choices(key: str, config: Mapping[str, Any]) -> list[str]:
-    """The words that a setting of such a config may be, if it is one of few words: what is said of a wrong one."""
+    """List the values of a setting that allows only a few words. Return [] for any other setting.
+
+    The words come from pydantic's error for a wrong value.
+    """
     *groups, name = key.split(".")
     values = inner = dict(config)
     for group in groups:

@@ -1,4 +1,4 @@
-"""A user's own classes and functions, named by `_target_`: where in their code an error was raised."""
+"""Errors in a user's own classes and functions, which a config names by `_target_`."""
 
 import sysconfig
 import traceback
@@ -14,11 +14,14 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 
 def explain_failure(error: BaseException, target: str) -> str | None:
-    """The error and the line of a user's code that raised it; None if no such code did.
+    """Describe an error and the line of the user's code that raised it.
 
     Args:
-        error: What was raised, with what caused it.
+        error: The exception, with its causes.
         target: The dotted name of the class or function that was called.
+
+    Returns:
+        A sentence, or None if no user's code raised the error.
     """
     for cause in [*_iterate_causes(error)][::-1]:  # the first one knows best
         if isinstance(cause, SyntaxError) and cause.filename:
@@ -38,7 +41,7 @@ def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _find_custom_frame(error: BaseException, package: str) -> traceback.FrameSummary | None:
-    """The innermost frame in a user's code, or in the package that the user named."""
+    """Return the innermost frame in a user's code or in `package`, the one that the config names."""
     last = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename

@@ -1,4 +1,4 @@
-"""The types of single settings. Each says in words what it allows."""
+"""The types of single settings. Each has a description of the values that it allows."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from pydantic import ValidatorFunctionWrapHandler as Check
 
 
 def replace_message(allowed: str) -> WrapValidator:
-    """Replaces whatever pydantic says of a wrong value by the words for what is allowed."""
+    """Make a type's error message a description of the values that it allows."""
 
     def validate(value: Any, check: Check) -> Any:
         try:
@@ -44,7 +44,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def _parse_name(value: Any) -> Any:
-    """Hydra reads a name made of digits as a number."""
+    """Turn a name made of digits, which Hydra reads as a number, back into text."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

@@ -1,4 +1,4 @@
-"""What --help tells of the settings: their values, the comments of conf/, the other commands."""
+"""The text of --help: every setting with its comment from conf/, and the names of the other commands."""
 
 import re
 import sys
@@ -21,18 +21,18 @@ FIRST = (
     "run", "images", "from_lr", "to_lr", "steps", "optimizer.lr", "model.activation", "epochs", "batch_size", "seed"
 )  # fmt: skip
 GROUPS = ("", "model", "optimizer", "scheduler", "loss", "dataset", "device")  # others follow
-UNTYPED = ("_target_", "job", "given")  # settings that nobody types
+UNTYPED = ("_target_", "job", "overrides")  # settings that nobody types
 
 
-def format_settings(config: DictConfig, renamed: Mapping[str, str]) -> str:
-    """Every setting as one types it, with the comment of its line in conf/.
+def format_settings(config: DictConfig, aliases: Mapping[str, str]) -> str:
+    """Format every setting as one types it, with the comment of its line in conf/.
 
     Args:
         config: The composed config.
-        renamed: Keys as they are typed and as the config has them.
+        aliases: The config's key for each key that is typed under another name.
     """
     runtime = config.hydra.runtime
-    typed_as = {key: name for name, key in renamed.items()}
+    typed_as = {key: name for name, key in aliases.items()}
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     lines = []
     for key, value in sorted(flatten_settings(convert_to_plain(config)), key=_rank_setting):
@@ -56,29 +56,29 @@ def format_settings(config: DictConfig, renamed: Mapping[str, str]) -> str:
 
 
 def format_other_commands() -> str:
-    """One line that names the others of all commands, which have a file each in conf/hydra/help/."""
+    """Format one line that names the other commands. Each has a file in conf/hydra/help/."""
     names = {"run" if name == "lenetexp" else name for name in list_options("hydra/help")} - {Path(sys.argv[0]).stem}
     return wrap_text(f"Other commands: {', '.join(sorted(names))} (python scripts/NAME.py --help)")
 
 
 def list_groups_quickly() -> None:
-    """Has Hydra's --help list groups from the folders: it copies its whole repository for each, which takes 0.5 s."""
+    """Make Hydra's --help list groups from the folders. Hydra itself copies its whole repository for each, 0.5 s in all."""
 
     def options(self: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = None) -> list[str]:
-        found = self.repository.get_group_options(group_name, results_filter)
-        return [name for name in found if not name.startswith("_")]  # what other files begin with is no choice
+        options = self.repository.get_group_options(group_name, results_filter)
+        return [name for name in options if not name.startswith("_")]  # what other files begin with is no choice
 
     ConfigLoaderImpl.get_group_options = options  # type: ignore[assignment,method-assign]
 
 
 def convert_to_plain(config: DictConfig) -> dict[str, Any]:
-    """The settings as plain dicts and lists, with interpolations as they are written."""
+    """Convert a config to plain dicts and lists, leaving interpolations as they are written."""
     values = OmegaConf.to_container(config, resolve=False)
     return {str(key): value for key, value in values.items() if key != "hydra"}  # type: ignore[union-attr]
 
 
 def _rank_setting(setting: tuple[str, Any]) -> tuple[int, int]:
-    """Where a setting stands among the others, which keep their order."""
+    """Return the sort key of a setting; settings with equal keys keep their order."""
     key, _ = setting
     group = key.rpartition(".")[0].partition(".")[0]
     first = FIRST.index(key) if key in FIRST else len(FIRST)

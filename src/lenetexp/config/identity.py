@@ -1,4 +1,4 @@
-"""Which keys define an experiment: its hash, its name, and how two experiments differ."""
+"""The keys that define an experiment: its hash, its name, and how two experiments differ."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 # The keys that do not define an experiment. Change any other, and it is another experiment.
 # How a command was given. Never recorded.
-INVOCATION_KEYS = ("resume", "trust", "job", "given")
+INVOCATION_KEYS = ("resume", "trust", "job", "overrides")
 # Where the record goes, what is measured on the way, where datasets lie. Recorded, but not part of the experiment.
 RECORDING_KEYS = ("tracking", "diagnostics", "data_dir")
 # What is known of the experiment. Recorded, but not part of it.
@@ -50,13 +50,13 @@ TRUSTED = ("lenetexp", "torch", "torchvision")
 
 
 def is_part_of_experiment(key: str) -> bool:
-    """Whether a key, dotted or as it is typed, is part of what is run."""
+    """Return whether a key, dotted or as it is typed, defines what is run."""
     group = re.split(r"[./]", key.lstrip("+~"))[0]
     return group not in (*INVOCATION_KEYS, *RECORDING_KEYS, *REMARK_KEYS, *COMPOSITION_KEYS)
 
 
 def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of nested settings under its dotted name; a list is a leaf."""
+    """Yield every leaf of nested settings under its dotted name. A list is a leaf."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -66,7 +66,7 @@ def flatten_settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tu
 
 
 def select_identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves that define an experiment."""
+    """Return the leaves that define an experiment."""
     flat = dict(flatten_settings(values))
     if flat.get("dataset._target_") == SAME_WHEREVER:
         flat.pop("dataset.root", None)
@@ -75,51 +75,54 @@ def select_identity(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in flat.items():
         if key.endswith("_target_"):
             flat[key] = FORMER_TARGETS.get(value, value)
-    known = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
-    return {key: _normalize_number(value) for key, value in known.items() if is_part_of_experiment(key)}
+    leaves = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
+    return {key: _normalize_number(value) for key, value in leaves.items() if is_part_of_experiment(key)}
 
 
 def _normalize_number(value: Any) -> Any:
-    """1.0 as 1: on the command line they are the same."""
+    """Turn 1.0 into 1: on the command line they are the same."""
     if isinstance(value, list):
         return [_normalize_number(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def hash_config(values: Mapping[str, Any]) -> str:
-    """Twelve hexadecimal digits that two runs share if they are the same experiment."""
+    """Return twelve hexadecimal digits that two runs share if they are the same experiment."""
     leaves = select_identity(values)
     first = {key: FIRST_NAMES.get(value, value) for key, value in leaves.items() if key.endswith("_target_")}
     return compute_digest(leaves | first)
 
 
 def compute_digest(content: Any) -> str:
-    """Twelve hexadecimal digits of plain values."""
+    """Return twelve hexadecimal digits of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def list_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The keys in which two experiments differ, with both values; "not set" where a key is missing."""
-    before, after = select_identity(then), select_identity(now)
+def list_differences(previous: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the keys in which two experiments differ, each with both values; "not set" where one lacks the key."""
+    before, after = select_identity(previous), select_identity(present)
     both = {key: (before.get(key, "not set"), after.get(key, "not set")) for key in {**after, **before}}
     return {key: (old, new) for key, (old, new) in both.items() if old != new}
 
 
 def format_swept(swept: Mapping[str, str]) -> str:
-    """Swept keys and values in short: lr=0.1 activation=relu."""
+    """Format swept keys and values in short: `lr=0.1 activation=relu`."""
     pairs = zip(shorten_keys(swept), swept.values(), strict=True)
     return " ".join(f"{name}={shorten_value(value)}" for name, value in pairs if value != NOT_SET)
 
 
 def shorten_keys(keys: Iterable[str]) -> list[str]:
-    """Keys by their ends, a class by its group; whole keys where two ends are the same, or one is a result's name."""
+    """Shorten keys to their last parts, and the key of a class to its group.
+
+    A key stays whole if two would read the same, or if it would read like a column of results.
+    """
     short_of = {key: re.sub(r"\.(_target_|name)$", "", key).rpartition(".")[2] for key in keys}
     ends = [*short_of.values(), *RESULT_NAMES]
     return [end if ends.count(end) == 1 else key for key, end in short_of.items()]
 
 
 def shorten_value(value: str) -> str:
-    """A long number, as a search draws it, with four significant digits."""
+    """Shorten a long number, such as a search draws, to four significant digits."""
     try:
         return value if len(value) <= 8 or value.isdigit() else f"{float(value):.4g}"
     except ValueError:
@@ -127,19 +130,19 @@ def shorten_value(value: str) -> str:
 
 
 def format_run_name(overrides: Iterable[str]) -> str:
-    """A run's name, from what its command line asks for; empty if that is the default."""
+    """Return a run's name, from the settings on its command line. "" if there are none."""
     pairs = [word.lstrip("+").partition("=") for word in overrides]
-    asked = {key: value for key, _, value in pairs if value and is_part_of_experiment(key) and is_named(key)}
-    return format_swept(asked)[:120]  # what MLflow's table of runs can show
+    settings = {key: value for key, _, value in pairs if value and is_part_of_experiment(key) and is_named(key)}
+    return format_swept(settings)[:120]  # what MLflow's table of runs can show
 
 
 def is_named(key: str) -> bool:
-    """Whether names and titles tell a key's value."""
+    """Return whether names and titles include a key."""
     return key not in UNNAMED_KEYS and re.split(r"[./]", key)[0] not in UNNAMED_GROUPS
 
 
 def format_trust(targets: Iterable[str]) -> str:
-    """What a command that loads a run with these classes must add: "" or " 'trust=[mine]'"."""
+    """Return what must be added to a command that loads a run with these classes: "" or " 'trust=[mine]'"."""
     packages = dict.fromkeys(target.partition(".")[0] for target in targets if target)
     custom = [package for package in packages if package not in TRUSTED]
     return f" 'trust=[{','.join(custom)}]'" if custom else ""

@@ -1,4 +1,4 @@
-"""One sentence for every mistake that pydantic, Hydra or OmegaConf reports: the key, the value, what is allowed."""
+"""One sentence for every mistake that pydantic, Hydra or OmegaConf reports: the key, its value, what is allowed."""
 
 import errno
 import re
@@ -33,7 +33,7 @@ SENTENCES = {
 
 
 def explain_validation(error: ValidationError) -> str:
-    """The sentence for the first mistake that pydantic found."""
+    """Write the sentence for the first mistake that pydantic reports."""
     problem = error.errors(include_url=False)[0]
     value = problem["input"]
     # As one would type it, shortened if it is long.
@@ -53,7 +53,7 @@ def explain_validation(error: ValidationError) -> str:
 
 
 def explain_exception(error: Exception) -> str | None:
-    """The sentence for what ended a command; None if it is no mistake of the user's, as far as one can tell."""
+    """Write the sentence for the exception that ended a command. Return None if it is not a user's mistake."""
     match error:
         case MissingConfigException(missing_cfg_file=str(file), options=[_, *_] as names):
             group, _, choice = file.rpartition("/")
@@ -94,13 +94,13 @@ def explain_exception(error: Exception) -> str | None:
 
 
 def _find_config_file(error: Exception) -> str | None:
-    """The config file that Hydra was reading when this was raised."""
+    """Return the path of the config file that Hydra was reading when it raised the error."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "load_config"]
     return frames[-1].f_locals.get("full_path") if frames else None
 
 
 def _explain_word(word: str, message: str) -> str:
-    """The sentence for a word of the command line that Hydra cannot read."""
+    """Write the sentence for a word of the command line that Hydra cannot parse."""
     key, equals, value = word.partition("=")
     if not equals:
         meant = suggest_setting(word)
@@ -116,48 +116,51 @@ def _explain_word(word: str, message: str) -> str:
 
 
 def _explain_composition(message: str, cause: BaseException | None) -> str | None:
-    """The sentence for an override that Hydra cannot apply; None for its other messages."""
+    """Write the sentence for an override that Hydra cannot apply. Return None for its other messages."""
     if "Ambiguous value for argument" in message:
-        given = message.partition("argument '")[2].partition("'\n")[0]
-        return f"{given}: several values make a sweep, which needs -m; one value with a comma needs quotes"
+        word = message.partition("argument '")[2].partition("'\n")[0]
+        return f"{word}: several values make a sweep, which needs -m; one value with a comma needs quotes"
     if no_group := re.match(r"(?s)Could not override '.+?'\.?\s+No match in the defaults list.*\+(\S+)", message):
         return f"{no_group[1]}: there is no such setting here"
-    overridden = re.match(r"Could not override '(.+?)'(?:.*\n.*use \+(.*))?", message)
-    if not overridden or not isinstance(cause, OmegaConfBaseException):
+    failure = re.match(r"Could not override '(.+?)'(?:.*\n.*use \+(.*))?", message)
+    if not failure or not isinstance(cause, OmegaConfBaseException):
         return None
     if not isinstance(node := cause.parent_node, DictConfig):
         return None
-    key, given = overridden[1], overridden[2] or overridden[1]
+    key, word = failure[1], failure[2] or failure[1]
     # The missing part of the key may come before its last dot.
-    known = [part for part in str(node._get_full_key("")).split(".") if part]
-    unknown = (key.split(".")[len(known) :] or [str(cause.key)])[0]
+    place_parts = [part for part in str(node._get_full_key("")).split(".") if part]
+    unknown = (key.split(".")[len(place_parts) :] or [str(cause.key)])[0]
     keys = [str(k) for k in node if k not in ("hydra", "_target_")]
-    place = ".".join(known)
-    inner = [] if known else _list_inner_settings(node)
+    place = ".".join(place_parts)
+    inner = [] if place_parts else _list_inner_settings(node)
     if meant := [name for name in inner if name.rpartition(".")[2].lower() == unknown.lower()]:
-        return f"{given}: there is no such setting; did you mean {' or '.join(meant)}?"
-    if not known and "seed" in keys:  # run.py's own config
+        return f"{word}: there is no such setting; did you mean {' or '.join(meant)}?"
+    if not place_parts and "seed" in keys:  # run.py's own config
         keys = ["experiment", "sweep", *keys]
     if not keys:
-        return f"{given}: {place} has no settings inside; give all of it: {place}=VALUE"
-    there = f"{place} has" if known else "there are"
+        return f"{word}: {place} has no settings inside; give all of it: {place}=VALUE"
+    there = f"{place} has" if place_parts else "there are"
     has = f"{there} {', '.join(keys)}{suggest_word(unknown, [*keys, *inner])}"
-    return f"{given}: there is no such setting; {has}{_explain_swept(given)}"
+    return f"{word}: there is no such setting; {has}{_explain_swept(word)}"
 
 
-def _explain_swept(given: str) -> str:
-    """How to set what only some options of a swept group have: Hydra composes without the swept groups first."""
-    key, _, value = given.partition("=")
+def _explain_swept(word: str) -> str:
+    """Explain how to set a key that only some options of a swept group have.
+
+    Hydra composes the config without the swept groups first, so it knows none of their keys.
+    """
+    key, _, value = word.partition("=")
     groups = ("experiment", key.partition(".")[0])
-    swept = [word for word in sys.argv if word.partition("=")[0] in groups and "," in word]
+    swept = [one for one in sys.argv if one.partition("=")[0] in groups and "," in one]
     if not swept or "-m" not in sys.argv:
         return ""
     if key == "dataset.root" and "image_folder" not in swept[0]:
         return f"; for all datasets of a sweep write data_dir={value}"
-    return f"; if all of {swept[0]} have it, write ++{given}; if not, sweep those that have it by themselves"
+    return f"; if all of {swept[0]} have it, write ++{word}; if not, sweep those that have it by themselves"
 
 
 def _list_inner_settings(config: DictConfig) -> list[str]:
-    """The full names of all settings inside groups, each as it is typed."""
+    """List the full names of all settings inside groups, each as it is typed."""
     groups = {str(key): value for key, value in config.items_ex(resolve=False) if key != "hydra"}
     return [f"{key}.{name!s}" for key, group in groups.items() if isinstance(group, DictConfig) for name in group]

@@ -1,4 +1,4 @@
-"""The settings of a run, checked. Imports neither torch nor MLflow: a sweep checks all its configs first."""
+"""The settings of a run, validated. Imports neither torch nor MLflow: a sweep checks all its configs first."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ SHARED_THREADS = "LENETEXP_SHARED_THREADS"
 
 
 class Device(Settings):
-    """What to compute on, and how."""
+    """The device to compute on, and how to use it."""
 
     name: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: f.CountOrAuto | None = None  # as in older runs: torch decides
@@ -59,13 +59,13 @@ class Tracking(Settings):
 
 
 class Diagnostics(Settings):
-    """How often to look inside the net."""
+    """How often to measure what happens inside the net."""
 
     every: Literal["epoch", "batch"] | None = None
 
 
 class SweepJob(Settings):
-    """A run's place in a sweep, set by the sweep itself."""
+    """A run's place in a sweep. The sweep sets it."""
 
     parent: f.Text  # MLflow id of the sweep's own run
     # Both are percent-encoded, so that they pass through any launcher's command line.
@@ -92,7 +92,7 @@ class RunConfig(Settings):
     resume: f.Resume
     trust: list[f.Text]
     job: SweepJob | None = None
-    given: list[str] = Field(default_factory=list)  # the overrides as they were typed; set by the command line
+    overrides: list[str] = Field(default_factory=list)  # the overrides as they were typed; set by the command line
     model: Model
     loss: Annotated[Target, check_arguments(KnownLoss, *LOSSES)] = CROSS_ENTROPY
     optimizer: Annotated[Optimizer, check_arguments(KnownOptimizer, "torch.optim.", "lenetexp.")]
@@ -109,10 +109,10 @@ class RunConfig(Settings):
 
     @property
     def summary(self) -> str:
-        """The net and how it is trained, as far as the settings alone tell."""
+        """The net and how it is trained, in words."""
         dataset, augment = self.dataset, self.dataset.augment
-        its, loss = ", ".join(format_arguments(self.model.build_call())), self.loss.build_call()
-        head = f"{self.model.name}{its and f' ({its})'} on {dataset.build_call().get('name', dataset.name)}"
+        arguments, loss = ", ".join(format_arguments(self.model.build_call())), self.loss.build_call()
+        head = f"{self.model.name}{arguments and f' ({arguments})'} on {dataset.build_call().get('name', dataset.name)}"
         if isinstance(self.model, ClassicalModel):
             return f"{head}, fitted at once"
         parts = [
@@ -128,7 +128,14 @@ class RunConfig(Settings):
         return ", ".join(parts)
 
     def require_effect(self, overrides: Iterable[str]) -> None:
-        """Raise `UserError` if one of these typed settings has no effect on a classifier that is fitted at once."""
+        """Check that typed settings have an effect on the model.
+
+        Args:
+            overrides: The words of the command line, as `optimizer.lr=0.1`.
+
+        Raises:
+            UserError: A setting only affects training in steps, but the model is fitted in closed form.
+        """
         if isinstance(self.model, ClassicalModel):
             for word in overrides:
                 key = word.lstrip("+~").partition("=")[0]
@@ -138,17 +145,26 @@ class RunConfig(Settings):
 
 
 def format_arguments(arguments: Mapping[str, Any]) -> list[str]:
-    """Arguments that do something, as one would say them: relu, nesterov, momentum=0.9."""
-    unsaid = ("_target_", "eps", "fused")  # how the arithmetic is done
-    said = {key: value for key, value in arguments.items() if value and key not in unsaid}
+    """Format the arguments that have an effect as one would say them: `relu`, `nesterov`, `momentum=0.9`."""
+    hidden = ("_target_", "eps", "fused")  # how the arithmetic is done
+    shown_values = {key: value for key, value in arguments.items() if value and key not in hidden}
     return [
         value if key == "activation" else key if value is True else f"{key}={value:g}" if isinstance(value, float)
-        else f"{key}={value}" for key, value in said.items()
+        else f"{key}={value}" for key, value in shown_values.items()
     ]  # fmt: skip
 
 
 def check_config(kind: type[S], values: Mapping[str, Any], prefix: str = "") -> S:
-    """A composed config as `kind`; raises `UserError` that names the first wrong key, which `prefix` precedes."""
+    """Validate a composed config.
+
+    Args:
+        kind: The class of its settings.
+        values: The config as plain values.
+        prefix: What precedes a key in an error message.
+
+    Raises:
+        UserError: A setting is wrong. The message names the first one.
+    """
     for group in {"local", "experiment", "sweep"} & values.keys():  # whose files set what belongs to other groups
         raise UserError(f"{find_option_file(group) or f'a file of {group}'}: must begin with the line {GLOBAL}")
     try:

@@ -1,4 +1,4 @@
-"""What a config names by `_target_`: its arguments, checked where they are known, and how it is called."""
+"""What a config names by `_target_`: a class or function, its arguments, and the call."""
 
 import inspect
 import re
@@ -27,12 +27,12 @@ class Settings(BaseModel):
 
     @property
     def headline(self) -> str:
-        """What a command with these settings is about to do; empty if there is nothing to say."""
+        """One line that announces what a command with these settings does; "" for none."""
         return ""
 
 
 class Target(Settings):
-    """A class or function by its dotted name, with its arguments: those declared here are checked, others passed on."""
+    """A class or function by its dotted name, with its arguments. Arguments declared here are checked, others passed on."""
 
     model_config = ConfigDict(extra="allow", serialize_by_alias=True)
     not_arguments: ClassVar[frozenset[str]] = frozenset()
@@ -44,14 +44,24 @@ class Target(Settings):
         return self.target.rpartition(".")[2]
 
     def build_call(self) -> dict[str, Any]:
-        """What `hydra.utils.instantiate` takes: `_target_` and the arguments that were given."""
+        """Return `_target_` and the arguments that were set, as `hydra.utils.instantiate` takes them."""
         return self.model_dump(exclude_unset=True, exclude=set(self.not_arguments))
 
     def instantiate(self, group: str, kind: type[T], *first: Any, **more: Any) -> T:
-        """Calls what is named, with `first` and `more`; raises `UserError` if that fails or does not make a `kind`."""
+        """Call the class or function.
+
+        Args:
+            group: The config group, for error messages.
+            kind: The type that the result must have.
+            *first: Positional arguments that come first.
+            **more: Further keyword arguments.
+
+        Raises:
+            UserError: The call fails, or its result has another type.
+        """
         call = {**self.build_call(), **more}
         try:
-            made = instantiate(call, *first, _convert_="all")
+            instance = instantiate(call, *first, _convert_="all")
         except Exception as error:  # a class may raise anything about its arguments, which the user can change
             cause = error.__cause__ or error
             if isinstance(cause, UserError):
@@ -60,15 +70,18 @@ class Target(Settings):
                 raise UserError(self._advise(group, unknown)) from error
             if reason := explain_failure(error, self.target):
                 raise UserError(f"{group}: {self.name} failed: {reason}") from error
-            given = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
-            raise UserError(f"{group}: {self.name}({given}): {format_error(cause)}") from error
-        if not isinstance(made, kind):
-            wanted = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
-            raise UserError(f"{group}._target_={self.target}: must make a {wanted}, not a {type(made).__name__}")
-        return made
+            arguments = ", ".join(f"{key}={value}" for key, value in call.items() if key != "_target_")
+            raise UserError(f"{group}: {self.name}({arguments}): {format_error(cause)}") from error
+        if not isinstance(instance, kind):
+            expected = f"{kind.__module__.partition('.')[0]} {kind.__name__}"
+            raise UserError(f"{group}._target_={self.target}: must make a {expected}, not a {type(instance).__name__}")
+        return instance
 
     def _find_refused_arguments(self, error: BaseException) -> list[str]:
-        """The arguments that what is named does not have, if that is the error: a recipe may set another's."""
+        """List the arguments that the callable does not accept, if that is what the error is about.
+
+        An experiment file may set arguments of another class.
+        """
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if not isinstance(error, TypeError) or not unexpected or unexpected[1] not in self.build_call():
             return []
@@ -77,15 +90,16 @@ class Target(Settings):
         return [key for key in self.build_call() if key not in ("_target_", *parameters)]
 
     def _list_parameters(self) -> list[str] | None:
-        """The arguments that what is named takes; None if it takes any."""
+        """List the parameters of the callable. Return None if it accepts any keyword."""
         parameters = inspect.signature(get_object(self.target)).parameters
         takes_any = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
         return None if takes_any else [*parameters]
 
     def _advise(self, group: str, unknown: list[str]) -> str:
-        """The sentence for arguments that do not exist: a typed one is a mistake, a recipe's may be for another class.
+        """Write the sentence for arguments that do not exist.
 
-        A key that is taken out of the command by ~ must be in the config, as what is typed with + is not.
+        If one was typed, it is a mistake. If a file sets it, it may be meant for another class, and `~` takes it out; `~`
+        only works on keys of the config, not on a key that was typed with `+`.
         """
         for key in unknown:
             if f"{group}.{key}" in parse_typed_settings():
@@ -102,7 +116,7 @@ class Target(Settings):
 
 
 class LeNetModel(Target):
-    """The settings of lenetexp's own LeNet."""
+    """Arguments of `LeNet`."""
 
     activation: f.Activation = "sigmoid"
     pooling: Literal["avg", "max"] = "avg"
@@ -111,7 +125,7 @@ class LeNetModel(Target):
 
 
 class PaperModel(Target):
-    """The settings of the nets as LeCun's papers have them, up to LeNet-4."""
+    """Arguments of the nets from LeCun's papers, except LeNet-5."""
 
     activation: f.Activation = "scaled_tanh"
     output: Literal["tanh", "softmax"] = "tanh"
@@ -119,13 +133,13 @@ class PaperModel(Target):
 
 
 class LeNet5Model(PaperModel):
-    """The settings of LeNet-5 as in the paper."""
+    """Arguments of `LeNet5`."""
 
     output: Literal["rbf", "softmax"] = "rbf"  # type: ignore[assignment]
 
 
 class KnownLoss(Target):
-    """Arguments of lenetexp's own losses."""
+    """Arguments of lenetexp's losses."""
 
     label_smoothing: f.BelowOne = ABSENT
     j: f.AboveZero = ABSENT
@@ -136,13 +150,13 @@ CROSS_ENTROPY = KnownLoss.model_validate({"_target_": "lenetexp.models.CrossEntr
 
 
 class MLPModel(PaperModel):
-    """The settings of the fully connected nets."""
+    """Arguments of the fully connected nets."""
 
     hidden: list[f.Count] = ABSENT
 
 
 class ClassicalModel(Target):
-    """The settings of the classifiers that are fitted at once; each has some of them."""
+    """Arguments of the classifiers that are fitted in closed form. Each has some of them."""
 
     deslant: bool = ABSENT
     squash: bool = ABSENT
@@ -169,13 +183,13 @@ MODELS: dict[str, type[Target]] = {
 
 
 class Optimizer(Target):
-    """What every optimizer has."""
+    """Arguments that every optimizer has."""
 
     lr: f.AboveZero = ABSENT
 
 
 class KnownOptimizer(Optimizer):
-    """Arguments of torch's optimizers and lenetexp's own. torch itself accepts some values that make no sense."""
+    """Arguments of torch's and lenetexp's optimizers. torch itself accepts some values that make no sense."""
 
     momentum: f.BelowOne = ABSENT
     weight_decay: f.NotNegative = ABSENT
@@ -197,7 +211,7 @@ class Scheduler(Target):
 
 
 class KnownScheduler(Scheduler):
-    """Arguments of torch's schedulers and lenetexp's own."""
+    """Arguments of torch's and lenetexp's schedulers."""
 
     step_size: f.Count = ABSENT
     gamma: f.AboveZero = ABSENT
@@ -222,7 +236,7 @@ class KnownScheduler(Scheduler):
 
 
 class Augment(Settings):
-    """The limits of the random map that each training image gets, drawn anew every epoch."""
+    """Limits of the random transformation that each training image gets, drawn anew every epoch."""
 
     shift: f.NotNegative = 0.0  # pixels, in any direction
     rotate: f.Degrees = 0.0  # degrees, both ways
@@ -232,7 +246,7 @@ class Augment(Settings):
 
 
 class Dataset(Target):
-    """How a dataset is split and augmented; the same settings for every dataset."""
+    """How a dataset is split and augmented. Every dataset has these settings."""
 
     not_arguments = frozenset({"validation", "split_seed", "augment"})
 
@@ -243,7 +257,7 @@ class Dataset(Target):
 
 
 class KnownDataset(Dataset):
-    """Arguments of lenetexp's own datasets."""
+    """Arguments of lenetexp's datasets."""
 
     image_size: f.Count = ABSENT
     channels: Literal[1, 3] = ABSENT
@@ -251,7 +265,13 @@ class KnownDataset(Dataset):
 
 
 def check_arguments_of(kind_of: Callable[[str], type[Target] | None]) -> BeforeValidator:
-    """Has the settings of a `_target_` check its arguments; a custom class may use their names for other things."""
+    """Make a validator that checks the arguments of known classes.
+
+    A custom class may use the same names for other things, so its arguments are not checked.
+
+    Args:
+        kind_of: Returns the settings class for a `_target_`, or None if it is unknown.
+    """
 
     def check_known(values: Any) -> Any:
         target = values.get("_target_") if isinstance(values, Mapping) else None
@@ -262,7 +282,7 @@ def check_arguments_of(kind_of: Callable[[str], type[Target] | None]) -> BeforeV
 
 
 def check_arguments(known: type[Target], *packages: str) -> BeforeValidator:
-    """Has `known` check the arguments of classes in `packages`."""
+    """Make a validator that checks the arguments of all classes whose dotted names start with one of `packages`."""
     return check_arguments_of(lambda target: known if target.startswith(packages) else None)
 
 

@@ -72,7 +72,7 @@ def describe_device(device: torch.device) -> str:
 def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
     """What learns, before the first step; the seed alone decides the weights. `UserError` if it cannot work."""
     # A default or a recipe's size may be more than a small folder of pictures holds: then all are one batch.
-    is_typed = any(word.startswith("batch_size=") for word in settings.given)
+    is_typed = any(word.startswith("batch_size=") for word in settings.overrides)
     takes_steps = not isinstance(settings.model, ClassicalModel)
     if is_typed and takes_steps and settings.batch_size > len(data.train):
         raise UserError(
