@@ -21,7 +21,7 @@ WITHOUT_EFFECT = ("epochs", "patience", "resume")  # settings of runs, of which 
 
 def find_lr(settings: FindLrConfig, config: dict[str, Any], folder: Path) -> None:
     """Runs the test and prints what to try; writes lr_range.csv and lr_range.png into `folder`."""
-    for word in settings.given:
+    for word in settings.overrides:
         if word.partition("=")[0].lstrip("+") in WITHOUT_EFFECT:
             raise UserError(f"{word}: has no effect here, where steps= says how long to train; leave it out")
     if settings.from_lr >= settings.to_lr:
@@ -77,7 +77,7 @@ def advise(settings: FindLrConfig, steps: Sequence[Step], suggestion: Suggestion
         f"The loss is lowest at lr={suggestion.lowest:.2g} and {end}. Runs are best a little below the lowest."
     )
     own = tuple(f"{key}=" for key in ("from_lr", "to_lr", "steps", "optimizer.lr"))
-    recipe = shlex.join(word for word in settings.given if not word.startswith(own))
+    recipe = shlex.join(word for word in settings.overrides if not word.startswith(own))
     sweep = "optimizer.lr=" + ",".join(f"{rate:.2g}" for rate in suggestion.rates)
     for label, *words in (
         ("  try      python scripts/run.py", recipe, f"optimizer.lr={suggestion.rates[1]:.2g}"),

@@ -150,7 +150,7 @@ class InProcess(Store):
         values = composed(*recipe, "device=cpu", *words)
         # MLflow keeps a relative store's file open from one folder to the next.
         values["tracking"].update(uri=self.uri, experiment=self.experiment)
-        values["given"] = [*recipe, *words]
+        values["overrides"] = [*recipe, *words]
         epoch = Progress.print_epoch
 
         def and_stop(progress: Progress, record: EpochRecord) -> None:

@@ -62,7 +62,7 @@ def format_other_commands() -> str:
 
 
 def list_groups_quickly() -> None:
-    """Make Hydra's --help list groups from the folders. Hydra itself copies its whole repository for each, 0.5 s in all."""
+    """Make Hydra's --help list groups from the folders. By itself it copies its repository for each, 0.5 s in all."""
 
     def options(self: ConfigLoaderImpl, group_name: str, results_filter: ObjectType | None = None) -> list[str]:
         options = self.repository.get_group_options(group_name, results_filter)

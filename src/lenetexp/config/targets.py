@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
 
 class Target(Settings):
-    """A class or function by its dotted name, with its arguments. Arguments declared here are checked, others passed on."""
+    """A class or function by its dotted name, with its arguments. The ones declared here are checked, others passed on."""
 
     model_config = ConfigDict(extra="allow", serialize_by_alias=True)
     not_arguments: ClassVar[frozenset[str]] = frozenset()
@@ -98,8 +98,8 @@ class Target(Settings):
     def _advise(self, group: str, unknown: list[str]) -> str:
         """Write the sentence for arguments that do not exist.
 
-        If one was typed, it is a mistake. If a file sets it, it may be meant for another class, and `~` takes it out; `~`
-        only works on keys of the config, not on a key that was typed with `+`.
+        If one was typed, it is a mistake. If a file sets it, it may be meant for another class, and `~` takes it out.
+        `~` only works on keys of the config, not on a key that was typed with `+`.
         """
         for key in unknown:
             if f"{group}.{key}" in parse_typed_settings():

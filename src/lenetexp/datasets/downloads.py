@@ -1,4 +1,4 @@
-"""torchvision's datasets: downloaded where they are missing, checked, and brought to one form."""
+"""torchvision's datasets: downloaded if they are missing, checked, and brought to one form."""
 
 import contextlib
 import hashlib
@@ -50,10 +50,15 @@ PATIENCE = 5  # seconds to wait for a silent server; torchvision itself sets no 
 
 
 def torchvision_dataset(name: str, root: str, split: str | None = None) -> Source:
-    """The dataset of torchvision's class `name`, from `root`; downloaded there first if it is missing.
+    """Load the dataset of torchvision's class `name`. Download it first if it is missing.
 
-    MNIST's files are in root/MNIST/raw, and so on. `split` is for EMNIST only: a key of `EMNIST_CLASSES`. Raises
-    `UserError` if the files are missing and cannot be downloaded, or are damaged.
+    Args:
+        name: A key of `CLASSES`.
+        root: The folder; MNIST's files are in root/MNIST/raw, and so on.
+        split: For EMNIST only, a key of `EMNIST_CLASSES`.
+
+    Raises:
+        UserError: The files are missing and cannot be downloaded, or they are damaged.
     """
     if name not in CLASSES:
         raise UserError(f"dataset.name={name}: must be one of {', '.join(CLASSES)}")
@@ -74,12 +79,15 @@ def torchvision_dataset(name: str, root: str, split: str | None = None) -> Sourc
 
 
 def is_here(name: str, root: str, split: str | None = None) -> bool:
-    """Whether `torchvision_dataset` would find its files in `root`, and download nothing."""
+    """Return whether `torchvision_dataset` would find its files in `root` and download nothing."""
     return name in CLASSES and all(file.exists() for file in _list_files(name, split, Path(root).expanduser()))
 
 
 def _list_files(name: str, split: str | None, root: Path) -> list[Path]:
-    """What torchvision keeps in `root`. In the IDX format: training images, their labels, the same for test."""
+    """List the files that torchvision keeps in `root`.
+
+    In the IDX format they are the training images, their labels, the test images, their labels.
+    """
     if name in OTHER_FILES:
         return [root / file for file in OTHER_FILES[name]]
     prefix = {"QMNIST": "qmnist-", "EMNIST": f"emnist-{split}-"}.get(name, "")
@@ -89,7 +97,7 @@ def _list_files(name: str, split: str | None, root: Path) -> list[Path]:
 
 
 def _download(name: str, split: str | None, root: Path, files: list[Path], lock: Path) -> None:
-    """Lets torchvision download and check the files, in one process at a time; the others wait and find them."""
+    """Let torchvision download and check the files, one process at a time. Other processes wait."""
     from torchvision import datasets
 
     folder = files[0].parent
@@ -107,8 +115,8 @@ def _download(name: str, split: str | None, root: Path, files: list[Path], lock:
                 with contextlib.suppress(OSError):
                     lock.unlink()  # while it is held: who waits for it finds it gone, and takes a new one
     except Exception as error:  # of the network, the disk, or torchvision's checks
-        found = re.search(r"urlopen error (?:\[Errno -?\d+\] )?(.*?)>", str(error))
-        reason = found[1] if found else format_error(error)[:150]
+        match = re.search(r"urlopen error (?:\[Errno -?\d+\] )?(.*?)>", str(error))
+        reason = match[1] if match else format_error(error)[:150]
         missing = [file.name for file in files if not file.exists()]
         raise UserError(
             f"{name} is not in dataset.root={root} and could not be downloaded ({reason}): "
@@ -123,7 +131,7 @@ def _download(name: str, split: str | None, root: Path, files: list[Path], lock:
 
 
 def _read_with_torchvision(name: str, root: Path, files: list[Path]) -> list[Split]:
-    """Training and test images of USPS or CIFAR-10, N×C×28×28."""
+    """Read the training and test images of USPS or CIFAR-10, N×C×28×28."""
     from torchvision import datasets
 
     splits = []
@@ -145,15 +153,15 @@ def _read_with_torchvision(name: str, root: Path, files: list[Path]) -> list[Spl
 
 
 def _read_idx_files(name: str, split: str | None, files: list[Path]) -> list[Split]:
-    """Training and test images, N×1×28×28, and class numbers from 0; both parts in the order of `_files`."""
+    """Read training and test images, N×1×28×28, and class numbers from 0, from files in the order of `_list_files`."""
     arrays, splits = [_read_idx(file) for file in files], []
     if name == "MNIST":
         _check_mnist(files, arrays)
     for i in (0, 2):
         images, labels = arrays[i : i + 2]
         if len(images) != len(labels):
-            found = f"{len(images)} images, but {files[i + 1].name} {len(labels)} labels"
-            raise UserError(f"{files[i]} holds {found}: must agree")
+            lengths = f"{len(images)} images, but {files[i + 1].name} {len(labels)} labels"
+            raise UserError(f"{files[i]} holds {lengths}: must agree")
         if name == "EMNIST":
             images = images.transpose(0, 2, 1)  # the files hold them transposed
         if name == "QMNIST":
@@ -164,7 +172,7 @@ def _read_idx_files(name: str, split: str | None, files: list[Path]) -> list[Spl
 
 
 def _read_idx(path: Path) -> NDArray[Any]:
-    """The array in an IDX file: two zeros, type, number of sizes, sizes in 4 bytes, values; all big-endian."""
+    """Read an IDX file: two zeros, type, number of sizes, sizes in 4 bytes, values; all big-endian."""
     content = path.read_bytes()
     count, _, kind = path.name.partition("-idx")[2].partition("-")
     dtype = np.dtype({"ubyte": "u1", "int": ">i4"}[kind])
@@ -183,11 +191,11 @@ def _read_idx(path: Path) -> NDArray[Any]:
 
 
 def _check_mnist(files: list[Path], arrays: list[NDArray[Any]]) -> None:
-    """Makes sure that no file of the published length is altered; one of another length may be a subset."""
+    """Check that no file of the published length is altered. One of another length may be a subset."""
     names = {md5: name for name, (_, md5) in MNIST_FILES.items()}
     for file, array in zip(files, arrays, strict=True):
-        found = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        md5 = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
         length, expected = MNIST_FILES[file.name]
-        if found != expected and (found in names or len(array) == length):
-            what = f"{names[found]} under another name" if found in names else f"altered: its MD5 is {found}"
-            raise UserError(f"{file} is {what}, not {expected}; delete it to download it again")
+        if md5 != expected and (md5 in names or len(array) == length):
+            description = f"{names[md5]} under another name" if md5 in names else f"altered: its MD5 is {md5}"
+            raise UserError(f"{file} is {description}, not {expected}; delete it to download it again")

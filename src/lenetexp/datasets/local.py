@@ -1,4 +1,4 @@
-"""Datasets that need no download: scikit-learn's digits, and the user's own pictures, one folder a class."""
+"""Datasets without download: scikit-learn's digits, and the user's own pictures, one folder a class."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,10 @@ from lenetexp.errors import UserError, wrap_text
 
 
 def digits() -> Source:
-    """1,797 digits, 8×8, of the UCI optical recognition set; a fifth of each class is the test set."""
+    """Return the 1,797 8×8 digits of the UCI optical recognition set, brought into MNIST's form.
+
+    A fifth of each class is the test set.
+    """
     file = Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
     if file.exists():  # what load_digits reads, too, but that takes a second to import
         table = np.loadtxt(file, delimiter=",")  # 1797×65: 64 pixels from 0 to 16, then the class
@@ -26,17 +29,22 @@ def digits() -> Source:
         table = np.column_stack(load_digits(return_X_y=True))
     images = torch.from_numpy(table[:, :-1]).float().view(-1, 1, 8, 8) * (255 / 16)
     # They fill their 8×8 frame. A net that learns them in MNIST's form reads MNIST's digits and photos far better.
-    everything = Split(fit_into_mnist_frame(images), torch.from_numpy(table[:, -1]).long())
-    train, test = hold_out(everything, fraction=0.2, seed=0, classes=tuple("0123456789"))
+    images_and_labels = Split(fit_into_mnist_frame(images), torch.from_numpy(table[:, -1]).long())
+    train, test = hold_out(images_and_labels, fraction=0.2, seed=0, classes=tuple("0123456789"))
     return Source("digits", train, test, tuple("0123456789"), like_mnist=True)
 
 
 def image_folder(root: str, image_size: int, channels: int, test: float) -> Source:
-    """Pictures in root/<class>/, or already split in root/train/<class>/ and root/test/<class>/.
+    """Read pictures from root/<class>/, or from root/train/<class>/ and root/test/<class>/.
 
-    They are scaled to `image_size`×`image_size` pixels, with 1 channel (grey) or 3. `test` is the share of each class
-    that becomes the test set if root has no train and test folders. Raises `UserError` if the folders are not as
-    described, or a picture cannot be read.
+    Args:
+        root: The folder.
+        image_size: Side in pixels to which pictures are scaled.
+        channels: 1 (grey) or 3.
+        test: Share of each class that becomes the test set if root has no train and test folders.
+
+    Raises:
+        UserError: The folders are not as described, or a picture cannot be read.
     """
     folder, shape = Path(root).expanduser(), (channels, image_size, image_size)
     if not folder.is_dir():
@@ -49,20 +57,24 @@ def image_folder(root: str, image_size: int, channels: int, test: float) -> Sour
         raise UserError(f"dataset.root={root}: has a folder train but no folder test; must have both or neither")
     else:
         classes = _list_class_folders(train_folder)
-        if unknown := {path.name for path in _list_folders(test_folder)} - {*classes}:
-            raise UserError(f"{test_folder} has classes that {train_folder} has not: {', '.join(sorted(unknown))}")
+        if extra := {path.name for path in _list_folders(test_folder)} - {*classes}:
+            raise UserError(f"{test_folder} has classes that {train_folder} has not: {', '.join(sorted(extra))}")
         train, held_out = (_decode(part, classes, shape) for part in (train_folder, test_folder))
     return Source(folder.resolve().name, train, held_out, classes)
 
 
 def _list_class_folders(folder: Path) -> tuple[str, ...]:
-    """The names of the classes; warns of those without pictures, and raises `UserError` if only one has some."""
+    """List the names of the classes. Warn of those without pictures.
+
+    Raises:
+        UserError: Only one class has pictures.
+    """
     names = sorted(path.name for path in _list_folders(folder))
-    filled = [name for name in names if any(_list_pictures(folder / name))]
-    if len(filled) == 1:
-        raise UserError(f"dataset.root={folder}: all pictures are of one class, {filled[0]}; must be of two or more")
-    if filled and len(filled) < len(names):
-        empty = ", ".join(name for name in names if name not in filled)
+    nonempty = [name for name in names if any(_list_pictures(folder / name))]
+    if len(nonempty) == 1:
+        raise UserError(f"dataset.root={folder}: all pictures are of one class, {nonempty[0]}; must be of two or more")
+    if nonempty and len(nonempty) < len(names):
+        empty = ", ".join(name for name in names if name not in nonempty)
         print(wrap_text(f"warning: dataset.root={folder}: no pictures of these classes: {empty}"), file=sys.stderr)
     return tuple(names)
 

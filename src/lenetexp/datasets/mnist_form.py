@@ -1,4 +1,4 @@
-"""MNIST's form: a picture of one sign without its paper, scaled into 20×20 of 28×28 and centred by its mass."""
+"""MNIST's form: one sign without its paper, scaled into the middle 20×20 of 28×28 and centred by its mass."""
 
 from math import ceil
 from typing import Literal, NamedTuple
@@ -31,12 +31,12 @@ Shades = NDArray[np.float64]
 
 
 def fit_into_mnist_frame(images: Tensor) -> Tensor:
-    """Brings N×1×h×w floats from 0 to 255 that fill their frame into MNIST's: N×1×28×28 uint8."""
+    """Bring N×1×h×w floats in [0, 255] that fill their frame into MNIST's frame: N×1×28×28 uint8."""
     return center_by_mass(F.pad(resize_images(images, BOX), (MARGIN, MARGIN, MARGIN, MARGIN)))
 
 
 def center_by_mass(images: Tensor) -> Tensor:
-    """Moves N×1×28×28 images, drawn in the middle 20×20, by whole pixels until their mass is centred on pixel 14."""
+    """Move N×1×28×28 images, drawn in the middle 20×20, by whole pixels until their mass is centred on pixel 14."""
     # There MNIST's 60,000 training images have it on average: 14.00 down and 14.01 across.
     mass = images[:, 0].double()  # N×28×28
     place = torch.arange(FRAME, dtype=torch.float64)
@@ -47,7 +47,7 @@ def center_by_mass(images: Tensor) -> Tensor:
 
 
 class MnistSteps(NamedTuple):
-    """How a picture comes into MNIST's form: each is made of the one before, light on dark."""
+    """The steps of a picture into MNIST's form. Each is made from the one before, light on dark."""
 
     ink: NDArray[np.uint8]  # H×W, the working picture without its paper
     cropped: NDArray[np.uint8]  # the box around the ink
@@ -55,7 +55,7 @@ class MnistSteps(NamedTuple):
     centred: NDArray[np.uint8]  # 28×28, moved until the centre of mass is in the middle
 
     def count_signs(self) -> int:
-        """How many signs of about one height stand side by side in the ink."""
+        """Count the signs of about one height that stand side by side."""
         from scipy import ndimage
 
         boxes = ndimage.find_objects(ndimage.label(self.ink, np.ones((3, 3)))[0])
@@ -69,30 +69,38 @@ class MnistSteps(NamedTuple):
 
 
 def convert_to_mnist(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[np.uint8]:
-    """An H×W picture of one sign as MNIST would have it, 1×28×28: the last of its `mnist_steps`."""
+    """Convert an H×W picture of one sign into MNIST's form, 1×28×28. See `compute_mnist_steps`."""
     return compute_mnist_steps(grey, invert, name).centred[None]
 
 
 def compute_mnist_steps(grey: NDArray[np.uint8], invert: Invert, name: str) -> MnistSteps:
-    """An H×W picture of one sign on its way into MNIST's form.
+    """Compute all steps of an H×W picture of one sign into MNIST's form.
 
-    With `invert` "auto", what varies less is taken for the paper. Raises `UserError` if the picture, called `name`,
-    shows no sign.
+    Args:
+        grey: The picture, uint8.
+        invert: Whether the sign is dark on light; "auto" takes what varies less for the paper.
+        name: The picture's name in messages.
+
+    Raises:
+        UserError: The picture shows no sign.
     """
     ink = _extract_ink(grey, invert, name)
     sign = Image.fromarray(ink)
     sign = sign.crop(sign.getbbox())
-    inked, cropped = ((255 * step).round().astype(np.uint8) for step in (ink, np.array(sign)))
+    ink_image, cropped = ((255 * step).round().astype(np.uint8) for step in (ink, np.array(sign)))
     width, height = (max(round(side * BOX / max(sign.size)), 1) for side in sign.size)
     scaled = np.array(sign.resize((width, height), Image.Resampling.BILINEAR))
     frame = np.zeros((FRAME, FRAME), dtype=np.uint8)
     top, left = (FRAME - height) // 2, (FRAME - width) // 2
     frame[top : top + height, left : left + width] = (scaled * (255 / scaled.max())).round()
-    return MnistSteps(inked, cropped, frame, center_by_mass(torch.from_numpy(frame)[None, None])[0, 0].numpy())
+    return MnistSteps(ink_image, cropped, frame, center_by_mass(torch.from_numpy(frame)[None, None])[0, 0].numpy())
 
 
 def _extract_ink(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[np.float32]:
-    """How much ink is in each pixel of the working picture, 0 to 1, without paper, shadows, ruled lines and dust."""
+    """Return how much ink each pixel of the working picture has, in [0, 1].
+
+    Paper, shadows, ruled lines and dust are removed.
+    """
     from scipy import ndimage  # training does not need it
 
     sheet, paper = _separate_sheet_and_paper(grey, invert)
@@ -100,8 +108,8 @@ def _extract_ink(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[
     usual = float(np.median(np.concatenate(_list_sides(sheet))))
     darker = (usual - sheet * (usual / paper)).clip(0)
     # On a large photo a few dark pixels are dust; they must not set the scale. On a drawing they are its first dot.
-    few = SPECK if darker.size > 1000 * SPECK else 1
-    strongest = np.sort(darker, axis=None)[-few]
+    rank = SPECK if darker.size > 1000 * SPECK else 1
+    strongest = np.sort(darker, axis=None)[-rank]
     if strongest < FAINTEST:
         raise UserError(f"{name}: must show a sign; {_describe_lack(sheet, invert)}")
     ink = (darker / strongest).clip(0, 1)
@@ -111,9 +119,9 @@ def _extract_ink(grey: NDArray[np.uint8], invert: Invert, name: str) -> NDArray[
     ink = (ink - faint).clip(0) / (1 - faint)
     parts, count = ndimage.label(ink, np.ones((3, 3)))
     sizes, strengths = np.zeros(count + 1), np.zeros(count + 1)  # the first is what is no part
-    drawn = ink > 0
-    np.add.at(sizes, parts[drawn], 1)
-    np.maximum.at(strengths, parts[drawn], ink[drawn])
+    is_ink = ink > 0
+    np.add.at(sizes, parts[is_ink], 1)
+    np.maximum.at(strengths, parts[is_ink], ink[is_ink])
     # Every stroke is somewhere about as dark as the darkest; what a shadow leaves behind is not.
     strong = strengths >= RULED
     ink[~(strong & (sizes >= DUST * sizes[strong].max()))[parts]] = 0
@@ -129,7 +137,7 @@ def _describe_lack(sheet: Shades, invert: Invert) -> str:
 
 
 def _separate_sheet_and_paper(grey: NDArray[np.uint8], invert: Invert) -> tuple[Shades, Shades]:
-    """The working picture as dark on light, and what each of its pixels would be without ink."""
+    """Return the working picture as dark on light, and the shade that each of its pixels would have without ink."""
     from scipy import ndimage
 
     shades = np.array(_scale_to_working_size(Image.fromarray(grey))).astype(float)
@@ -154,7 +162,7 @@ def _scale_to_working_size(picture: Image.Image) -> Image.Image:
 
 
 def _close(shades: Shades) -> Shades:
-    """The shades without strokes that are narrower than a fifth of the picture."""
+    """Return the shades without strokes that are narrower than a fifth of the picture."""
     from scipy import ndimage
 
     # A closing fills what is narrow and keeps the edges of wide shadows. Before it, noise is smoothed, or the lightest
@@ -166,7 +174,7 @@ def _close(shades: Shades) -> Shades:
 
 
 def _measure_edges(shades: Shades) -> float:
-    """The sum of all squared steps from a pixel to the next."""
+    """Return the sum of the squared differences of neighbouring pixels."""
     return float(sum(np.square(np.diff(shades, axis=axis)).sum() for axis in (0, 1)))
 
 

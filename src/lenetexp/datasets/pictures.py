@@ -1,4 +1,4 @@
-"""Pictures: found, decoded, scaled and compared, for datasets and for predictions."""
+"""Picture files: find, decode, scale and compare them, for datasets and for predictions."""
 
 import glob
 from collections import Counter
@@ -28,7 +28,7 @@ MAX_PIXELS = 50_000_000  # of a picture to decode: a small file can unpack to gi
 
 @dataclass(frozen=True)
 class UploadedPicture:
-    """A picture file that came over the network: its bytes, and what messages call it."""
+    """The bytes of a picture file that came over the network, and its name in messages."""
 
     name: str
     content: bytes
@@ -41,22 +41,25 @@ Picture = Path | UploadedPicture
 
 
 class PictureFile(NamedTuple):
-    """A picture file; `folder` is the name of its folder, if that lies in the one that was searched."""
+    """A picture file. `folder` is the name of its folder if that is inside the folder that was searched."""
 
     path: Path
     folder: str | None = None
 
 
 def find_images(patterns: Sequence[str]) -> tuple[list[PictureFile], Counter[str]]:
-    """Finds the pictures that files, folders or globs name, each one's sorted.
+    """Find the pictures that files, folders or globs name, sorted within each pattern.
 
-    In a folder without pictures, the folders in it are searched.
+    In a folder without pictures, its subfolders are searched.
+
+    Args:
+        patterns: Paths of files or folders, or globs.
 
     Returns:
-        The pictures, and how many other files there are of each suffix.
+        The pictures, and the number of other files by suffix.
 
     Raises:
-        UserError: if a pattern names no picture.
+        UserError: A pattern names no picture.
     """
     pictures: list[PictureFile] = []
     others: Counter[str] = Counter()
@@ -93,14 +96,21 @@ def _is_picture(path: Path) -> bool:
 
 
 def describe_counts(suffixes: Counter[str]) -> str:
-    """How many files there are of each suffix: "3 .heic and 1 .pdf"."""
+    """Format the number of files by suffix: "3 .heic and 1 .pdf"."""
     return " and ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
 
 
 def read_image(picture: Picture, mode: str) -> Image.Image:
-    """Decodes a picture as `mode` ("L" or "RGB"): upright, 16 bits scaled to 8; `UserError` if it cannot.
+    """Decode a picture upright, with 16-bit values scaled to 8 bits.
 
-    What is transparent becomes white; black if nothing could be seen on white.
+    Transparent pixels become white, or black if nothing could be seen on white.
+
+    Args:
+        picture: A file or an upload.
+        mode: "L" or "RGB".
+
+    Raises:
+        UserError: The picture cannot be decoded or is too large.
     """
     try:
         with _open_picture(picture) as file:
@@ -125,13 +135,17 @@ def _lay_on(ground: str, image: Image.Image) -> Image.Image:
 
 
 def _measure_contrast(image: Image.Image) -> int:
-    """The largest difference of two pixels in any channel."""
+    """Return the largest difference of two pixels in any channel."""
     pixels = np.array(image)
     return int(np.ptp(pixels, axis=(0, 1)).max())
 
 
 def read_size(picture: Picture) -> tuple[int, int]:
-    """Width and height as a picture file states them, without decoding it; `UserError` if it states none."""
+    """Read width and height from a picture's header, without decoding it.
+
+    Raises:
+        UserError: The header cannot be read.
+    """
     try:
         with _open_picture(picture) as file:
             return file.width, file.height
@@ -140,15 +154,15 @@ def read_size(picture: Picture) -> tuple[int, int]:
 
 
 def _make_error(picture: Picture, error: Exception) -> UserError:
-    why = format_error(error)
+    reason = format_error(error)
     if isinstance(error, UnidentifiedImageError):  # its own sentence would name the file again, or a buffer in memory
         kind = _detect_other_format(picture)
-        why = f"it is {kind}; convert it to JPEG or PNG" if kind else f"it is none of {', '.join(FORMATS)}"
-    return UserError(f"{picture} cannot be read: {why}")
+        reason = f"it is {kind}; convert it to JPEG or PNG" if kind else f"it is none of {', '.join(FORMATS)}"
+    return UserError(f"{picture} cannot be read: {reason}")
 
 
 def _detect_other_format(picture: Picture) -> str | None:
-    """What phones and scanners make and Pillow does not read, by the file's first bytes."""
+    """Recognise PDF and HEIC, which phones and scanners make and Pillow does not read, by a file's first bytes."""
     if isinstance(picture, Path):
         with picture.open("rb") as file:
             start = file.read(32)
@@ -167,36 +181,46 @@ def _open_picture(picture: Picture) -> ImageFile.ImageFile:
 
 
 def convert_for_folder_dataset(picture: Picture, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """A picture scaled to `shape` (channels, height, width), as dataset=image_folder scales its own."""
+    """Convert a picture as dataset=image_folder converts its own.
+
+    Args:
+        picture: A file or an upload.
+        shape: Channels (1 or 3), height and width of the result.
+    """
     return scale_picture(read_image(picture, "L" if shape[0] == 1 else "RGB"), shape)
 
 
 def scale_picture(picture: Image.Image, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """A grey or RGB picture scaled to `shape` (channels, height, width), which has as many channels."""
+    """Scale a grey or RGB picture to `shape` (channels, height, width), which has as many channels."""
     channels, height, width = shape
     scaled = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
     return scaled.reshape(height, width, channels).transpose(2, 0, 1)
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
-    """Scales N×C×h×w floats from 0 to 255 to N×C×size×size uint8."""
+    """Scale N×C×h×w floats in [0, 255] to N×C×size×size uint8."""
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
 class FamiliarImages:
-    """The training images that a picture is compared with; all are N×C×H×W uint8 on one device."""
+    """Training images that pictures are compared with, to tell which are unlike all of them.
+
+    Args:
+        train: N×C×H×W uint8 training images.
+        held_out: N×C×H×W uint8 images of the same kind that set the limit, on the same device.
+    """
 
     def __init__(self, train: Tensor, held_out: Tensor) -> None:
-        # Of many images every so-manieth: of MNIST's, this takes a second.
+        # A subset of at most 10,000: of MNIST's, this takes a second.
         self._train = _flatten(train[:: ceil(len(train) / 10_000)])
         self._squares = self._train.square().sum(1)
         self._limits = self._compute_distances(held_out[:: ceil(len(held_out) / 1_000)]).quantile(0.995, dim=1)
 
     def find_strangers(self, images: Tensor) -> list[bool]:
-        """Which images look like none of the training images.
+        """Return for each image whether it is unlike all training images.
 
-        Those whose nearest training image is farther away than that of 99.5 % of the held-out images is: in itself, or
-        for the little ink that they have.
+        It is if its nearest training image is farther away than that of 99.5 % of the held-out images: in itself, or
+        relative to how much ink it has.
         """
         is_far: list[bool] = (self._compute_distances(images) > self._limits[:, None]).any(0).tolist()
         return is_far

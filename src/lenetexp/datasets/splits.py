@@ -1,4 +1,4 @@
-"""Images with their labels, and the dataset that a config names: checked, split, and on the device."""
+"""Images with labels, and a config's dataset: checked, split, and on the device."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from lenetexp.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Images, N×C×H×W uint8, and their labels, N int64 class numbers from 0."""
+    """N×C×H×W uint8 images with N int64 class numbers from 0."""
 
     images: Tensor
     labels: Tensor
@@ -32,7 +32,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset before validation images are held out."""
+    """A dataset before validation images are held out. Every dataset function returns one."""
 
     name: str
     train: Split
@@ -44,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Data:
-    """The three splits on the device, and what is known about them."""
+    """The three splits on the device, and facts about them."""
 
     name: str
     train: Split
@@ -60,13 +60,17 @@ class Data:
         return channels, height, width
 
     def build_facts(self) -> dict[str, Any]:
-        """What is stored with a trained net about its images, as plain values."""
+        """Return what is stored beside a trained net about its images, as plain values."""
         facts = {key: getattr(self, key) for key in ("name", "classes", "image_shape", "like_mnist", "digest")}
         return {**facts, "images": {part: len(getattr(self, part)) for part in ("train", "val", "test")}}
 
 
 def load_data(settings: Dataset, device: torch.device) -> Data:
-    """Loads what `settings` name, holds out validation images, puts all on `device`; may raise `UserError`."""
+    """Load a dataset, hold out validation images, and put all on `device`.
+
+    Raises:
+        UserError: The dataset is missing or damaged, or a custom one returns something else than `Source` describes.
+    """
     source = settings.instantiate("dataset", Source)
     if mistake := _find_mistake(source):
         raise UserError(f"dataset._target_={settings.target}: {mistake}")
@@ -82,21 +86,25 @@ def load_data(settings: Dataset, device: torch.device) -> Data:
 
 
 def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str]) -> tuple[Split, Split]:
-    """The rest and `fraction` of each class, both in order; `UserError` if one of `classes` has only one image."""
+    """Split off `fraction` of each class. Both parts keep the order of the images.
+
+    Raises:
+        UserError: A class has only one image.
+    """
     rng = np.random.default_rng(seed)
     labels = split.labels.numpy()
-    held = np.zeros(len(labels), dtype=bool)
+    is_held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
             raise UserError(f"dataset: the class {classes[label]} has one image; must have at least 2")
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-        held[members[:count]] = True
-    return split[torch.from_numpy(~held)], split[torch.from_numpy(held)]
+        is_held_out[members[:count]] = True
+    return split[torch.from_numpy(~is_held_out)], split[torch.from_numpy(is_held_out)]
 
 
 def _find_mistake(source: Source) -> str | None:
-    """What a custom dataset got wrong, or None."""
+    """Return a sentence about what a custom dataset got wrong, or None."""
     shape = getattr(source.train.images, "shape", ())[1:]
     for name, split in (("train", source.train), ("test", source.test)):
         images, labels = split.images, split.labels

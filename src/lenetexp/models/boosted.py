@@ -1,4 +1,4 @@
-"""Three nets of which each learns what the ones before it get wrong."""
+"""Three nets, each of which learns what the ones before it get wrong."""
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +7,12 @@ from lenetexp.models.lenet_1998 import LeNet4
 
 
 class BoostedLeNet4(nn.Module):
-    """Three LeNet-4 for N×channels×28×28 images with values in [0, 1]; returns the mean of their N×classes scores.
+    """Three LeNet-4 for N×channels×28×28 images in [0, 1]. Returns the mean of their N×classes scores.
 
     LeCun et al. (1998), section III C, after H. Drucker, R. Schapire, P. Simard: Boosting performance in neural
-    networks, 1993: the second net is trained on a mixture of which the first gets half wrong, the third on what the
-    two disagree about; the outputs are added. There the nets learn one after the other, from filtered patterns; here
-    all at once, from the same batches, of which each takes its part: see `Boosting`. The settings are `LeNet1`'s.
+    networks, 1993. There the nets learn one after the other: the second from a mixture of which the first gets half
+    wrong, the third from what the two disagree about. Here all learn at once, each from its part of the same batches:
+    see `Boosting`. The arguments are `LeNet1`'s.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class BoostedLeNet4(nn.Module):
         return outputs.mean(0)
 
     def own_loss(self, loss: nn.Module) -> nn.Module:
-        """The loss to train these members with."""
+        """Return the loss to train these members with."""
         return Boosting(self, loss)
 
 
 class Boosting(nn.Module):
-    """The sum of the members' own losses on their parts of a batch; in evaluation, the loss of their mean.
+    """The sum of the members' losses on their parts of a batch; in evaluation, the loss of their mean.
 
     The first member's part is the whole batch. Half of the second's weight is on what the first gets wrong, half on the
-    rest; the third's is what the two disagree about. An empty part counts nothing.
+    rest. The third's part is what the two disagree about. An empty part counts nothing.
     """
 
     def __init__(self, model: BoostedLeNet4, loss: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Units, parameters and connections of a net, layer by layer, as LeCun's papers count them."""
+"""Units, parameters and connections of a net, layer by layer, counted as LeCun's papers do."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from lenetexp.models.layers import EuclideanRBF, Subsampling, TableConv2d
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as it is in the net."""
+    """A layer of a net."""
 
     name: str
     kind: str
@@ -41,14 +41,14 @@ KINDS: dict[type[nn.Module], str] = {
 
 
 def list_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Layer]:
-    """The image as the first layer gets it, and every layer of a kind in `KINDS`, in the order in which they work.
+    """List the image as the first layer sees it, then every layer of a kind in `KINDS`, in the order of computation.
 
     Leaves the model in evaluation mode.
     """
-    found: list[Layer] = []
+    layers: list[Layer] = []
     images: list[Tensor] = []
-    counted = [(name, module) for name, module in model.named_modules() if _name_kind(module)]
-    hooks = [module.register_forward_hook(_make_counter(name, found, images)) for name, module in counted]
+    named_layers = [(name, module) for name, module in model.named_modules() if _name_kind(module)]
+    hooks = [module.register_forward_hook(_make_counter(name, layers, images)) for name, module in named_layers]
     try:
         with torch.no_grad():
             # No two values are alike, so that the image is known again where it is seen.
@@ -56,19 +56,20 @@ def list_layers(model: nn.Module, image_shape: tuple[int, int, int]) -> list[Lay
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return layers
 
 
 def _name_kind(module: nn.Module) -> str:
-    """Empty for what is no layer, as an activation."""
-    return next((kind for known, kind in KINDS.items() if isinstance(module, known)), "")
+    """Return the kind of a layer; "" for a module that is none, such as an activation."""
+    return next((kind for layer_type, kind in KINDS.items() if isinstance(module, layer_type)), "")
 
 
 def find_copies(layers: Sequence[Layer]) -> tuple[list[Layer], int]:
-    """Find nets of the same layers side by side, all of which see the image.
+    """Find equal nets side by side, each of which sees the image.
 
-    Returns the image and the layers of one of them, without the place of that net in their names, and how many there
-    are; all layers and 1 if there are no copies.
+    Returns:
+        The image and the layers of one of the nets, without the net's place in their names, and the number of nets.
+        Without copies, all layers and 1.
     """
     image, *others = layers
     starts = [i for i, layer in enumerate(others) if layer.sees_image]
@@ -80,21 +81,21 @@ def find_copies(layers: Sequence[Layer]) -> tuple[list[Layer], int]:
 
 
 def _make_counter(
-    name: str, found: list[Layer], images: list[Tensor]
+    name: str, layers: list[Layer], images: list[Tensor]
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def count(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-        """A forward hook: adds the layer `module` to `found`, and the image before the first one."""
-        if not found:
-            found.append(Layer("input", "image", tuple(given[0].shape[1:]), 0, 0))
-            images.append(given[0])
-        shape = tuple(returned.shape[1:])
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Append the layer `module` to `layers`, after the image if it is the first. A forward hook."""
+        if not layers:
+            layers.append(Layer("input", "image", tuple(inputs[0].shape[1:]), 0, 0))
+            images.append(inputs[0])
+        shape = tuple(output.shape[1:])
         if shape[1:] == (1, 1):  # maps of one unit each
             shape = shape[:1]
         parameters = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
         connections = _count_connections(module, shape)
-        sees_image = torch.equal(given[0], images[0])
+        sees_image = torch.equal(inputs[0], images[0])
         window, table = _get_window(module), _get_table(module)
-        found.append(Layer(name, _name_kind(module), shape, parameters, connections, window, table, sees_image))
+        layers.append(Layer(name, _name_kind(module), shape, parameters, connections, window, table, sees_image))
 
     return count
 
@@ -121,6 +122,6 @@ def _get_window(module: nn.Module) -> int:
 
 
 def _get_table(module: nn.Module) -> tuple[tuple[int, ...], ...]:
-    if isinstance(module, TableConv2d) and any(len(seen) < module.inputs for seen in module.table):
+    if isinstance(module, TableConv2d) and any(len(inputs) < module.inputs for inputs in module.table):
         return tuple(map(tuple, module.table))
     return ()

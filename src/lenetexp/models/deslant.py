@@ -1,4 +1,4 @@
-"""Deslanting: the lines of an image shifted until what it shows stands upright (LeCun et al. 1998, section III A)."""
+"""Deslanting: shift the lines of an image until its sign stands upright (LeCun et al. 1998, section III A)."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,9 @@ STEEPEST = 1.0  # pixels that a line moves for each line of height: beyond 45° 
 
 
 def deslant_images(images: Tensor) -> Tensor:
-    """Shears N×C×H×W floats (ink above 0) about their centre of mass until their principal axis is vertical.
+    """Shear N×C×H×W floats (ink above 0) about their centre of mass until their principal axis is vertical.
 
-    The slant is μ11/μ02, the covariance of x and y over the variance of y, with the ink as mass.
+    The slant is μ11/μ02: the covariance of x and y over the variance of y, with the ink as mass.
     """
     height, width = images.shape[2:]
     mass = images.mean(1)  # N×H×W
@@ -26,15 +26,15 @@ def deslant_images(images: Tensor) -> Tensor:
 
 
 def _shift_lines(images: Tensor, shifts: Tensor) -> Tensor:
-    """Takes line h of image n from N×H `shifts` pixels further right, between two pixels in proportion."""
+    """Move line h of image n by `shifts[n, h]` pixels to the left, interpolating between two pixels."""
     channels, width = images.shape[1], images.shape[3]
     whole = shifts.floor()
     part = (shifts - whole)[:, None, :, None]
     left = torch.arange(width, device=images.device) + whole.long()[:, :, None]  # N×H×W
 
-    def taken(columns: Tensor) -> Tensor:
+    def gather(columns: Tensor) -> Tensor:
         inside = (columns >= 0) & (columns < width)
         columns = columns.clamp(0, width - 1)[:, None].expand(-1, channels, -1, -1)
         return images.gather(3, columns) * inside[:, None]
 
-    return taken(left) * (1 - part) + taken(left + 1) * part
+    return gather(left) * (1 - part) + gather(left + 1) * part

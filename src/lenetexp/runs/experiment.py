@@ -160,7 +160,7 @@ class Run:
     def label(self) -> str:
         """What this run's command line asks for, in short; empty if that is the default."""
         swept = self.settings.job.values if self.settings.job else {}
-        return format_swept(swept) or format_run_name(self.settings.given)
+        return format_swept(swept) or format_run_name(self.settings.overrides)
 
     @contextmanager
     def close_record(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Iterator[None]:

@@ -83,7 +83,7 @@ def find_previous_run(settings: RunConfig, config: dict[str, Any], folder: Path)
     """
     if isinstance(settings.resume, str):
         previous = _find_by_id(settings, settings.resume, folder)
-        if not any(is_part_of_experiment(word.partition("=")[0]) for word in settings.given):
+        if not any(is_part_of_experiment(word.partition("=")[0]) for word in settings.overrides):
             return ResumePlan(previous, *_build_settings(previous, settings, config))
         return _plan_same_experiment(previous, settings, config)
     shorter = killed = None
