@@ -32,7 +32,7 @@ class Settings(BaseModel):
 
 
 class Target(Settings):
-    """A class or function by its dotted name, with its arguments. The ones declared here are checked, others passed on."""
+    """A class or function by its dotted name, with its arguments. The ones declared here are checked."""
 
     model_config = ConfigDict(extra="allow", serialize_by_alias=True)
     not_arguments: ClassVar[frozenset[str]] = frozenset()

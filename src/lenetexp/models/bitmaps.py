@@ -155,6 +155,6 @@ DIGITS = (
 
 
 def build_bitmaps(classes: int = len(DIGITS)) -> Tensor:
-    """classes × 84 values, row by row: 1 is ink, −1 is paper."""
+    """Return classes × 84 values, row by row: 1 is ink, −1 is paper."""
     rows = [[1.0 if dot == "#" else -1.0 for dot in "".join(art.split())] for art in DIGITS[:classes]]
     return torch.tensor(rows)

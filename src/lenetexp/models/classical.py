@@ -1,4 +1,4 @@
-"""Classifiers that are fitted at once: the linear ones, nearest neighbours and the quadratic one of the 1998 table.
+"""Classifiers that are fitted in closed form, from the 1998 table: linear, quadratic, nearest neighbours.
 
 Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to document recognition, Proceedings of the
 IEEE 86(11), 1998, section III C and figure 9.
@@ -22,10 +22,15 @@ DOUBT = 0.01  # of a vote, that every class gets from `NearestNeighbours`: no cl
 
 
 class Classical(nn.Module):
-    """A classifier that `learn` fits at once. Its buffers are the whole classifier; `forward` uses nothing else.
+    """A classifier that `learn` fits in closed form. Its buffers are the whole classifier.
 
-    Buffers are empty before `learn`; then every score is 0. `load_state_dict` adopts the sizes that it finds, and
-    raises RuntimeError if they do not belong together. With `deslant`, both see every image sheared upright.
+    Before `learn` the buffers are empty and every score is 0. `load_state_dict` adopts the sizes that it reads, and
+    raises RuntimeError if they do not belong together.
+
+    Args:
+        classes: Number of classes.
+        channels: Number of channels of an image.
+        deslant: Whether every image is first sheared upright.
     """
 
     def __init__(self, classes: int, channels: int, deslant: bool) -> None:
@@ -34,18 +39,23 @@ class Classical(nn.Module):
 
     @abstractmethod
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        """Fits the classifier to N×C×H×W floats in [0, 1] with N int64 labels. The same data give the same buffers."""
+        """Fit the classifier. The same data give the same buffers.
+
+        Args:
+            images: N×C×H×W floats in [0, 1].
+            labels: N int64 class numbers.
+        """
 
     @abstractmethod
     def compute_scores(self, images: Tensor) -> Tensor:
-        """N×C×H×W floats in [0, 1] to N×classes scores, once there is something learnt."""
+        """Map N×C×H×W floats in [0, 1] to N×classes scores, after `learn`."""
 
     @abstractmethod
     def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        """What shape each buffer must have for all of them to fit together."""
+        """Return the shape that each buffer must have for all of them to fit together."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """N×C×H×W floats in [0, 1] to N×classes scores, of which the largest wins."""
+        """Map N×C×H×W floats in [0, 1] to N×classes scores, of which the largest wins."""
         if not next(self.buffers()).numel():  # in every kind, the first has a column a pixel
             return images.new_zeros(len(images), self.classes)
         if torch.compiler.is_exporting():  # parts would fix the largest batch
@@ -53,13 +63,13 @@ class Classical(nn.Module):
         return torch.cat([self.compute_scores(part) for part in images.split(CHUNK)])
 
     def flatten_pixels(self, images: Tensor) -> Tensor:
-        """N×C×H×W floats in [0, 1] to N×CHW, upright if `deslant`; in whole grey levels, as images come."""
+        """Flatten N×C×H×W floats in [0, 1] to N×CHW, deslanted if the classifier says so, in whole grey levels."""
         if not self.deslant:
             return images.flatten(1)
         return deslant_images(images).mul(255).round().div(255).flatten(1)
 
     def store_buffers(self, **buffers: Tensor) -> None:
-        """Puts what was learnt into the buffers, in their types and on their device."""
+        """Copy what was learnt into the buffers, in their types and on their device."""
         for name, values in buffers.items():
             setattr(self, name, values.to(self.get_buffer(name), copy=True).contiguous())
 
@@ -76,7 +86,7 @@ class Classical(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _find_mistake(self, stored: dict[str, Any]) -> str | None:
-        """Why these buffers are not a classifier of this kind; a file may hold anything."""
+        """Return why these buffers are not those of a classifier of this kind, or None. A file may hold anything."""
         for name, own in self.named_buffers(recurse=False):
             values = stored[name]
             if not isinstance(values, Tensor) or values.layout != torch.strided or not values.is_contiguous():
@@ -91,37 +101,45 @@ class Classical(nn.Module):
 
 
 def build_normal_equations(inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """AᵀA and AᵀB in double precision, where A is N×F `inputs` with a column of ones at its end, B N×K `targets`."""
+    """Compute AᵀA and AᵀB in double precision.
+
+    Args:
+        inputs: N×F; A is this with a column of ones at its end.
+        targets: N×K, B.
+    """
     size = inputs.shape[1] + 1
     gram = torch.zeros(size, size, dtype=torch.double)
     moments = torch.zeros(size, targets.shape[1], dtype=torch.double)
-    for rows, wanted in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
+    for rows, target_rows in zip(inputs.split(CHUNK), targets.split(CHUNK), strict=True):
         with_bias = torch.cat([rows, rows.new_ones(len(rows), 1)], 1).double()
         gram += with_bias.T @ with_bias
-        moments += with_bias.T @ wanted.double()
+        moments += with_bias.T @ target_rows.double()
     return gram, moments
 
 
 def solve_least_squares(gram: Tensor, moments: Tensor) -> tuple[Tensor, Tensor]:
-    """K×F weights and K biases with the least squared error, solved from `normal_equations`."""
+    """Return the K×F weights and K biases with the least squared error, from `build_normal_equations`."""
     solution = torch.linalg.solve(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), moments)
     return solution[:-1].T, solution[-1]
 
 
 def encode_one_against_all(labels: Tensor, classes: int) -> Tensor:
-    """N×classes targets: 1 for an image's class, −1 for all others."""
+    """Return N×classes targets: 1 for an image's class, −1 for all others."""
     return nn.functional.one_hot(labels, classes) * 2.0 - 1
 
 
 def build_pair_signs(classes: int) -> Tensor:
-    """P×classes: row i/j, in the order 0/1, 0/2, …, has 1 in column i and −1 in column j; P = classes(classes−1)/2."""
+    """Build the P×classes matrix that turns outputs for pairs of classes into scores; P = classes(classes−1)/2.
+
+    Row i/j, in the order 0/1, 0/2, …, has 1 in column i and −1 in column j.
+    """
     units = torch.eye(classes)
     first, second = torch.triu_indices(classes, classes, 1)
     return units[first] - units[second]
 
 
 class LinearClassifier(Classical):
-    """One linear unit a class, y = Wx + b, with the least squared error to targets ±1: 12.0 %, 8.4 deslanted.
+    """One linear unit per class, y = Wx + b, with the least squared error to targets ±1: 12.0 %, deslanted 8.4 %.
 
     The paper's units are trained step by step; here the normal equations give the least error itself.
     """
@@ -149,11 +167,11 @@ class LinearClassifier(Classical):
 
 
 class PairwiseLinear(Classical):
-    """One linear unit for each two classes, 45 for ten, trained on images of the two alone: 7.6 %.
+    """One linear unit for each pair of classes, 45 for ten, fitted to images of the two alone: 7.6 %.
 
     Unit i/j has the least squared error to 1 for class i and −1 for class j. The score of class i is the sum of the
     outputs of all units i/x minus the sum of all units y/i. With `squash`, an output is LeCun's 1.7159·tanh(2a/3) of
-    the unit's sum a; without, the score is a sum of linear functions, so linear itself, with two thirds more errors.
+    the unit's sum a. Without, the score is a sum of linear functions, so linear itself, with two thirds more errors.
     That the paper squashes here is our reading of its 7.6 %.
     """
 
@@ -168,7 +186,7 @@ class PairwiseLinear(Classical):
         self.register_buffer("bias", torch.zeros(pairs))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        """Solves the least squares of each two classes, from one pass over the images of each class."""
+        """Solve the least squares of each pair of classes, from one pass over the images of each class."""
         images, labels = images.cpu(), labels.cpu()
         inputs = torch.cat([self.flatten_pixels(part) for part in images.split(CHUNK)])
         sums = []  # of each class's images, from which those of any two classes add up
@@ -213,7 +231,7 @@ class QuadraticClassifier(Classical):
         self.register_buffer("bias", torch.zeros(classes))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        """Finds the components of all images, then the least squares over their products."""
+        """Compute the components of all images, then the least squares over their products."""
         inputs = torch.cat([self.flatten_pixels(part) for part in images.cpu().split(CHUNK)])
         gram, sums = build_normal_equations(inputs, torch.ones(len(inputs), 1))
         mean = sums[:-1, 0] / len(inputs)
@@ -227,7 +245,7 @@ class QuadraticClassifier(Classical):
         self.store_buffers(weight=weight, bias=bias)
 
     def compute_features(self, images: Tensor) -> Tensor:
-        """N×C×H×W images to N×(K + K(K+1)/2): the components, then their products row by row."""
+        """Map N×C×H×W images to N×(K + K(K+1)/2) features: the components, then their products row by row."""
         parts = (self.flatten_pixels(images) - self.mean) @ self.components.T  # N×K
         first, second = torch.triu_indices(parts.shape[1], parts.shape[1], device=parts.device)
         return torch.cat([parts, parts[:, first] * parts[:, second]], 1)
@@ -244,10 +262,10 @@ class QuadraticClassifier(Classical):
 
 
 class NearestNeighbours(Classical):
-    """The `k` nearest training images by Euclidean distance vote for their classes: 5.0 %, 2.4 deslanted.
+    """The `k` nearest training images by Euclidean distance vote for their classes: 5.0 %, deslanted 2.4 %.
 
     The score of a class is log(v/Σv), where v is its votes plus a hundredth of a vote times the share of the
-    neighbours' summed distances that is not its own: of classes with as many votes, the one with the nearer wins.
+    neighbours' summed distances that is not its own: of classes with equally many votes, the nearer one wins.
     """
 
     images: Tensor  # N×CHW, uint8
@@ -264,7 +282,7 @@ class NearestNeighbours(Classical):
         self.store_buffers(images=torch.cat(inputs), labels=labels)
 
     def find_neighbours(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """N×k distances, in units of a pixel's full ink, and the rows of the stored images, nearest first."""
+        """Return N×k distances, in units of a pixel's full ink, and the rows of the stored images, nearest first."""
         inputs = self.flatten_pixels(images) * 255
         count = inputs.shape[0]  # len() would fix it when exported
         nearest, rows = inputs.new_zeros(count, 0), self.labels.new_zeros(count, 0)
@@ -279,12 +297,12 @@ class NearestNeighbours(Classical):
         return (nearest + (inputs**2).sum(1, keepdim=True)).clamp(min=0).sqrt() / 255, rows
 
     def compute_scores(self, images: Tensor) -> Tensor:
-        """N×C×H×W images to N×classes logarithms of shares of the vote."""
+        """Map N×C×H×W images to N×classes logarithms of shares of the vote."""
         distances, rows = self.find_neighbours(images)
-        theirs = nn.functional.one_hot(self.labels[rows], self.classes).to(distances)  # N×k×classes
-        summed = (theirs * distances[..., None]).sum(1)
-        nearness = 1 - summed / summed.sum(1, keepdim=True).clamp(min=1e-6)
-        votes = theirs.sum(1) + DOUBT * nearness
+        one_hot = nn.functional.one_hot(self.labels[rows], self.classes).to(distances)  # N×k×classes
+        distance_sums = (one_hot * distances[..., None]).sum(1)
+        nearness = 1 - distance_sums / distance_sums.sum(1, keepdim=True).clamp(min=1e-6)
+        votes = one_hot.sum(1) + DOUBT * nearness
         return (votes / votes.sum(1, keepdim=True)).log()
 
     def list_shapes(self, stored: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -295,5 +313,5 @@ class NearestNeighbours(Classical):
         if mistake := super()._find_mistake(stored):
             return mistake
         labels = stored["labels"]
-        known = bool(((labels >= 0) & (labels < self.classes)).all())
-        return None if known else f"labels must be from 0 to {self.classes - 1}"
+        is_valid = bool(((labels >= 0) & (labels < self.classes)).all())
+        return None if is_valid else f"labels must be from 0 to {self.classes - 1}"

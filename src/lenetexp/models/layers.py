@@ -1,4 +1,4 @@
-"""What several nets share: activations, first weights, and layers that torch lacks.
+"""What several nets share: activations, initial weights, and layers that torch lacks.
 
 LeCun 1989: Backpropagation applied to handwritten zip code recognition. LeCun 1998: Gradient-based learning applied to
 document recognition.
@@ -47,7 +47,7 @@ FEW = 4
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
-    """N×C×H×W to N×K×h×w without padding; quick for a single image, too."""
+    """Convolve N×C×H×W without padding to N×K×h×w. Fast for a single image, too."""
     # Compiling and exporting must not see the comparison: it would fix the batch size.
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and len(x) <= FEW:
         size, steps = list(weight.shape[2:]), [stride, stride]
@@ -56,18 +56,18 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int = 1) ->
 
 
 class QuickConv2d(nn.Conv2d):
-    """A convolution without padding that is quick for a single image, too."""
+    """A convolution without padding that is fast for a single image, too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×C×H×W to N×K×h×w."""
+        """Map N×C×H×W to N×K×h×w."""
         return convolve(x, self.weight, self.bias)
 
 
 class WholeInputConv2d(nn.Conv2d):
-    """A convolution that covers its whole input, as the matrix product that it is: a tenth faster on a CPU."""
+    """A convolution whose kernel covers its whole input, computed as a matrix product: a tenth faster on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×C×H×W with H×W the kernel's size, to N×K×1×1."""
+        """Map N×C×H×W, with H×W the kernel's size, to N×K×1×1."""
         # As channels-last weights lie in memory: in any other order they, and their gradient, would be copied.
         flat, weight = (tensor.permute(0, 2, 3, 1).flatten(1) for tensor in (x, self.weight))
         return F.linear(flat, weight, self.bias)[..., None, None]
@@ -76,7 +76,7 @@ class WholeInputConv2d(nn.Conv2d):
 class TableConv2d(nn.Module):
     """A convolution whose output map k sees only the input maps in table[k].
 
-    `weight` holds one kernel for each connection in the table, in its order; `bias` one value an output map.
+    `weight` holds one kernel for each connection in the table, in its order; `bias` one value for each output map.
     """
 
     places: Tensor
@@ -91,7 +91,7 @@ class TableConv2d(nn.Module):
         draw_weights(self, "torch")
 
     def build_full_weight(self) -> Tensor:
-        """Outputs × inputs × kernel, zero where nothing is connected."""
+        """Return the outputs × inputs × kernel weight, with zeros where nothing is connected."""
         shape = (len(self.table), self.inputs, *self.weight.shape[1:])
         if len(self.places) == shape[0] * shape[1]:
             return self.weight.view(shape)
@@ -99,7 +99,7 @@ class TableConv2d(nn.Module):
         return empty.index_copy(0, self.places, self.weight).view(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×inputs×H×W to N×outputs×h×w."""
+        """Map N×inputs×H×W to N×outputs×h×w."""
         return convolve(x, self.build_full_weight(), self.bias, self.stride)
 
     def extra_repr(self) -> str:
@@ -108,7 +108,7 @@ class TableConv2d(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Each 2×2 square summed, times a coefficient, plus a bias, both trained, one of each a map (LeCun 1998)."""
+    """The sum of each 2×2 square, times a coefficient, plus a bias: both trained, one of each per map (LeCun 1998)."""
 
     def __init__(self, maps: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Subsampling(nn.Module):
         draw_weights(self, "torch")
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×maps×2H×2W to N×maps×H×W."""
+        """Map N×maps×2H×2W to N×maps×H×W."""
         # torch's ONNX exporter (2.15) forgets divisor_override without a word. Both ways give the same bits.
         exporting = torch.compiler.is_exporting()
         sums = F.avg_pool2d(x, 2) * 4 if exporting else F.avg_pool2d(x, 2, divisor_override=1)
@@ -128,7 +128,10 @@ class Subsampling(nn.Module):
 
 
 class EuclideanRBF(nn.Module):
-    """y_i = Σ_j (x_j − w_ij)² with fixed w (LeCun 1998, equation 7), as −y: the largest wins, softmax(−y) is p."""
+    """Negative squared distances to fixed centres: −y_i with y_i = Σ_j (x_j − w_ij)² (LeCun 1998, equation 7).
+
+    The largest wins, and softmax(−y) are probabilities.
+    """
 
     weight: Tensor
 
@@ -137,7 +140,7 @@ class EuclideanRBF(nn.Module):
         self.register_buffer("weight", centres)  # classes × inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×inputs to N×classes."""
+        """Map N×inputs to N×classes."""
         return -(x[:, None] - self.weight).square().sum(2)
 
     def extra_repr(self) -> str:
@@ -145,12 +148,15 @@ class EuclideanRBF(nn.Module):
 
 
 def scale_like_scan(x: Tensor, border: int = 0) -> Tensor:
-    """Values in [0, 1] as the papers have them, with a border of background: about mean 0, variance 1 for MNIST."""
+    """Scale values in [0, 1] to those of the papers, −0.1 for background and 1.175 for ink, and add a border.
+
+    MNIST's images then have about mean 0 and variance 1. The border, in pixels, is background.
+    """
     return F.pad(x, (border,) * 4) * 1.275 - 0.1  # background −0.1, ink 1.175
 
 
 def make_output_units(output: str, activation: str) -> nn.Module:
-    """What follows the last layer's sums: nothing for "softmax"; for "tanh" one that suits targets of ±1."""
+    """Return what follows the last layer's sums: nothing for "softmax"; for "tanh" a unit that suits targets of ±1."""
     if output == "softmax":
         return nn.Identity()
     return ACTIVATIONS[activation]() if "tanh" in activation else ScaledTanh()
@@ -158,10 +164,13 @@ def make_output_units(output: str, activation: str) -> nn.Module:
 
 @torch.no_grad()
 def draw_weights(layer: Any, init: str, gain: float = 1.0) -> None:
-    """First weights, uniform in ± a limit that follows from F, the number of inputs of the unit that they lead to.
+    """Draw initial weights uniformly from ± a limit that depends on F, the number of inputs of a unit.
 
-    "lecun": 2.4 / F (LeCun 1989 and 1998), "torch": 1 / √F, as torch does by default; biases alike. "xavier": gain ·
-    √(6 / (F + outputs)) (Glorot and Bengio 2010), and no bias.
+    Args:
+        layer: A layer of this module, or a convolution or linear layer of torch.
+        init: "lecun": 2.4 / F (LeCun 1989 and 1998). "torch": 1 / √F, torch's default. Both also for biases. "xavier":
+            gain · √(6 / (F + outputs)) (Glorot and Bengio 2010), with biases 0.
+        gain: Factor for "xavier".
     """
     weight = layer.coefficient if isinstance(layer, Subsampling) else layer.weight
     fan_in, fan_out = _count_fans(layer)
@@ -178,7 +187,7 @@ def draw_weights(layer: Any, init: str, gain: float = 1.0) -> None:
 
 
 def _count_fans(layer: Any) -> tuple[Tensor, Tensor]:
-    """How many inputs a unit has that a weight leads to, and to how many outputs its input leads; for each kernel."""
+    """Count for each kernel the inputs of its unit and the outputs that its input leads to."""
     if isinstance(layer, Subsampling):
         return torch.tensor(4.0), torch.tensor(1.0)
     if isinstance(layer, WholeInputConv2d | nn.Linear):

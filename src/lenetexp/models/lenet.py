@@ -11,12 +11,18 @@ from lenetexp.models.layers import ACTIVATIONS, GAINS, WholeInputConv2d, draw_we
 
 
 class LeNet(nn.Module):
-    """LeNet-5 for N×channels×28×28 images with values in [0, 1]; returns N×classes raw logits.
+    """LeNet-5 for N×channels×28×28 images in [0, 1]. Returns N×classes logits.
 
-    `activation`, of `ACTIVATIONS`, follows c1 and c3, with `head_activation` c5 and f6; `pooling` is "avg" or "max".
-    `init` draws the weights as "torch" does by default, or by "xavier" (Glorot and Bengio 2010), with `GAINS`.
     With one channel and ten classes it has 61,706 parameters: c1 156, c3 2,416, c5 48,120, f6 10,164, output 850.
     Unlike the paper's net, its c3 sees all six maps, its pooling has no weights and its output is linear.
+
+    Args:
+        classes: Number of classes.
+        channels: Number of channels of an image.
+        activation: A key of `ACTIVATIONS`; follows c1 and c3.
+        pooling: "avg" or "max".
+        head_activation: Whether the activation also follows c5 and f6.
+        init: "torch", its default weights, or "xavier" (Glorot and Bengio 2010) with `GAINS`.
     """
 
     def __init__(
@@ -42,13 +48,13 @@ class LeNet(nn.Module):
         if init == "xavier":
             gain = GAINS.get(activation, 1.0)
             head_gain = gain if head_activation else 1.0
-            for layer, its_gain in zip(
+            for layer, layer_gain in zip(
                 (self.c1, self.c3, self.c5, self.f6, self.output), (gain, gain, head_gain, head_gain, 1.0), strict=True
             ):
-                draw_weights(layer, "xavier", its_gain)
+                draw_weights(layer, "xavier", layer_gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×channels×28×28 images with values in [0, 1] to N×classes logits."""
+        """Map N×channels×28×28 images in [0, 1] to N×classes logits."""
         x = self.activation(self.c1(x))  # N×6×28×28
         x = self.s2(x)  # N×6×14×14
         x = self.activation(self.c3(x))  # N×16×10×10

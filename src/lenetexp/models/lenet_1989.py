@@ -18,7 +18,7 @@ BACKGROUND = -1.0
 
 
 class SharedKernels(TableConv2d):
-    """Kernels of 5×5, shared by a map's units, which lie two pixels apart; each unit has a bias of its own."""
+    """5×5 kernels, shared by a map's units, which lie two pixels apart. Each unit has a bias of its own."""
 
     background: Tensor
 
@@ -29,21 +29,25 @@ class SharedKernels(TableConv2d):
         self.bias: nn.Parameter = nn.Parameter(torch.empty(len(table), size, size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×inputs×2·size×2·size to N×outputs×size×size; beyond the border is background."""
+        """Map N×inputs×2·size×2·size to N×outputs×size×size. Beyond the border is background."""
         bordered = F.pad(x - self.background, (2, 2, 2, 2)) + self.background
         return convolve(bordered, self.build_full_weight(), None, self.stride) + self.bias
 
 
 class LeNet1989(nn.Module):
-    """The net of 1989 for N×channels×28×28 images with values in [0, 1]; returns N×classes scores.
+    """The net of 1989 for N×channels×28×28 images in [0, 1]. Returns N×classes scores.
 
-    It had 16×16 images, which the digit filled, in [-1, 1]. MNIST's digits are 20×20, but centred by their mass: the
+    It had 16×16 images in [-1, 1], which the digit filled. MNIST's digits are 20×20, but centred by their mass: the
     middle 24×24, which holds nearly all their ink, is scaled to 16×16 here, so that a digit fills about 13×13. With one
     channel and ten classes it has 9,760 parameters: h1 1,068, h2 2,592, h3 5,790, output 310; 1,256 units, those of the
     image included, and 64,660 connections.
 
-    `activation`, of `ACTIVATIONS`, follows h1, h2 and h3. `output` is "tanh" as in the paper, units in the range of
-    their targets ±1, or "softmax": raw logits. `init` draws the weights: see `draw_weights`.
+    Args:
+        classes: Number of classes.
+        channels: Number of channels of an image.
+        activation: A key of `ACTIVATIONS`; follows h1, h2 and h3.
+        output: "tanh" as in the paper, units in the range of their targets ±1, or "softmax", raw logits.
+        init: Initial weights, see `draw_weights`.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class LeNet1989(nn.Module):
         draw_weights(self.output, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
+        """Map N×channels×28×28 images in [0, 1] to N×classes scores."""
         x = F.interpolate(x[..., 2:26, 2:26], size=(16, 16), mode="bilinear", antialias=True)
         x = 2 * x - 1
         x = self.activation(self.h1(x))  # N×12×8×8

@@ -61,7 +61,7 @@ class LeNet1(nn.Module):
         draw_weights(self.output, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
+        """Map N×channels×28×28 images in [0, 1] to N×classes scores."""
         x = self.activation(self.c1(scale_like_scan(x)))  # N×4×24×24
         x = self.activation(self.s2(x))  # N×4×12×12
         x = self.activation(self.c3(x))  # N×12×8×8
@@ -119,7 +119,7 @@ class LeNet4(nn.Module):
         draw_weights(self.output, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
+        """Map N×channels×28×28 images in [0, 1] to N×classes scores."""
         x = self.activation(self.c1(scale_like_scan(x, border=2)))  # N×4×28×28
         x = self.activation(self.s2(x.repeat_interleave(2, dim=1)))  # N×8×14×14
         x = self.activation(self.c3(x))  # N×16×10×10
@@ -171,7 +171,7 @@ class LeNet5(nn.Module):
             draw_weights(self.output, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×channels×28×28 images with values in [0, 1] to N×classes scores."""
+        """Map N×channels×28×28 images in [0, 1] to N×classes scores."""
         x = self.activation(self.c1(scale_like_scan(x, border=2)))  # N×6×28×28
         x = self.activation(self.s2(x))  # N×6×14×14
         x = self.activation(self.c3(x))  # N×16×10×10

@@ -11,12 +11,17 @@ PIXELS = 28 * 28
 
 
 class MLP(nn.Module):
-    """Full connections from the pixels of a 28×28 image through `hidden` units a layer to one unit a class.
+    """Full connections from the pixels of a 28×28 image through hidden layers to one unit per class.
 
     LeCun et al. 1998, section III C: 4.7 % with 300 hidden units, 4.5 % with 1000, 3.05 % with 300 and 100.
-    `activation`, of `ACTIVATIONS`, follows each hidden layer. `output` is "tanh" as in the paper, units in
-    the range of targets of ±1, or "softmax": the sums themselves, for cross-entropy. `init` draws the
-    weights: see `draw_weights`.
+
+    Args:
+        classes: Number of classes.
+        channels: Number of channels of an image.
+        hidden: Number of units of each hidden layer.
+        activation: A key of `ACTIVATIONS`; follows each hidden layer.
+        init: Initial weights, see `draw_weights`.
+        output: "tanh" as in the paper, units in the range of their targets ±1, or "softmax", raw logits.
     """
 
     def __init__(
@@ -39,7 +44,7 @@ class MLP(nn.Module):
         draw_weights(last, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N×channels×28×28 images with values in [0, 1] to N×classes outputs."""
+        """Map N×channels×28×28 images in [0, 1] to N×classes outputs."""
         x = scale_like_scan(x).flatten(1)
         *hidden, last = self.layers
         for layer in hidden:

@@ -15,10 +15,10 @@ class PolynomialSVM(Classical):
     """A support vector machine with the kernel (gamma·x·s + coef0)^degree: degree 4, deslanted, 1.1 %.
 
     Images x and support vectors s are scaled to unit length, so that x·s is the cosine between them and a thick digit
-    is like the same digit in thin strokes; without, 1.3 % of MNIST are misclassified, not 1.0. One machine for each two
-    classes: d = Σ_s a_s·(gamma·x·s + coef0)^degree + b votes for the first if it is 0 or more. The score of a class is
-    its votes plus c/(3(|c|+1)), where c is the sum of its d, each with its sign: votes decide, and c among classes with
-    as many, as scikit-learn's SVC does with break_ties. `C` is the cost of an error.
+    is like the same digit in thin strokes; without, 1.3 % of MNIST are misclassified, not 1.0. There is one machine for
+    each pair of classes: d = Σ_s a_s·(gamma·x·s + coef0)^degree + b votes for the first if it is 0 or more. The score
+    of a class is its votes plus c/(3(|c|+1)), where c is the signed sum of its d: votes decide, and c decides among
+    classes with equally many, as in scikit-learn's SVC with break_ties. `C` is the cost of an error.
     """
 
     vectors: Tensor  # S×CHW, uint8: the images that the machines need
@@ -43,7 +43,7 @@ class PolynomialSVM(Classical):
         self.register_buffer("intercepts", torch.zeros(pairs))
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        """Fits one machine for each two classes by scikit-learn, and keeps its support vectors."""
+        """Fit one machine for each pair of classes with scikit-learn, and keep its support vectors."""
         from sklearn.svm import SVC  # takes a second
 
         inputs = torch.cat([self.flatten_pixels(part) for part in images.cpu().split(CHUNK)])
@@ -53,9 +53,9 @@ class PolynomialSVM(Classical):
         dual, learnt = sign * torch.from_numpy(svc.dual_coef_), svc.classes_.tolist()
         ends = svc.n_support_.cumsum().tolist()  # the support vectors are in the order of their classes
         own = [slice(end - count, end) for end, count in zip(ends, svc.n_support_.tolist(), strict=True)]
-        known = torch.zeros(self.classes)
-        known[learnt] = 1
-        intercepts = build_pair_signs(self.classes) @ known  # a class without images loses to any other
+        has_images = torch.zeros(self.classes)
+        has_images[learnt] = 1
+        intercepts = build_pair_signs(self.classes) @ has_images  # a class without images loses to any other
         coefficients = torch.zeros(len(intercepts), dual.shape[1])
         places = list(combinations(range(self.classes), 2))
         for (i, j), intercept in zip(combinations(range(len(learnt)), 2), svc.intercept_.tolist(), strict=True):
@@ -68,7 +68,7 @@ class PolynomialSVM(Classical):
         self.store_buffers(vectors=vectors, coefficients=coefficients, intercepts=intercepts)
 
     def compute_decisions(self, images: Tensor) -> Tensor:
-        """N×P: above 0 for the first of two classes, below for the second; in SVC's order."""
+        """Return N×P decisions, in SVC's order: above 0 for the first of two classes, below for the second."""
         inputs = self.flatten_pixels(images)
         cosines = normalize(inputs) @ normalize(self.vectors.to(inputs)).T
         return (self.gamma * cosines + self.coef0) ** self.degree @ self.coefficients.T + self.intercepts

@@ -1,10 +1,11 @@
-"""The second derivative of the loss by each weight, for the diagonal Levenberg-Marquardt step: backpropagated, too.
+"""The second derivative of the loss by each weight, for the diagonal Levenberg-Marquardt step.
 
-LeCun et al. (1998), appendix C: of the Hessian only the diagonal is kept, layer by layer, and of each layer's only the
-squares of first derivatives (Gauss-Newton). The criterion's own second derivative is exact, RBF units included; that of
-a custom loss may be negative, which counts as 0. A layer whose units sum w·x gives its inputs h_x = Σ w² h_y and its
-weights h_w = Σ x² h_y, summed over the places that a shared weight is used at: the layer's own backward pass, on
-squared weights and squared inputs. A function of single values gives h_x = f'(x)² h_y.
+LeCun et al. (1998), appendix C: it is backpropagated like the first derivative. Of the Hessian only the diagonal is
+kept, layer by layer, and of each layer's only the squares of first derivatives (Gauss-Newton). The criterion's own
+second derivative is exact, RBF units included; that of a custom loss may be negative, which counts as 0. A layer whose
+units sum w·x gives its inputs h_x = Σ w² h_y and its weights h_w = Σ x² h_y, summed over the places that a shared
+weight is used at: the layer's own backward pass, on squared weights and squared inputs. A function of single values
+gives h_x = f'(x)² h_y.
 """
 
 import copy
@@ -42,9 +43,19 @@ def measure_curvature(
     epoch: int,
     most: int | None = None,
 ) -> None:
-    """Tells the optimizer, if it wants to know, the curvature at the weights as they are, on `most` images if given.
+    """Give a Levenberg-Marquardt optimizer the curvature at the present weights. Do nothing for any other optimizer.
 
-    Raises `UserError` if the net has something for which there is no rule.
+    Args:
+        model: The net.
+        loss: Its loss.
+        optimizer: Its optimizer.
+        split: The training images.
+        seed: The run's seed, which with `epoch` selects the images.
+        epoch: From 1; 0 before training.
+        most: Number of images; None for the optimizer's own.
+
+    Raises:
+        UserError: The net has a layer without a rule.
     """
     if not isinstance(optimizer, DiagonalLevenbergMarquardt):
         return
@@ -65,20 +76,29 @@ def measure_curvature(
 
 
 def compute_curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels: Tensor) -> dict[nn.Parameter, Tensor]:
-    """Every parameter's mean second derivative over N×C×H×W images, N labels; `UserError` for layers without a rule.
+    """Compute every parameter's mean second derivative of the loss.
 
-    Between the layers, a net may only move, copy and add values: whatever else it does must be a module.
+    Between its layers a net may only move, copy and add values. Whatever else it does must be a module.
+
+    Args:
+        model: The net.
+        loss: Its loss.
+        images: N×C×H×W floats.
+        labels: N class numbers.
+
+    Raises:
+        UserError: The net has a layer without a rule.
     """
-    given: dict[nn.Module, list[Tensor]] = defaultdict(list)
-    found: dict[nn.Parameter, Tensor] = {}
+    inputs_of: dict[nn.Module, list[Tensor]] = defaultdict(list)
+    curvatures: dict[nn.Parameter, Tensor] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        given[module].append(inputs[0])
+        inputs_of[module].append(inputs[0])
 
     def backward(module: nn.Module, h_inputs: Any, h_outputs: Any) -> Any:
-        h_input, h_weights = _propagate(plain[module], given[module].pop().detach(), h_inputs[0], h_outputs[0])
+        h_input, h_weights = _propagate(plain[module], inputs_of[module].pop().detach(), h_inputs[0], h_outputs[0])
         for parameter, values in zip(module.parameters(), h_weights, strict=True):
-            found[parameter] = found[parameter] + values if parameter in found else values
+            curvatures[parameter] = curvatures[parameter] + values if parameter in curvatures else values
         return (None if h_inputs[0] is None else h_input,)
 
     modes = model.training, loss.training
@@ -93,7 +113,7 @@ def compute_curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels:
         with torch.enable_grad():
             outputs = model(images.clone().requires_grad_())  # else hooks of the first layer warn
             # The RBF units have no weights to learn: they are part of the loss.
-            top = outputs if head is None else given[head][0]
+            top = outputs if head is None else inputs_of[head][0]
             torch.autograd.backward(top, _compute_loss_curvature(loss, head, top.detach(), labels))
     finally:
         model.train(modes[0])
@@ -102,13 +122,13 @@ def compute_curvature(model: nn.Module, loss: nn.Module, images: Tensor, labels:
         for hook in hooks:
             hook.remove()
     for key, parameter in model.named_parameters():
-        if parameter not in found:
+        if parameter not in curvatures:
             raise UserError(f"optimizer: DiagonalLevenbergMarquardt finds no layer that {key} is a weight of")
-    return found
+    return curvatures
 
 
 def _compute_loss_curvature(loss: nn.Module, head: nn.Module | None, top: Tensor, labels: Tensor) -> Tensor:
-    """The diagonal of the mean loss's own Hessian by N×units values; not below 0."""
+    """Return the diagonal of the mean loss's Hessian with respect to N×units values, at least 0."""
     with torch.enable_grad():
         top = top.requires_grad_()
         mean = loss(top if head is None else head(top), labels)
@@ -121,9 +141,16 @@ def _compute_loss_curvature(loss: nn.Module, head: nn.Module | None, top: Tensor
 
 
 def _propagate(module: nn.Module, x: Tensor, as_gradient: Any, h: Tensor) -> tuple[Any, list[Tensor]]:
-    """h by a layer's inputs `x` and by each of its parameters, from that by its outputs.
+    """Propagate second derivatives from a layer's outputs to its inputs and parameters.
 
-    `as_gradient` is what a backward pass of h itself gives its inputs.
+    Args:
+        module: The layer.
+        x: Its inputs.
+        as_gradient: What a backward pass of `h` itself gives the inputs.
+        h: The second derivatives with respect to the outputs.
+
+    Returns:
+        The second derivatives with respect to the inputs, and to each parameter.
     """
     if isinstance(module, UNCHANGED):
         return as_gradient, []

@@ -34,7 +34,7 @@ MEASURES = (
 
 @dataclass
 class Call:
-    """A module as it was called: its name, what it got and what it returned."""
+    """A call of a module: its name, its first input and its output."""
 
     name: str
     module: nn.Module
@@ -43,7 +43,10 @@ class Call:
 
 
 def measure_diagnostics(training: Training, split: Split, clip_norm: float | None) -> dict[str, float]:
-    """What `_measure` returns; nothing, and a warning, for a custom net or optimizer that cannot be copied."""
+    """Measure what happens inside the net: see `_measure`.
+
+    Returns {} and warns if a custom net or optimizer cannot be copied.
+    """
     if not [*training.model.parameters()]:  # fitted at once: nothing steps
         return {}
     try:
@@ -55,13 +58,13 @@ def measure_diagnostics(training: Training, split: Split, clip_norm: float | Non
 
 
 def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[str, float]:
-    """`MEASURES` of every layer with weights, under "layer/measure"; what is not finite or does not apply is left out.
+    """Compute `MEASURES` of every layer with weights, under "layer/measure".
 
-    activation_mean is over all values of the layer's activation; activation_deviation is from image to image, the root
-    mean square over all values. saturated is the share of values at which an activation with two flat ends is flat;
-    dead, of one that is flat at its lower end only, the share of units (neurons or maps) that are flat for every image.
-    gradient_norm and weight_norm are Euclidean, over weight and bias; update_ratio is the norm of the change by the
-    optimizer's next step on these images, over weight_norm.
+    What is not finite or does not apply is left out. activation_mean is over all values of the layer's activation.
+    activation_deviation is from image to image, the root mean square over all values. saturated is the share of values
+    at which an activation with two flat ends is flat. dead, of one that is flat at its lower end only, is the share of
+    units (neurons or maps) that are flat for every image. gradient_norm and weight_norm are Euclidean, over weight and
+    bias. update_ratio is the norm of the change by the optimizer's next step on these images, over weight_norm.
     """
     model, optimizer, loss_function = copy.deepcopy((training.model, training.optimizer, training.loss))
     calls: list[Call] = []
@@ -71,8 +74,8 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
             module.inplace = False
         if not [*module.children()]:
             # MLflow takes no empty part of a name, and few characters.
-            shown = re.sub(r"[^\w.\- ]", "_", name) or type(module).__name__
-            hooks.append(module.register_forward_hook(_make_hook(shown, calls)))
+            label = re.sub(r"[^\w.\- ]", "_", name) or type(module).__name__
+            hooks.append(module.register_forward_hook(_make_hook(label, calls)))
     rows = torch.linspace(0, len(split) - 1, min(IMAGES, len(split)), device=split.labels.device).long()
     devices = [split.labels.device] if split.labels.is_cuda else []
     with torch.random.fork_rng(devices=devices):  # a custom net may draw
@@ -82,16 +85,16 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
         hook.remove()
     optimizer.zero_grad()
     loss.backward()
-    found: dict[str, Tensor] = {}
+    measures: dict[str, Tensor] = {}
     layers = {call.name: call.module for call in calls if any(p.dim() > 1 for p in call.module.parameters())}
     before = {name: _flatten(layer.parameters()) for name, layer in layers.items()}
-    for call, following in zip(calls, [*calls[1:], None], strict=True):
+    for call, next_call in zip(calls, [*calls[1:], None], strict=True):
         if call.name in layers:
-            found |= {f"{call.name}/{key}": value for key, value in _find_activation(call, following).items()}
+            measures |= {f"{call.name}/{key}": value for key, value in _find_activation(call, next_call).items()}
     for name, layer in layers.items():
-        found[f"{name}/weight_norm"] = before[name].norm()
+        measures[f"{name}/weight_norm"] = before[name].norm()
         if gradients := [p.grad for p in layer.parameters() if p.grad is not None]:  # it may be frozen
-            found[f"{name}/gradient_norm"] = _flatten(gradients).norm()
+            measures[f"{name}/gradient_norm"] = _flatten(gradients).norm()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     for group in optimizer.param_groups:  # the scheduler has set the next rate, which is zero after the last step
@@ -99,17 +102,17 @@ def _measure(training: Training, split: Split, clip_norm: float | None) -> dict[
     unwrap_step(optimizer)()
     for name, layer in layers.items():
         change = _flatten(layer.parameters()) - before[name]
-        found[f"{name}/update_ratio"] = change.norm() / before[name].norm()
-    values = torch.stack([value.detach().float() for value in found.values()]).tolist()  # one wait for the device
-    return {key: value for key, value in zip(found, values, strict=True) if isfinite(value)}
+        measures[f"{name}/update_ratio"] = change.norm() / before[name].norm()
+    values = torch.stack([value.detach().float() for value in measures.values()]).tolist()  # one wait for the device
+    return {key: value for key, value in zip(measures, values, strict=True) if isfinite(value)}
 
 
 def _make_hook(name: str, calls: list[Call]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    """A hook that notes every call of one module."""
+    """Make a hook that appends every call of one module to `calls`."""
 
-    def note(module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-        if isinstance(returned, Tensor) and given and isinstance(given[0], Tensor):
-            calls.append(Call(name, module, given[0].detach(), returned.detach()))
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor):
+            calls.append(Call(name, module, inputs[0].detach(), output.detach()))
 
     return note
 
@@ -118,29 +121,29 @@ def _flatten(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
 
-def _find_activation(call: Call, following: Call | None) -> dict[str, Tensor]:
-    """What a layer passes on: its output after its activation, if a module follows that is one."""
-    passed, flat = call.returned, dict[str, Tensor]()
-    if following is not None and following.given.shape == passed.shape:
-        passed = following.given  # a function may have been in between
-        if _is_activation(following):
-            passed = following.returned
+def _find_activation(call: Call, next_call: Call | None) -> dict[str, Tensor]:
+    """Return the measures of a layer's output, taken after its activation if the next module is one."""
+    output, flat = call.returned, dict[str, Tensor]()
+    if next_call is not None and next_call.given.shape == output.shape:
+        output = next_call.given  # a function may have been in between
+        if _is_activation(next_call):
+            output = next_call.returned
             with suppress(Exception):  # it may want more than a row of numbers, as PReLU does
-                flat = _measure_flat_share(following)
-    means = passed.mean(0)
-    deviation = (passed - means).square().mean().sqrt()  # `std` takes five times longer
+                flat = _measure_flat_share(next_call)
+    means = output.mean(0)
+    deviation = (output - means).square().mean().sqrt()  # `std` takes five times longer
     return {"activation_mean": means.mean(), "activation_deviation": deviation, **flat}
 
 
 def _is_activation(call: Call) -> bool:
-    """Whether a module works value by value and is no mere copy, normalization or dropout."""
-    known = type(call.module).__module__ == "torch.nn.modules.activation"
-    custom = not type(call.module).__module__.startswith("torch.") and not [*call.module.parameters()]
-    return (known or custom) and call.returned.shape == call.given.shape
+    """Return whether a module works value by value and is no mere copy, normalization or dropout."""
+    is_torchs = type(call.module).__module__ == "torch.nn.modules.activation"
+    is_custom = not type(call.module).__module__.startswith("torch.") and not [*call.module.parameters()]
+    return (is_torchs or is_custom) and call.returned.shape == call.given.shape
 
 
 def _measure_flat_share(call: Call) -> dict[str, Tensor]:
-    """The share of values beyond an activation's flat ends; of units, if only its lower end is flat."""
+    """Return the share of values beyond an activation's flat ends; of units if only its lower end is flat."""
     grid = torch.linspace(-20, 20, 2001, device=call.given.device)
     slopes = call.module(grid).diff().abs()
     steepest = slopes.max()

@@ -1,4 +1,4 @@
-"""A net and a split to numbers: summed first, divided once. Evaluation is always in fp32."""
+"""Score a net on a split: sum first, divide once. Evaluation is always in fp32."""
 
 import copy
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ SYNC_EVERY = 64
 
 
 class Diverged(Exception):
-    """The loss is no longer finite: a result of the settings, not a fault."""
+    """The loss is no longer finite. This is a result of the settings, not a fault."""
 
     def __init__(self, epoch: int) -> None:
         super().__init__(f"the loss stopped being finite in epoch {epoch}")
@@ -35,7 +35,11 @@ class Totals:
         self.loss_sum, self.correct = self.sums
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch with its mean loss; raises `Diverged` within `SYNC_EVERY` batches if that is not finite."""
+        """Add a batch with its mean loss.
+
+        Raises:
+            Diverged: The loss is not finite. It is noticed within `SYNC_EVERY` batches.
+        """
         self.loss_sum.add_(loss.detach(), alpha=len(labels))
         self.correct.add_((logits.argmax(1) == labels).sum())
         if self.batches % SYNC_EVERY == 0 and not isfinite(self.loss_sum.item()):
@@ -44,14 +48,14 @@ class Totals:
         self.images += len(labels)
 
     def compute_means(self) -> tuple[float, float]:
-        """Loss in nats an example, and accuracy in [0, 1]; waits for the device."""
+        """Return the mean loss per example, and the accuracy in [0, 1]. Waits for the device."""
         loss, accuracy = (self.sums / self.images).tolist()
         return loss, accuracy
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a net makes of every example of a split; on the CPU."""
+    """A net's outputs for every example of a split, on the CPU."""
 
     logits: Tensor  # N×classes
     labels: Tensor  # N
@@ -59,7 +63,7 @@ class Scores:
 
     @cached_property
     def loss(self) -> float:
-        """Mean of the criterion over the examples: cross-entropy in nats, unless the run has another loss."""
+        """The mean of the criterion over the examples: cross-entropy in nats unless the run has another loss."""
         exact = copy.deepcopy(self.criterion).cpu().double().eval()  # of its own: training goes on with the other
         return float(exact(self.logits.double(), self.labels))
 
@@ -69,7 +73,7 @@ class Scores:
 
     @property
     def confidence(self) -> Tensor:
-        """N probabilities of the predicted classes."""
+        """The N probabilities of the predicted classes."""
         return self.logits.softmax(1).amax(1)
 
     @property
@@ -81,27 +85,30 @@ class Scores:
         return self.correct / len(self.labels)
 
     def save(self, path: Path) -> None:
-        """Writes one line an image: its number and its classes', all from 0, and the predicted one's probability."""
+        """Write a CSV file with image number, class, predicted class and its probability. Numbers are from 0."""
         lines = zip(self.labels.tolist(), self.predicted.tolist(), self.confidence.tolist(), strict=True)
         rows = [f"{image},{label},{guess},{share:.6f}\n" for image, (label, guess, share) in enumerate(lines)]
         path.write_text("".join(["image,label,predicted,confidence\n", *rows]))
 
     def count_confusion(self) -> Tensor:
-        """classes×classes counts: row the true class, column the predicted one."""
+        """Count predictions by class: classes×classes, row the true class, column the predicted one."""
         classes = self.logits.shape[1]
         pairs = self.labels * classes + self.predicted
         return pairs.bincount(minlength=classes**2).view(classes, classes)
 
 
 def is_better_than_chance(accuracy: float, classes: int, images: int) -> bool:
-    """Whether guessing would get so many images right less than once in forty times: two standard deviations."""
+    """Return whether an accuracy is two standard deviations above that of guessing.
+
+    Guessing reaches it less than once in forty times.
+    """
     chance = 1 / classes
     return accuracy > chance + 2 * sqrt(chance * (1 - chance) / images)
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, split: Split, criterion: nn.Module | None = None) -> Scores:
-    """Scores every example of `split` once; leaves the model in evaluation mode."""
+    """Score every example of `split` once. Leaves the model in evaluation mode."""
     model.eval()
     logits = [model(convert_to_floats(images)).float() for images in split.images.split(BATCH)]
     return Scores(torch.cat(logits).cpu(), split.labels.cpu(), criterion or CrossEntropy())

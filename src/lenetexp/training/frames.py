@@ -1,4 +1,4 @@
-"""What the first convolution was like after the epochs: the frames of a run's animation."""
+"""The first convolution after each epoch: the frames of a run's animation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,15 +16,15 @@ Frames = dict[int, Tensor]
 
 
 def find_first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
-    """The first convolution among the modules, with its name; None if there is none."""
+    """Return the first convolution of a net with its name, or None."""
     return next(((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d)), None)
 
 
 def add_frame(frames: Frames, epoch: int, model: nn.Module) -> Frames:
-    """`frames` with that of the newest epoch: of every 2ᵏ-th one and the newest, at most `MOST_FRAMES` in all.
+    """Return the frames with one for the newest epoch: every 2ᵏ-th and the newest, at most `MOST_FRAMES` in all.
 
-    Which are kept depends on the number of epochs alone. Empty if there is no convolution, or one in groups or with
-    parametrized weights.
+    Which ones are kept depends on the number of epochs alone. There are none if the net has no convolution, or one in
+    groups or with parametrized weights.
     """
     _, layer = find_first_convolution(model) or ("", None)
     if layer is None or layer.groups > 1 or "weight" not in dict(layer.named_parameters(recurse=False)):
@@ -36,22 +36,31 @@ def add_frame(frames: Frames, epoch: int, model: nn.Module) -> Frames:
     step = 1
     while -(-epoch // step) + 1 > MOST_FRAMES:
         step *= 2
-    return {kept: frame for kept, frame in frames.items() if kept % step == 0} | {epoch: newest}
+    return {number: frame for number, frame in frames.items() if number % step == 0} | {epoch: newest}
 
 
 def pack_frames(frames: Frames) -> dict[str, Any]:
-    """The frames as a checkpoint keeps them: one tensor takes a millisecond less to save than forty."""
+    """Pack the frames for a checkpoint. One tensor takes a millisecond less to save than forty."""
     return {"epochs": list(frames), "rows": torch.stack([*frames.values()])} if frames else {}
 
 
 def unpack_frames(state: Mapping[str, Any]) -> Frames:
-    """What was `packed`."""
+    """Restore what `pack_frames` returned."""
     return dict(zip(state["epochs"], state["rows"], strict=True)) if state else {}
 
 
 @torch.inference_mode()
 def compute_kernels_and_maps(layer: nn.Conv2d, frames: Frames, image: Tensor) -> tuple[Tensor, Tensor]:
-    """The layer's N×K×h×w kernels in N frames, as means over the channels, and N×K×H×W responses to a C×H×W image."""
+    """Compute kernels of the first convolution, and their responses to an image, for every frame.
+
+    Args:
+        layer: The convolution.
+        frames: F frames.
+        image: C×H×W uint8.
+
+    Returns:
+        F×K×h×w kernels as means over the channels, and F×K×H×W responses.
+    """
     rows = torch.stack([*frames.values()]).to(image.device, torch.float32)
     weights = rows[..., :-1].reshape(-1, *layer.weight.shape[1:])
     biases = {} if layer.bias is None else {"bias": rows[..., -1].flatten()}

@@ -36,7 +36,17 @@ class Recipe:
 def fit(
     training: Training, data: Data, recipe: Recipe, on_batch: Callable[[Totals], None] = lambda totals: None
 ) -> Iterator[EpochRecord]:
-    """Trains, and yields each epoch's record; raises `Diverged`, with `training.best` of the epochs before."""
+    """Train, and yield the record of each epoch.
+
+    Args:
+        training: What changes while the net learns.
+        data: The three splits.
+        recipe: How long and on what to train.
+        on_batch: Called after every batch with the epoch's totals so far.
+
+    Raises:
+        Diverged: The loss is no longer finite; `training.best` is of the epochs before.
+    """
     at_once = isinstance(training.model, Classical)
     one_pass = learn_at_once if at_once else train_epoch
     for epoch in range(training.epochs_done + 1, (1 if at_once else recipe.epochs) + 1):
@@ -54,7 +64,11 @@ def fit(
 def train_epoch(
     training: Training, split: Split, recipe: Recipe, epoch: int, on_batch: Callable[[Totals], None]
 ) -> Totals:
-    """One pass over `split`; returns its summed loss and correct predictions, while the weights changed."""
+    """Train for one epoch.
+
+    Returns:
+        The summed loss and correct predictions, counted while the weights changed.
+    """
     model, optimizer, scaler = training.model, training.optimizer, training.scaler
     measure_curvature(model, training.loss, optimizer, split, recipe.seed, epoch)  # if the optimizer wants to know it
     totals = Totals(epoch, split.labels.device)
@@ -80,7 +94,7 @@ def train_epoch(
 def learn_at_once(
     training: Training, split: Split, recipe: Recipe, epoch: int, on_batch: Callable[[Totals], None]
 ) -> Totals:
-    """Fits a classifier that takes no steps; returns what it makes of `SAMPLE` of its training images."""
+    """Fit a classifier in closed form and score it on a sample of its training images."""
     assert isinstance(training.model, Classical)
     training.model.learn(convert_to_floats(split.images), split.labels)
     training.optimizer.step()  # of nothing: for the schedule

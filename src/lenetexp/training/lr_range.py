@@ -1,4 +1,4 @@
-"""The learning-rate range test: training at a rate that rises from step to step.
+"""The learning-rate range test: train at a rate that rises with every step.
 
 L. N. Smith: Cyclical learning rates for training neural networks, WACV 2017, section 3.3.
 """
@@ -44,53 +44,63 @@ def run_range_test(
     steps: int,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
-    """Trains for `steps` steps at rates from `low` to `high`, as many as it takes until the loss explodes."""
+    """Train at rates from `low` to `high`, geometrically spaced, until the loss explodes.
+
+    Args:
+        training: A net before its first step.
+        split: The training images.
+        recipe: Batch size, seed and augmentation.
+        low: The first rate.
+        high: The last rate.
+        steps: The number of steps.
+        on_step: Called after every step.
+    """
     group = training.optimizer.param_groups[0]
     group["lr"] = group["initial_lr"] = low
     rise = LambdaLR(training.optimizer, lambda step: (high / low) ** (step / max(steps - 1, 1)))
     training.schedule = Schedule(rise, "batch")
-    found: list[Step] = []
-    mean = summed = 0.0
+    results: list[Step] = []
+    mean = loss_sum = 0.0
 
     def on_batch(totals: Totals) -> None:
         """Notes the loss of the newest batch alone, from the sums so far; raises `Diverged` if it is not finite."""
-        nonlocal mean, summed
-        before, summed = summed, totals.loss_sum.item()
+        nonlocal mean, loss_sum
+        previous_sum, loss_sum = loss_sum, totals.loss_sum.item()
         size = totals.images - (totals.batches - 1) * recipe.batch_size
-        loss = (summed - before) / size
+        loss = (loss_sum - previous_sum) / size
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        step = Step(training.schedule.lr, loss, mean / (1 - SMOOTHING ** (len(found) + 1)))
+        step = Step(training.schedule.lr, loss, mean / (1 - SMOOTHING ** (len(results) + 1)))
         if not isfinite(loss):
             raise Diverged(totals.epoch)
-        found.append(step)
+        results.append(step)
         on_step(step)
-        if len(found) >= steps or step.smooth > EXPLODED * max(found[0].loss, found[0].smooth):
+        if len(results) >= steps or step.smooth > EXPLODED * max(results[0].loss, results[0].smooth):
             raise StopIteration
 
     for epoch in count(1):
-        summed = 0.0
+        loss_sum = 0.0
         try:
             train_epoch(training, split, recipe, epoch, on_batch)
         except (StopIteration, Diverged):
             break
-    return found
+    return results
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Rates to try: docs/defaults.md compares them with the best ones of sweeps."""
+    """Learning rates to try. docs/defaults.md compares them with the best ones of sweeps."""
 
     lowest: float  # at which the loss was lowest
 
     @property
     def rates(self) -> tuple[float, float, float]:
-        """A lower one, the one to try, a higher one."""
+        """A lower rate, the one to try, and a higher one."""
         best = self.lowest / BELOW
         return best / APART, best, best * APART
 
 
 def suggest_rates(steps: Sequence[Step]) -> Suggestion | None:
-    """Suggest rates from the steps of a test; None if the loss did not fall clearly."""
+    """Suggest rates from the steps of a test. Return None if the loss did not clearly fall."""
     bottom = min(range(len(steps)), key=lambda i: steps[i].smooth)
     if steps[bottom].smooth > (1 - FALL) * _average_first_losses(steps):
         return None
@@ -98,11 +108,11 @@ def suggest_rates(steps: Sequence[Step]) -> Suggestion | None:
 
 
 def has_risen(steps: Sequence[Step]) -> bool:
-    """Whether the loss is clearly above its lowest value at the end of a test."""
+    """Return whether the loss at the end of a test is clearly above its lowest value."""
     lowest = min(step.smooth for step in steps)
     return steps[-1].smooth - lowest > RISEN * (_average_first_losses(steps) - lowest)
 
 
 def _average_first_losses(steps: Sequence[Step]) -> float:
-    """The mean loss of the first tenth, where the rate is too small to learn."""
+    """Return the mean loss of the first tenth of the steps, where the rate is too small to learn."""
     return fmean(step.loss for step in steps[: max(len(steps) // 10, 1)])

@@ -14,10 +14,19 @@ from lenetexp.errors import UserError
 
 
 def build_optimizer(
-    settings: targets.Optimizer, parameters: Iterable[nn.Parameter], compiled: bool = False
+    settings: targets.Optimizer, parameters: Iterable[nn.Parameter], is_compiled: bool = False
 ) -> Optimizer:
-    """The optimizer that `settings` name, over `parameters`. Raises `UserError` if its class refuses the settings."""
-    if not compiled:
+    """Build the optimizer that `settings` name.
+
+    Args:
+        settings: The class and its arguments.
+        parameters: The weights to train.
+        compiled: Whether the run uses torch's compiler.
+
+    Raises:
+        UserError: The class refuses the settings, or needs a closure.
+    """
+    if not is_compiled:
         _forget_compiler()
     optimizer = settings.instantiate("optimizer", Optimizer, list(parameters))
     closure = inspect.signature(optimizer.step).parameters.get("closure")
@@ -25,15 +34,16 @@ def build_optimizer(
         raise UserError(
             f"optimizer._target_={settings.target}: must step without a closure; the loop computes the loss once a step"
         )
-    if not compiled and type(optimizer).__module__.startswith("torch.optim."):
+    if not is_compiled and type(optimizer).__module__.startswith("torch.optim."):
         optimizer.step = unwrap_step(optimizer)  # type: ignore[method-assign, assignment]
     return optimizer
 
 
 def unwrap_step(optimizer: Optimizer) -> Callable[[], Any]:
-    """The step of an optimizer's class, without what a scheduler of torch's puts around it.
+    """Return the step of an optimizer's class, without what a torch scheduler wraps around it.
 
-    Of torch's own also without their wrapper, which imports the compiler and takes a tenth of a small net's step.
+    Of torch's own optimizers also without their wrapper, which imports the compiler and takes a tenth of a small net's
+    step.
     """
     step = type(optimizer).step
     if type(optimizer).__module__.startswith("torch.optim."):
@@ -42,7 +52,7 @@ def unwrap_step(optimizer: Optimizer) -> Callable[[], Any]:
 
 
 def _forget_compiler() -> None:
-    """Spares a run that compiles nothing the import of torch's compiler: 1.4 s.
+    """Spare a run that compiles nothing the import of torch's compiler, 1.4 s.
 
     Some methods of optimizers import it only to be hidden from it, and note under this name that they are.
     """
@@ -66,23 +76,28 @@ class DiagonalLevenbergMarquardt(Optimizer):
                 self.state[parameter]["scale"] = torch.full_like(parameter, 1 / mu)
 
     def set_curvature(self, parameter: nn.Parameter, curvature: Tensor) -> None:
-        """Sets the rates of a parameter's weights, `curvature` being h, not negative, in the parameter's shape."""
+        """Set the rates of a parameter's weights.
+
+        Args:
+            parameter: One of this optimizer's parameters.
+            curvature: h, at least 0, in the parameter's shape.
+        """
         mu = next(group["mu"] for group in self.param_groups if any(parameter is own for own in group["params"]))
         self.state[parameter]["scale"] = 1 / (curvature + mu)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step against the gradients; a weight without one stays."""
+        """Step against the gradients. A weight without one stays."""
         for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if not moved:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
                 continue
-            scales = [self.state[parameter]["scale"] for parameter in moved]
-            torch._foreach_addcmul_(moved, [parameter.grad for parameter in moved], scales, -group["lr"])
+            scales = [self.state[parameter]["scale"] for parameter in parameters]
+            torch._foreach_addcmul_(parameters, [parameter.grad for parameter in parameters], scales, -group["lr"])
 
 
 def make_mean_update(decay: float) -> Callable[[Any, Any, Any], None]:
-    """The update of an exponential mean of weights, for torch's `AveragedModel`.
+    """Make the update of an exponential mean of weights, for torch's `AveragedModel`.
 
     In the first steps the decay is lower, so that the first weights are soon forgotten: (1 + n) / (10 + n) after n
     steps, as in TensorFlow's ExponentialMovingAverage.

@@ -21,12 +21,17 @@ class Schedule:
     lr: float = nan  # the learning rate of the newest step
 
     def step_batch(self) -> None:
+        """Note the learning rate of the step that was taken, and advance a schedule that counts batches."""
         self.lr = float(self.scheduler.optimizer.param_groups[0]["lr"])
         if self.interval == "batch":
             self.scheduler.step()
 
     def step_epoch(self, val_loss: float) -> None:
-        """To be called after every validation, with its mean loss in nats, which a plateau is judged by."""
+        """Advance a schedule that counts epochs. Call this after every validation.
+
+        Args:
+            val_loss: The mean validation loss, by which a plateau is judged.
+        """
         if self.interval == "epoch" and isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(val_loss)
         elif self.interval == "epoch":
@@ -34,12 +39,16 @@ class Schedule:
 
 
 def build_schedule(settings: targets.Scheduler, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> Schedule:
-    """The scheduler that `settings` name, for so many batches an epoch; raises `UserError` if it cannot work."""
-    asked = settings.build_call().get("steps_per_epoch")
-    if asked is not None and settings.interval == "epoch":
+    """Build the schedule that `settings` name.
+
+    Raises:
+        UserError: It cannot work with this run's number of steps.
+    """
+    steps_setting = settings.build_call().get("steps_per_epoch")
+    if steps_setting is not None and settings.interval == "epoch":
         raise UserError("scheduler.interval=epoch: must be batch for a schedule with steps_per_epoch")
-    counted = {"steps_per_epoch": steps_per_epoch} if asked == "auto" else {}
-    scheduler = settings.instantiate("scheduler", LRScheduler, optimizer, **counted)
+    arguments = {"steps_per_epoch": steps_per_epoch} if steps_setting == "auto" else {}
+    scheduler = settings.instantiate("scheduler", LRScheduler, optimizer, **arguments)
     if isinstance(scheduler, ReduceLROnPlateau) and settings.interval == "batch":
         raise UserError("scheduler.interval=batch: must be epoch for a plateau, which is judged by the validation loss")
     if settings.target == "lenetexp.training.piecewise" and settings.interval == "batch":
@@ -56,10 +65,16 @@ def build_schedule(settings: targets.Scheduler, optimizer: Optimizer, steps_per_
 def warmup_cosine(
     optimizer: Optimizer, epochs: int, steps_per_epoch: int, warmup: float = 0.2, final: float = 0.0
 ) -> LambdaLR:
-    """A linear rise to the optimizer's learning rate, then half a cosine down to `final` of it.
+    """Rise linearly to the optimizer's learning rate, then fall by half a cosine.
 
-    The cosine is that of Loshchilov and Hutter (SGDR, 2017) without restarts. `epochs` is the length of the whole
-    schedule, `warmup` the share of it that rises, from 0 to below 1, and `final` a share of the learning rate.
+    The cosine is that of Loshchilov and Hutter (SGDR, 2017) without restarts.
+
+    Args:
+        optimizer: The optimizer.
+        epochs: Length of the whole schedule.
+        steps_per_epoch: Batches per epoch.
+        warmup: Share of the schedule that rises, in [0, 1).
+        final: Last learning rate, as a share of the optimizer's.
     """
     total = epochs * steps_per_epoch
     top = warmup * total
@@ -67,16 +82,17 @@ def warmup_cosine(
     def factor(step: int) -> float:
         if step < top:
             return (step + 1) / (top + 1)
-        done = min((step - top) / (total - top), 1.0)
-        return final + (1 - final) * (1 + cos(pi * done)) / 2
+        progress = min((step - top) / (total - top), 1.0)
+        return final + (1 - final) * (1 + cos(pi * progress)) / 2
 
     return LambdaLR(optimizer, factor)
 
 
 def piecewise(optimizer: Optimizer, starts: Sequence[int], factors: Sequence[float]) -> LambdaLR:
-    """From epoch `starts[i]` on (the first is 1), `factors[i]` of the optimizer's learning rate.
+    """From epoch `starts[i]` on, use `factors[i]` times the optimizer's learning rate. The first epoch is 1.
 
-    Raises `UserError` if the two lists do not fit.
+    Raises:
+        UserError: The two lists do not fit.
     """
     if list(starts) != sorted({*starts}) or not starts or starts[0] != 1:
         raise UserError(f"scheduler.starts={list(starts)}: must be epochs that rise from 1, as [1,3,6]")

@@ -27,7 +27,12 @@ THREADS = torch.get_num_threads()  # torch's own choice, or that of the variable
 def choose_threads(settings: Device, device: str, takes_steps: bool) -> int:
     """Choose the number of CPU threads from the settings and the environment, never from the machine's load.
 
-    Sums are rounded differently with another number of threads, and a run must give the same weights again.
+    Another number of threads rounds sums differently, and the same run must give the same weights.
+
+    Args:
+        settings: The device's settings.
+        device: "cpu", "cuda" or "mps".
+        takes_steps: Whether the model is trained in steps, not fitted in closed form.
     """
     if settings.threads != "auto":
         return settings.threads or THREADS
@@ -38,12 +43,17 @@ def choose_threads(settings: Device, device: str, takes_steps: bool) -> int:
 
 
 def pick_device(settings: Device, takes_steps: bool = True) -> torch.device:
-    """Find the device that `settings` name, and set torch's threads and determinism.
+    """Return the device that `settings` name, and set torch's threads and determinism.
 
-    `takes_steps` is false for a classifier that is fitted at once. Raises `UserError` if there is no such device.
+    Args:
+        settings: The device's settings.
+        takes_steps: Whether the model is trained in steps, not fitted in closed form.
+
+    Raises:
+        UserError: The device does not exist, or device.compile needs a compiler that is missing.
     """
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    usable = [kind for kind, exists in found.items() if exists]
+    exists = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    usable = [kind for kind, is_there in exists.items() if is_there]
     name = usable[0] if settings.name == "auto" else settings.name
     if name not in usable:
         raise UserError(f"device={name}: torch finds no such device; must be auto or {', '.join(usable)}")
@@ -61,7 +71,7 @@ def pick_device(settings: Device, takes_steps: bool = True) -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for the start of a run and its record."""
+    """Describe the device, for the start of a run and its record."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
     if device.type == "mps":
@@ -70,7 +80,11 @@ def describe_device(device: torch.device) -> str:
 
 
 def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
-    """What learns, before the first step; the seed alone decides the weights. `UserError` if it cannot work."""
+    """Build everything that training changes, before the first step. The seed alone determines the weights.
+
+    Raises:
+        UserError: The settings do not fit each other or the data.
+    """
     # A default or a recipe's size may be more than a small folder of pictures holds: then all are one batch.
     is_typed = any(word.startswith("batch_size=") for word in settings.overrides)
     takes_steps = not isinstance(settings.model, ClassicalModel)
@@ -114,10 +128,16 @@ def set_up(settings: RunConfig, data: Data, device: torch.device) -> Training:
 def build_net(
     settings: Target, classes: int, image_shape: tuple[int, int, int], has_size: bool = False
 ) -> nn.Module:  # fmt: skip
-    """The net that `settings` name, for so many classes and images of this shape (C, H, W), on the CPU.
+    """Build the net on the CPU and try it on two images.
 
-    A custom net's class takes `classes` and `channels` beside its settings. Raises `UserError` if the net does not fit;
-    `has_size` says whether dataset.image_size can change the images.
+    Args:
+        settings: The class and its arguments; a custom class also takes `classes` and `channels`.
+        classes: Number of classes.
+        image_shape: Channels, height and width.
+        has_size: Whether dataset.image_size can change the images, for the advice in messages.
+
+    Raises:
+        UserError: The net does not accept the images or returns another shape than N×classes.
     """
     model = settings.instantiate("model", nn.Module, classes=classes, channels=image_shape[0])
     size = "×".join(map(str, image_shape))
@@ -139,7 +159,11 @@ def build_net(
 
 
 def build_loss(settings: Target, model: nn.Module, classes: int) -> nn.Module:
-    """The loss that `settings` name, for `model`, on the CPU. Raises `UserError` if it is none for so many classes."""
+    """Build the loss on the CPU and try it.
+
+    Raises:
+        UserError: It is none for this number of classes, or it has weights of its own.
+    """
     loss = settings.instantiate("loss", nn.Module)
     if [*loss.parameters()]:
         raise UserError(f"loss: {settings.name} has weights of its own, which nothing would train; must have none")
@@ -159,7 +183,7 @@ def build_loss(settings: Target, model: nn.Module, classes: int) -> nn.Module:
 
 
 def _make_forward(model: nn.Module, settings: RunConfig, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The model as training calls it: itself, compiled, or under autocast; returns fp32 logits."""
+    """Return the model as training calls it: itself, compiled, or under autocast. It returns fp32 logits."""
     forward: Callable[[Tensor], Tensor] = torch.compile(model) if settings.device.compile else model
     if settings.device.precision == "fp32":
         return forward

@@ -23,7 +23,7 @@ from lenetexp.training.schedules import Schedule
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch gave. Losses are means over examples (cross-entropy in nats), accuracies shares in [0, 1]."""
+    """The results of one epoch. Losses are means over examples (cross-entropy in nats), accuracies in [0, 1]."""
 
     epoch: int  # from 1
     train_loss: float  # over the epoch, while the weights changed
@@ -38,7 +38,7 @@ class EpochRecord:
 
 @dataclass
 class Training:
-    """All that changes while a net learns; `state_dict` is the whole state of a run."""
+    """All that changes while a net learns. Its `state_dict` is the whole state of a run."""
 
     model: nn.Module
     loss: nn.Module  # N×classes outputs and N labels to a mean over the examples
@@ -57,11 +57,11 @@ class Training:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The net that is validated, kept and tested: the model, or the running mean of its weights."""
+        """The net that is validated, saved and tested: the model, or the running mean of its weights."""
         return self.model if self.average is None else self.average.module
 
     def update_mean(self) -> None:
-        """To be called after every step of the optimizer."""
+        """Advance the schedule and the running mean. Call this after every step of the optimizer."""
         self.schedule.step_batch()
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -81,7 +81,11 @@ class Training:
     def record(
         self, epoch: int, train: Totals, val: Scores, images_per_second: float, inside: dict[str, float]
     ) -> EpochRecord:
-        """Adds an epoch, and keeps its weights if they are the best; raises `Diverged` if a loss is not finite."""
+        """Add an epoch, and keep its weights if they are the best.
+
+        Raises:
+            Diverged: A loss is not finite.
+        """
         train_loss, train_accuracy = train.compute_means()
         if not isfinite(train_loss + val.loss):
             raise Diverged(epoch)
@@ -108,7 +112,7 @@ class Training:
         return parts if self.average is None else {**parts, "average": self.average}
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and strings only, so that it can be read back without trust."""
+        """Return tensors, numbers and strings only, so that they can be read back without trust."""
         return {
             **{name: part.state_dict() for name, part in self._parts.items()},
             "history": [asdict(record) for record in self.history],
@@ -117,7 +121,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned; the state of something else raises exceptions of many kinds."""
+        """Restore what `state_dict` returned. The state of something else raises exceptions of many kinds."""
         history = TypeAdapter(list[EpochRecord]).validate_python(state["history"])
         if [record.epoch for record in history] != list(range(1, len(history) + 1)):
             raise ValueError("its epochs are not numbered from 1 on")
@@ -142,7 +146,11 @@ class Training:
 
 
 def _require_alike(ours: Any, theirs: Any) -> None:
-    """Raises ValueError unless both have the same keys and types everywhere; None matches anything."""
+    """Check that two nested states have the same keys and types everywhere. None matches anything.
+
+    Raises:
+        ValueError: They differ.
+    """
     if ours is None or theirs is None:
         return
     numbers = isinstance(ours, (int, float)) and isinstance(theirs, (int, float))
@@ -159,17 +167,21 @@ def _require_alike(ours: Any, theirs: Any) -> None:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content`: at any moment, `path` is the whole old file or the whole new one. Raises `UserError`."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a checkpoint so that `path` is at any moment the whole old file or the whole new one.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = BytesIO()
         torch.save(content, buffer)  # straight to a full disk, torch would hide the reason
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
         with suppress(OSError):  # Windows cannot flush a folder, which holds the new name
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
@@ -179,11 +191,15 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         raise UserError(f"{path} cannot be written ({reason}); the checkpoint before it is intact") from error
     finally:
         with suppress(OSError):
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads tensors, numbers and strings, never anything that could run; `UserError` if there is anything else."""
+    """Read a checkpoint of tensors, numbers and strings. Never run anything that it holds.
+
+    Raises:
+        UserError: The file is missing, damaged or holds anything else.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -20,7 +20,7 @@ VANISHED = 0.02  # gradient of the first layer, relative to that of the last
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a net's learning, and up to two sentences that say why and what to try."""
+    """How a net's learning ended, with up to two sentences that say why and what to try."""
 
     ending: str  # LEARNED, FAILED, COLLAPSED or DIVERGED
     text: str  # the same, with the epoch
@@ -39,39 +39,46 @@ class Verdict:
 def judge_training(
     history: Sequence[EpochRecord], classes: int, images: int, diverged: Diverged | None = None
 ) -> Verdict:
-    """The verdict on a finished training; `images` are those of the validation accuracy."""
+    """Judge a finished training.
+
+    Args:
+        history: The records of its epochs.
+        classes: Number of classes.
+        images: Number of validation images.
+        diverged: The exception that ended the training, if one did.
+    """
     if diverged is not None:
         return Verdict(DIVERGED, DIVERGED, (f"{diverged}: {_advise_smaller(is_far=not history)}",))
     chance, last = 1 / classes, history[-1].val_accuracy
-    reached = [record for record in history if is_better_than_chance(record.val_accuracy, classes, images)]
+    good_epochs = [record for record in history if is_better_than_chance(record.val_accuracy, classes, images)]
     best = max(record.val_accuracy for record in history)
-    kept = is_better_than_chance(last, classes, images) and last - chance >= (best - chance) / 2
-    if kept:
+    is_still_good = is_better_than_chance(last, classes, images) and last - chance >= (best - chance) / 2
+    if is_still_good:
         return Verdict(LEARNED, LEARNED)
-    if not reached:
+    if not good_epochs:
         return Verdict(FAILED, FAILED, tuple(_list_reasons(history))[:2])
     # The last epoch that was good by the same measure.
-    good = [record.epoch for record in reached if record.val_accuracy - chance >= (best - chance) / 2]
+    good = [record.epoch for record in good_epochs if record.val_accuracy - chance >= (best - chance) / 2]
     return Verdict(COLLAPSED, f"{COLLAPSED} after epoch {good[-1]}", tuple(_list_reasons(history[good[-1] :]))[:2])
 
 
 def _advise_smaller(is_far: bool) -> str:
-    """What to do about a rate that is too large, or so far too large that a tenth of it may be as well."""
+    """Say what to do about a learning rate that is too large, or so far too large that a tenth may be as well."""
     find = "python scripts/find_lr.py with the same settings shows which rates learn"
     return f"optimizer.lr is far too large; {find}" if is_far else "optimizer.lr is too large, try a tenth"
 
 
 def _list_reasons(history: Sequence[EpochRecord]) -> Iterator[str]:
-    """What the records of the epochs that failed show, the most telling first."""
-    inside = [record.inside for record in history if record.inside]
-    if not inside:
+    """Yield what the records of failed epochs show, the most telling first."""
+    diagnostics = [record.inside for record in history if record.inside]
+    if not diagnostics:
         return
-    last = inside[-1]
+    last = diagnostics[-1]
     layers = list(dict.fromkeys(key.rpartition("/")[0] for key in last))
     dead = next((layer for layer in layers if last.get(f"{layer}/dead", 0.0) >= SATURATED), None)
     flat = next((layer for layer in layers if last.get(f"{layer}/saturated", 0.0) >= SATURATED), None)
     # The schedule's last steps are tiny; what a layer behind a dead one does is no guide.
-    steps = {layer: median(one.get(f"{layer}/update_ratio", 0.0) for one in inside) for layer in layers}
+    steps = {layer: median(one.get(f"{layer}/update_ratio", 0.0) for one in diagnostics) for layer in layers}
     largest = max(layers, key=lambda layer: steps[layer])
     if dead is not None:
         yield f"{last[f'{dead}/dead']:.0%} of {dead} is dead (flat for every image), so that nothing passes it"
@@ -84,7 +91,11 @@ def _list_reasons(history: Sequence[EpochRecord]) -> Iterator[str]:
     elif steps[largest] > TOO_LARGE:
         size = f"{steps[largest]:.0%} of its weights"
         yield f"one step changes {largest} by {size}: {_advise_smaller(is_far=steps[largest] > FAR_TOO_LARGE)}"
-    elif len(inside) > 1 and max(one.get(f"{largest}/update_ratio", 0.0) for one in inside) < TOO_SMALL and not dead:
+    elif (
+        len(diagnostics) > 1
+        and max(one.get(f"{largest}/update_ratio", 0.0) for one in diagnostics) < TOO_SMALL
+        and not dead
+    ):
         size = f"{steps[largest]:.0e} of its weights"
         yield f"one step changes no layer by more than {size}: optimizer.lr is too small, try ten times as much"
     elif dead is not None or flat is not None:
@@ -94,7 +105,7 @@ def _list_reasons(history: Sequence[EpochRecord]) -> Iterator[str]:
 
 
 def _detect_vanishing(last: Mapping[str, float], layers: Sequence[str]) -> Iterator[str]:
-    """Whether the images' differences vanish on their way forward, or the gradient on its way back."""
+    """Yield whether differences between images vanish on their way forward, or the gradient on its way back."""
     if len(layers) < 2:
         return
     spread = last.get(f"{layers[-2]}/activation_deviation", 1.0)
