@@ -1,4 +1,4 @@
-"""What happens in a run, one JSON line each, in the run's own folder: its start, its epochs, its end.
+"""A run's journal: its events, one JSON line each, in the run's own folder.
 
 A line is flushed to the disk before anything is sent to MLflow, so that what a store missed can be sent later. A killed
 process may leave a torn last line: readers skip it, and the next writer removes it.
@@ -21,7 +21,7 @@ STOP = "stop"  # a file of this name asks the run to end after the current epoch
 
 
 class Event(BaseModel):
-    """Something that happened in a run."""
+    """An event in a run."""
 
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="constants")
 
@@ -30,7 +30,7 @@ class Event(BaseModel):
 
 
 class Start(Event):
-    """All that is known of a run before it starts, or before a later command resumes it."""
+    """Everything that is known of a run before it starts, or before a later command resumes it."""
 
     event: Literal["start", "resumed"] = "start"
     name: str = ""
@@ -42,7 +42,7 @@ class Start(Event):
 
 
 class Epoch(Event):
-    """An epoch's metrics are its further keys, by their names in MLflow."""
+    """An epoch. Its metrics are extra keys, by their names in MLflow."""
 
     event: Literal["epoch"] = "epoch"
     epoch: int
@@ -60,7 +60,7 @@ class Result(Event):
 
 
 class TagSet(Event):
-    """A tag was set."""
+    """A tag and its value."""
 
     event: Literal["tag"] = "tag"
     key: str
@@ -68,14 +68,14 @@ class TagSet(Event):
 
 
 class Mark(Event):
-    """The run exists in MLflow; files in its folder are ready to be sent; MLflow has everything above this line."""
+    """A step of the record: the run exists in MLflow, files are ready to be sent, MLflow has all above this line."""
 
     event: Literal["created", "model", "files", "sent", "draft"]  # only old journals have "draft"
     store: str | None = None  # which has everything
 
 
 class End(Event):
-    """The run ended as FINISHED, FAILED or KILLED."""
+    """The end of the run as FINISHED, FAILED or KILLED."""
 
     event: Literal["end"] = "end"
     status: str
@@ -87,7 +87,7 @@ E = TypeVar("E", bound=Event)
 
 
 def is_in_use(folder: Path | str) -> bool:
-    """Whether a process of this machine is writing here: its lock dies with it, however it ends."""
+    """Return whether a process on this machine writes in `folder`. Its lock dies with it, however it ends."""
     try:
         if Path(folder, LOCK).exists():
             lock_folder(Path(folder), timeout=0).release()
@@ -97,7 +97,11 @@ def is_in_use(folder: Path | str) -> bool:
 
 
 def lock_folder(folder: Path, timeout: float = 1.0) -> FileLock:
-    """Makes this process the only one that writes in `folder`; raises `UserError` if another one does."""
+    """Make this process the only one that writes in `folder`.
+
+    Raises:
+        UserError: Another process does.
+    """
     # The default waits, because a reader that asks `in_use` holds the lock for an instant.
     lock = FileLock(folder / LOCK, timeout=timeout, is_singleton=False, thread_local=False)
     try:
@@ -110,7 +114,11 @@ def lock_folder(folder: Path, timeout: float = 1.0) -> FileLock:
 
 
 class JournalReader:
-    """A journal that may still grow; a missing file is an empty one. Raises `UserError` if it is damaged."""
+    """A journal that may still grow. A missing file counts as an empty one.
+
+    Raises:
+        UserError: The journal is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
@@ -119,7 +127,7 @@ class JournalReader:
         self.update()
 
     def update(self) -> list[AnyEvent]:
-        """Reads the lines that were added since the last call; returns their events."""
+        """Read the lines that were added since the last call, and return their events."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.size)
@@ -128,53 +136,54 @@ class JournalReader:
             return []
         lines = lines[: lines.rfind(b"\n") + 1]
         try:
-            new = [_PARSER.validate_json(line) for line in lines.splitlines()]
+            new_events = [_PARSER.validate_json(line) for line in lines.splitlines()]
         except ValidationError as error:
             raise self._make_damage_error(format_error(error.errors(include_url=False)[0]["msg"])[:80]) from None
-        if new and not self.events and not isinstance(new[0], Start):
+        if new_events and not self.events and not isinstance(new_events[0], Start):
             raise self._make_damage_error("the run's start, its first line, is lost")
-        for event in new:
+        for event in new_events:
             if isinstance(event, Start) and Tag.FOLDER in event.tags:  # it may have been moved since
                 event.tags[Tag.FOLDER] = str(self.folder.resolve())
         self.size += len(lines)
-        self.events += new
-        return new
+        self.events += new_events
+        return new_events
 
     def _make_damage_error(self, reason: str) -> UserError:
         return UserError(f"{self.path} is damaged ({reason}); it cannot be resumed")
 
     def select(self, kind: type[E]) -> list[E]:
+        """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
     @property
     def starts(self) -> list[Start]:
-        """One for each command that ran this; the first is the run's start."""
+        """The start of each command that worked on this run; the first is the run's start."""
         return self.select(Start)
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of the run; None if it was recorded offline and not sent yet."""
+        """The run's id in MLflow; None if it was recorded offline and is not sent yet."""
         return next((event.run_id for event in reversed(self.events) if event.run_id), None)
 
     @property
     def end(self) -> End | None:
-        """How the run ended; None if it did not, or was resumed."""
+        """The end of the run; None if it has not ended, or was resumed."""
         last = next((event for event in reversed(self.events) if isinstance(event, Start | End)), None)
         return last if isinstance(last, End) else None
 
     @property
     def ending(self) -> str:
-        """How its training ended, if it was not well: did not learn, collapsed, diverged or pruned; else empty."""
+        """How training ended if it did not go well (did not learn, collapsed, diverged, pruned); else ""."""
         return next((tag.value for tag in reversed(self.select(TagSet)) if tag.key == Tag.ENDING), "")
 
     @property
     def has_died(self) -> bool:
-        """Whether its process was on this machine and is gone without a word."""
+        """Whether the run's process was on this machine and ended without writing an end."""
         return self.end is None and self.starts[-1].tags.get(Tag.HOST) == HOST and not is_in_use(self.folder)
 
     @property
     def seconds_worked(self) -> float:
-        """What the run's commands took, each from its first event to its last."""
+        """The seconds that the run's commands took, each from its first event to its last."""
         commands: list[list[int]] = []
         for event in self.events:
             if isinstance(event, Start):
@@ -185,13 +194,17 @@ class JournalReader:
 
     @property
     def unsent_events(self) -> list[AnyEvent]:
-        """What MLflow may have missed."""
-        sent = max((i for i, event in enumerate(self.events, start=1) if event.event == "sent"), default=0)
-        return self.events[sent:]
+        """The events that MLflow may not have."""
+        sent_count = max((i for i, event in enumerate(self.events, start=1) if event.event == "sent"), default=0)
+        return self.events[sent_count:]
 
 
 class Journal(JournalReader):
-    """A journal that this process alone writes; raises `UserError` if another one does, or it is damaged."""
+    """A journal that only this process writes.
+
+    Raises:
+        UserError: Another process writes it, or it is damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._lock = lock_folder(folder)
@@ -203,7 +216,11 @@ class Journal(JournalReader):
             raise _make_write_error(self.path, error) from error
 
     def add(self, event: AnyEvent) -> None:
-        """Appends one event and flushes it to the disk; raises `UserError` if that fails."""
+        """Append one event and flush it to the disk.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         line = f"{event.model_dump_json(exclude_none=True)}\n".encode()
         try:
             with self.path.open("ab") as file:
@@ -225,5 +242,5 @@ def _make_write_error(path: Path, error: OSError) -> UserError:
 
 
 def ask_to_stop(folder: Path) -> None:
-    """Asks the run in `folder` to end after the current epoch."""
+    """Ask the run in `folder` to end after the current epoch."""
     (folder / STOP).touch()

@@ -1,4 +1,4 @@
-"""Sends what a run's journal holds to MLflow: from a thread while it trains, or later (scripts/sync.py)."""
+"""Send a run's journal to MLflow: from a thread while the run trains, or later with scripts/sync.py."""
 
 import queue
 import threading
@@ -42,7 +42,7 @@ Stop = Callable[[], None]  # raises if the run should end
 
 
 class Outbox:
-    """Writes a run's events into its journal; a thread sends them in order, unless it is offline (no recorder)."""
+    """Writes a run's events into its journal, and sends them in order from a thread. Offline, there is no recorder."""
 
     def __init__(self, events: Journal, recorder: Recorder | None, notify: Callable[[str], None]) -> None:
         self.journal, self.recorder, self._notify = events, recorder, notify
@@ -59,7 +59,11 @@ class Outbox:
             self._thread.start()
 
     def add(self, event: AnyEvent) -> None:
-        """Writes an event into the journal and queues it for MLflow; raises `UserError` if it cannot be written."""
+        """Write an event into the journal and queue it for MLflow.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         self.journal.add(event)
         self._todo.put(event)
 
@@ -67,23 +71,36 @@ class Outbox:
         self.add(TagSet(key=key, value=value))
 
     def log_epoch(self, number: int, metrics: dict[str, float]) -> None:
-        """Logs an epoch's metrics, unless an interrupted command did."""
+        """Log an epoch's metrics, unless an interrupted command already did."""
         if not any(event.epoch == number for event in self.journal.select(Epoch)):
             self.add(Epoch(epoch=number, **metrics))  # type: ignore[arg-type]  # the metrics are extra keys
 
     def log_result(self, values: dict[str, float]) -> None:
-        """Logs the finished run's metrics, unless an interrupted command did."""
+        """Log the metrics of the finished run, unless an interrupted command already did."""
         if not self.journal.select(Result):
             self.add(Result(values=values))
 
     def finish(
         self, status: str, reason: str = "", patience: float = PATIENCE, stop_if_asked: Stop = lambda: None
     ) -> bool:
-        """Uploads the folder, ends the run as `status`, and closes; `UserError` if FINISHED cannot be written."""
-        last: list[AnyEvent] = [TagSet(key=Tag.REASON, value=reason)] if reason else []
+        """Upload the folder, end the run as `status`, and close.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            reason: Why the run ended, if it did not finish.
+            patience: Seconds to wait without progress.
+            stop_if_asked: Called while waiting; raises if the run should end at once.
+
+        Returns:
+            Whether everything was sent.
+
+        Raises:
+            UserError: FINISHED cannot be written into the journal.
+        """
+        final_events: list[AnyEvent] = [TagSet(key=Tag.REASON, value=reason)] if reason else []
         if len(self.journal.starts) > 1:  # MLflow counts the time between the commands as well
-            last.append(TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))
-        for event in (*last, Mark(event="files"), End(status=status)):
+            final_events.append(TagSet(key=Tag.SECONDS, value=f"{self.journal.seconds_worked:.1f}"))
+        for event in (*final_events, Mark(event="files"), End(status=status)):
             try:
                 self.add(event)
             except UserError:
@@ -93,7 +110,15 @@ class Outbox:
         return self.close(patience, stop_if_asked)
 
     def close(self, patience: float = PATIENCE, stop_if_asked: Stop = lambda: None) -> bool:
-        """Whether all was sent; waits for it, `patience` seconds without progress or until `stop_if_asked` raises."""
+        """Wait until all events are sent.
+
+        Args:
+            patience: Seconds to wait without progress.
+            stop_if_asked: Called while waiting; raises if the run should end at once.
+
+        Returns:
+            True if nothing is left to send.
+        """
         self._closing.set()
         self._todo.put(None)
         if self.recorder is not None:
@@ -110,7 +135,7 @@ class Outbox:
         return self._all_sent
 
     def _send_all(self, recorder: Recorder) -> None:
-        """Sends events until a None comes; tries again until it is closing and patience ends."""
+        """Send events until None comes. Try again after a failure, until the outbox is closing and out of patience."""
         self._upload_resumable(recorder)
         told, pause, tries_left = False, FIRST_PAUSE, LAST_TRIES
         event = self._todo.get()
@@ -167,14 +192,14 @@ class Outbox:
                 call(recorder.terminate, "FAILED" if self.refused else event.status, event.time)
 
     def _upload_resumable(self, recorder: Recorder) -> None:
-        """Uploads what another machine needs to resume. A failure is no harm: a later epoch tries again."""
+        """Upload what another machine needs to resume. A failure does no harm: a later epoch tries again."""
         if time.monotonic() >= self._upload_at:
             self._upload_at = time.monotonic() + CHECKPOINT_EVERY
             with suppress(UserError):
                 self._upload(recorder, (File.CONFIG, File.DATASET, File.REPRODUCE, File.LAST))
 
     def _upload(self, recorder: Recorder, names: Iterable[str]) -> None:
-        """Uploads those of these files and folders that exist to the same paths."""
+        """Upload those of these files and folders that exist, to the same paths."""
         for name in names:
             place = self.journal.folder / name
             if place.exists():
@@ -182,7 +207,16 @@ class Outbox:
 
 
 def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], None]) -> Outbox:
-    """The outbox of a run, which is created in the store if need be; raises `UserError` if the store fails."""
+    """Open the outbox of a run. Create the run in the store if it has none yet.
+
+    Args:
+        store: The store; None to record offline.
+        events: The run's journal.
+        notify: Prints a line for the user.
+
+    Raises:
+        UserError: The store fails.
+    """
     if store is None:
         return Outbox(events, None, notify)
     if events.run_id is not None:
@@ -206,7 +240,11 @@ def open_outbox(store: Store | None, events: Journal, notify: Callable[[str], No
 
 
 def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
-    """Sends what MLflow missed of all runs below a folder; raises `UserError` if something could not be sent."""
+    """Send what MLflow missed of all runs below a folder.
+
+    Raises:
+        UserError: Something could not be sent.
+    """
     root = Path(settings.folder)
     if not root.is_dir():
         raise UserError(f"folder={root}: there is no such folder; must hold run folders")
@@ -228,21 +266,25 @@ def sync(settings: SyncConfig, config: dict[str, Any], folder: Path) -> None:
 
 
 def _sync_run(store: Store, folder: Path) -> str:
-    """What was done about one run, if anything; raises `UserError` if it could not be sent."""
-    written = JournalReader(folder)
-    if not written.starts:
+    """Send what MLflow missed of one run. Return what was done, "" for nothing.
+
+    Raises:
+        UserError: It could not be sent.
+    """
+    reader = JournalReader(folder)
+    if not reader.starts:
         return ""
-    if (last := written.events[-1]).event == "sent":
-        return f"is in {last.store}" if last.store not in (None, store.label) else ""
-    if written.end is None and (host := written.starts[-1].tags.get(Tag.HOST)) != HOST:
+    if (newest := reader.events[-1]).event == "sent":
+        return f"is in {newest.store}" if newest.store not in (None, store.label) else ""
+    if reader.end is None and (host := reader.starts[-1].tags.get(Tag.HOST)) != HOST:
         return f"belongs to {host}, which may be running it"
     if is_in_use(folder):
         return "is running"
     with closing(Journal(folder)) as events:
         count = len(events.unsent_events)
         outbox = open_outbox(store, events, print)
-        done = outbox.close() if events.end else outbox.finish("KILLED", "its process was gone")
-    if outbox.refused or not done:
+        is_done = outbox.close() if events.end else outbox.finish("KILLED", "its process was gone")
+    if outbox.refused or not is_done:
         raise UserError(outbox.refused or f"{store.label} stopped answering; the rest is kept")
     assert outbox.recorder is not None
     outbox.recorder.clear_tags(Tag.UNSENT)

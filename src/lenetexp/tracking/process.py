@@ -27,7 +27,7 @@ _numbers = itertools.count()
 
 
 def start(words: list[str]) -> None:
-    """Starts MLflow's process if these words of a command line ask for one new run. It ends with this process."""
+    """Start MLflow's process if the words of a command line ask for one new run. It ends with this process."""
     global _process
     if not any(word.startswith(_OTHERWISE) for word in words):
         command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"]
@@ -37,9 +37,13 @@ def start(words: list[str]) -> None:
 def call(
     function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Result:  # fmt: skip
-    """What the function returns or raises, called in MLflow's process; in this one if none was started.
+    """Call a function in MLflow's process, or in this one if none was started.
 
-    Function, arguments and result must be what pickle takes. Raises `UserError` if MLflow's process is gone.
+    Function, arguments and result must be picklable.
+
+    Raises:
+        UserError: MLflow's process is gone.
+        Exception: Whatever the function raises.
     """
     if _process is None:
         return function(*arguments, **named)
@@ -60,7 +64,7 @@ def call(
 
 
 def serve() -> None:
-    """Answers calls, one after the other, until the process that sends them closes its end or dies."""
+    """Answer calls, one after the other, until the calling process closes the pipe or dies."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the other process sends all it has before it ends
         signal.signal(getattr(signal, name, signal.SIGINT), signal.SIG_IGN)
     import lenetexp.tracking.store  # noqa: F401  # sets what MLflow reads when it is imported
@@ -78,18 +82,18 @@ def serve() -> None:
         try:
             os.chdir(folder)  # a store's path may be relative
             result = function(*arguments, **named)
-        except Exception as raised:
+        except Exception as exception:
             error = (
-                raised
-                if isinstance(raised, UserError)
-                else UserError(f"{type(raised).__name__}: {format_error(raised)}")
+                exception
+                if isinstance(exception, UserError)
+                else UserError(f"{type(exception).__name__}: {format_error(exception)}")
             )
         pickle.dump((number, result, error), answers)
         answers.flush()
 
 
 def import_mlflow() -> None:
-    """Imports what opening a store needs, which takes seconds."""
+    """Import what opening a store needs, which takes seconds."""
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 

@@ -1,4 +1,4 @@
-"""Reading runs from the store. Whatever the store raises is a `UserError`."""
+"""Read runs from the store. Whatever the store raises is a `UserError`."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ class RecordedRun:
 
     @property
     def config_hash(self) -> str:
-        """The same for runs of the same experiment; empty if this is not a run of lenetexp's."""
+        """The hash that runs of the same experiment share; "" if this is not a run of lenetexp."""
         return self.tags.get(Tag.CONFIG_HASH, "")
 
     @property
@@ -60,20 +60,20 @@ class RecordedRun:
 
     @property
     def is_result(self) -> bool:
-        """Whether it trained to its end, or until it diverged; a pruned run did not."""
+        """Whether it trained to its end or until it diverged. A pruned run did not."""
         return bool(self.config_hash) and self.status == "FINISHED" and self.ending != "pruned"
 
     @property
     def images(self) -> dict[str, int]:
-        """How many images its splits train, val and test have; empty if that is unknown."""
+        """The number of images in its splits train, val and test; {} if unknown."""
         with suppress(ValueError):
-            found = json.loads(self.tags.get(Tag.IMAGES, self.profile))
-            return found if isinstance(found, dict) else {}
+            counts = json.loads(self.tags.get(Tag.IMAGES, self.profile))
+            return counts if isinstance(counts, dict) else {}
         return {}
 
     @property
     def seconds(self) -> float:
-        """From its start to its end, without the time between its commands; NaN while it runs."""
+        """Seconds from its start to its end, without the time between its commands; NaN while it runs."""
         with suppress(KeyError, ValueError):
             return float(self.tags[Tag.SECONDS])
         return (self.ended - self.started) / 1000 if self.ended else nan
@@ -88,12 +88,12 @@ class RecordedRun:
 
     @property
     def was_killed_here(self) -> bool:
-        """Whether it is marked as running, but its process is gone."""
+        """Whether it is marked as running here, but its process is gone."""
         return self.status == "RUNNING" and self.is_here and not self.is_running_here
 
     @cached_property
     def folder(self) -> Path | None:
-        """Its own folder, if that is here: recorded on this machine, or brought here with the store."""
+        """Its own folder, if that is on this machine: recorded here, or brought here with the store."""
         if Tag.FOLDER not in self.tags:
             return None
         # Another machine may have had a folder of this name.
@@ -104,28 +104,33 @@ class RecordedRun:
 
     @property
     def folder_to_read(self) -> Path | None:
-        """As `folder`; None if its journal is damaged, as the store has the same files."""
+        """Its `folder`, or None if the journal there is damaged: the store has the same files."""
         with suppress(UserError):
             return self.folder
         return None
 
     def get_history(self, key: str) -> "list[Metric]":
+        """Return all values of a metric, in the order of their steps."""
         assert self.store is not None
         return sorted(self.store.client.get_metric_history(self.run_id, key), key=lambda metric: metric.step)
 
     def list_artifacts(self) -> list[str]:
-        """The paths of its artifacts: at the top, in checkpoints/ and in reproduce/."""
+        """List the paths of its artifacts: at the top, in checkpoints/ and in reproduce/."""
         assert self.store is not None
-        places, listed = (None, File.CHECKPOINTS, File.REPRODUCE), self.store.client.list_artifacts
-        return [entry.path for place in places for entry in listed(self.run_id, place)]
+        places, list_in = (None, File.CHECKPOINTS, File.REPRODUCE), self.store.client.list_artifacts
+        return [entry.path for place in places for entry in list_in(self.run_id, place)]
 
     def download(self, folder: Path, *paths: str) -> list[Path]:
-        """Copies files of the run to the same paths in `folder`; raises `UserError` for a missing one."""
-        targets, own = [folder / path for path in paths], self.folder_to_read
+        """Copy files of the run to the same paths in `folder`.
+
+        Raises:
+            UserError: One is missing.
+        """
+        targets, own_folder = [folder / path for path in paths], self.folder_to_read
         for path, target in zip(paths, targets, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if own is not None and (own / path).is_file():
-                shutil.copyfile(own / path, target)
+            if own_folder is not None and (own_folder / path).is_file():
+                shutil.copyfile(own_folder / path, target)
             else:
                 self._download(path, target)
         return targets
@@ -137,17 +142,17 @@ class RecordedRun:
                 Path(self.store.client.download_artifacts(self.run_id, path, folder)).replace(target)
         except UserError as error:
             if BEST_ACCURACY not in self.metrics:
-                why = "a run that ended before its first epoch has none"
+                advice = "a run that ended before its first epoch has none"
             else:
                 places = (self.tags.get(Tag.FOLDER), self.store.client.get_run(self.run_id).info.artifact_uri)
-                why = f"it is neither in {' nor in '.join(filter(None, places))}"
+                advice = f"it is neither in {' nor in '.join(filter(None, places))}"
             raise UserError(
-                f"run={self.run_id}: has no artifact {path} ({explain_failure(error, self.store.uri)}); {why}"
+                f"run={self.run_id}: has no artifact {path} ({explain_failure(error, self.store.uri)}); {advice}"
             ) from error
 
     @contextmanager
     def open_files(self, *paths: str) -> Iterator[Path]:
-        """A folder that holds these files: the run's own, or a temporary one with what the store has."""
+        """Give a folder that holds these files: the run's own, or a temporary one with copies from the store."""
         if self.folder is not None:
             yield self.folder
             return
@@ -159,17 +164,17 @@ class RecordedRun:
 def _load_run(store: Store, run: "Run") -> RecordedRun:
     info, data = run.info, run.data
     dataset = next((entry.dataset for entry in run.inputs.dataset_inputs), None) if run.inputs else None
-    known = (dataset.name, dataset.digest, dataset.profile or "") if dataset else ("", "", "")
+    facts = (dataset.name, dataset.digest, dataset.profile or "") if dataset else ("", "", "")
     return RecordedRun(
         info.run_id, info.run_name, info.status, dict(data.metrics), dict(data.params), dict(data.tags),
-        info.start_time, info.end_time, known[0], info.lifecycle_stage == "deleted", store, *known[1:],
+        info.start_time, info.end_time, facts[0], info.lifecycle_stage == "deleted", store, *facts[1:],
         info.experiment_id,
     )  # fmt: skip
 
 
 def list_offline_runs(folder: Path) -> list[RecordedRun]:
-    """Runs whose folders are beside `folder`, the newest first, from their journals."""
-    found = []
+    """List the runs whose folders are beside `folder`, the newest first, from their journals."""
+    runs = []
     for path in folder.parent.glob(f"*/{journal.NAME}"):
         try:
             events = JournalReader(path.parent)
@@ -181,16 +186,27 @@ def list_offline_runs(folder: Path) -> list[RecordedRun]:
             status = events.end.status if events.end else "RUNNING"
             metrics = next((result.values for result in events.select(Result)), {})
             params = {key: str(value) for key, value in first.params.items()}
-            found.append(RecordedRun(str(path.parent), first.name, status, metrics, params, tags, first.time))
-    return sorted(found, key=lambda run: -run.started)
+            runs.append(RecordedRun(str(path.parent), first.name, status, metrics, params, tags, first.time))
+    return sorted(runs, key=lambda run: -run.started)
 
 
 def search_runs(
     store: Store, condition: str, at_most: int | None = None, order: list[str] = NEWEST_FIRST,
     experiments: list[str] | None = None,
 ) -> list[RecordedRun]:  # fmt: skip
-    """The runs of the experiment, or of these, that an MLflow filter selects; raises `UserError` if it is no filter."""
-    found: list[Run] = []
+    """Return the runs that an MLflow filter selects.
+
+    Args:
+        store: The store.
+        condition: The filter.
+        at_most: Largest number of runs; None for all.
+        order: MLflow's `order_by`.
+        experiments: Ids of the experiments to search; None for the store's own.
+
+    Raises:
+        UserError: `condition` is not a filter.
+    """
+    runs: list[Run] = []
     token = None
     while True:
         try:
@@ -205,19 +221,23 @@ def search_runs(
             if getattr(error.__cause__, "error_code", "") != "INVALID_PARAMETER_VALUE":
                 raise
             raise UserError(f"runs={condition}: must be {RUNS} ({explain_failure(error, store.uri)})") from error
-        found += page
+        runs += page
         token = page.token
         if at_most or not token:
-            return [_load_run(store, run) for run in found]
+            return [_load_run(store, run) for run in runs]
 
 
 def list_children(store: Store, parent: str, condition: str = "") -> list[RecordedRun]:
-    """The runs of a sweep that an MLflow filter selects, the newest first."""
+    """Return the runs of a sweep that an MLflow filter selects, the newest first."""
     return search_runs(store, " and ".join(filter(None, [f"tags.`{Tag.PARENT}` = '{parent}'", condition])))
 
 
 def get_run(store: Store, run_id: str, key: str = "run", allowed: str = "latest, best or a run's id") -> RecordedRun:
-    """The run of this id. If there is none, raises `UserError` that says `key` and what is `allowed`."""
+    """Return the run with this id.
+
+    Raises:
+        UserError: There is none. The message names `key` and what is `allowed`.
+    """
     try:
         return _load_run(store, store.client.get_run(run_id))
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Writing one run into the store. Whatever the store raises is a `UserError`."""
+"""Write one run into the store. Whatever the store raises is a `UserError`."""
 
 import getpass
 import sys
@@ -22,13 +22,13 @@ DATASET_TRIES = 5
 
 @dataclass(frozen=True)
 class Recorder:
-    """Writes one run into the store. Importing MLflow takes a second, so its methods do that."""
+    """Writes one run into the store. Its methods import MLflow when they are called, which takes a second."""
 
     store: Store
     run_id: str
 
     def log_metrics(self, values: Mapping[str, float], step: int = 0, time_ms: int | None = None) -> None:
-        """Logs numbers in one call. MLflow drops those that it has with the same step and time."""
+        """Log numbers in one call. MLflow drops those that it already has with the same step and time."""
         from mlflow.entities import Metric
 
         now = time_ms or time.time_ns() // 1_000_000
@@ -43,26 +43,26 @@ class Recorder:
             self.store.client.delete_tag(self.run_id, key)
 
     def log_artifacts(self, place: Path, path: str | None = None) -> None:
-        """Uploads a file, or everything in a folder, to `path` in the run's artifacts."""
+        """Upload a file, or everything in a folder, to `path` in the run's artifacts."""
         client = self.store.client
         (client.log_artifacts if place.is_dir() else client.log_artifact)(self.run_id, str(place), path)
 
     def log_model(self, folder: Path) -> None:
-        """Makes what `save_model` wrote the run's logged model, once."""
+        """Make what `save_model` wrote the run's logged model, once."""
         from mlflow.entities import LoggedModelOutput
 
         client, experiment = self.store.client, self.store.experiment_id
-        found = client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'", max_results=1)
-        if found and str(found[0].status) == "READY":
+        models = client.search_logged_models([experiment], f"source_run_id = '{self.run_id}'", max_results=1)
+        if models and str(models[0].status) == "READY":
             return
         params = client.get_run(self.run_id).data.params
-        model = found[0] if found else client.create_logged_model(experiment, File.MODEL, self.run_id, params=params)
+        model = models[0] if models else client.create_logged_model(experiment, File.MODEL, self.run_id, params=params)
         client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=0)])
         client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
 
     def log_start(self, start: Start) -> None:
-        """Logs the run's params and dataset; may be repeated."""
+        """Log the run's params and dataset. May be repeated."""
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         client = self.store.client
@@ -82,7 +82,7 @@ class Recorder:
         self.store.client.set_terminated(self.run_id, status, end_time=time_ms)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
-        """Marks the run as running, by the command that `tags` describe; why it ended is no longer true."""
+        """Mark the run as running again, by the command that `tags` describe. Clear why it ended."""
         for key, value in tags.items():
             self.set_tag(key, value)
         self.clear_tags(Tag.REASON, Tag.ENDING, Tag.UNSENT)
@@ -94,13 +94,13 @@ class Recorder:
 
 
 def create_run(store: Store, name: str, tags: Mapping[str, str], time_ms: int | None = None) -> Recorder:
-    """Creates a run that started at `time_ms`, milliseconds since 1970; by default now."""
+    """Create a run that started at `time_ms`, in milliseconds since 1970, by default now."""
     run = store.client.create_run(store.experiment_id, start_time=time_ms, run_name=name, tags=dict(tags))
     return Recorder(store, run.info.run_id)
 
 
 def build_origin_tags(folder: Path) -> dict[str, str]:
-    """Tags that say who runs this, on which machine, in which folder, with which lenetexp."""
+    """Build the tags that say who runs this, on which machine, in which folder, with which lenetexp."""
     tags = {Tag.HOST: HOST, Tag.FOLDER: str(folder.resolve()), Tag.VERSION: version("lenetexp")}
     tags["mlflow.source.name"] = sys.argv[0]
     with suppress(OSError, KeyError):  # a container's user may have no name
@@ -109,10 +109,15 @@ def build_origin_tags(folder: Path) -> dict[str, str]:
 
 
 def save_model(model: Any, example: Any, folder: Path) -> None:
-    """Writes a net in evaluation mode on the CPU into a new folder, for `mlflow.pytorch.load_model` without pickle.
+    """Write a net in MLflow's form without pickle, for `mlflow.pytorch.load_model`.
 
-    `example` is an N×C×H×W array of floats, N > 1: one image would fix the batch size. Raises exceptions of many kinds
-    if torch cannot trace the net.
+    Args:
+        model: The net in evaluation mode on the CPU.
+        example: N×C×H×W floats, N > 1: one image would fix the batch size.
+        folder: A new folder.
+
+    Raises:
+        Exception: torch cannot trace the net; it raises many kinds.
     """
     import mlflow.pytorch
 

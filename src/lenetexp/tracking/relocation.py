@@ -29,11 +29,13 @@ _PLACES = (
 
 
 def update_addresses(path: Path) -> None:
-    """Make the addresses in an SQLite file of MLflow's name the files beside it, if those came here with it.
+    """Make an SQLite store's addresses point to the files beside it, if those came here with it.
 
     Nothing changes if only the SQLite file was moved, nor do addresses outside its former folder. All changes are one
-    transaction, so that a process that is killed leaves none, and one that comes second finds nothing to do. Raises
-    `UserError` if the file cannot be written, or if a run is being recorded here under the former name.
+    transaction, so that a process that is killed leaves none, and one that comes second has nothing to do.
+
+    Raises:
+        UserError: The file cannot be written, or a run is being recorded here under the former name.
     """
     home = path.parent.resolve()
     with closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as database:
@@ -41,7 +43,7 @@ def update_addresses(path: Path) -> None:
             return
         try:
             database.execute("BEGIN IMMEDIATE")
-            moved_from = [
+            former_homes = [
                 former for former in _find_former_homes(database, home) if _move_addresses(database, former, home, path)
             ]
             database.execute("COMMIT")
@@ -50,12 +52,12 @@ def update_addresses(path: Path) -> None:
                 f"{path} was moved, and its addresses cannot be updated ({error}); "
                 "copy its folder to where it can be written"
             ) from error
-    for former in moved_from:
+    for former in former_homes:
         print(wrap_text(f"note: {path} and its files were in {former} before; their addresses are updated"))
 
 
 def _move_addresses(database: sqlite3.Connection, former: PurePath, home: Path, path: Path) -> bool:
-    """Change every address below `former` to the same one below `home`; return False if its files are not here."""
+    """Change every address below `former` to the same one below `home`. Return False if its files are not here."""
     if not _has_files_here(database, former, home, path.name):
         return False
     _require_unused(database, former, home)
@@ -66,7 +68,7 @@ def _move_addresses(database: sqlite3.Connection, former: PurePath, home: Path, 
 
 
 def _find_former_homes(database: sqlite3.Connection, home: Path) -> set[PurePath]:
-    """Other folders than `home` in which the store's experiments say that their artifacts are."""
+    """Return folders other than `home` in which the store's experiments have their artifacts."""
     homes = set[PurePath]()
     for (location,) in database.execute("SELECT artifact_location FROM experiments"):
         place = _parse_path(location or "")
@@ -76,7 +78,7 @@ def _find_former_homes(database: sqlite3.Connection, home: Path) -> set[PurePath
 
 
 def _has_files_here(database: sqlite3.Connection, former: PurePath, home: Path, name: str) -> bool:
-    """Whether files of the store's runs came here with it; of a store without runs, whether its folder did."""
+    """Return whether files of the store's runs came here with it; of a store without runs, whether its folder did."""
     places = [place for part in _OF_RUNS for _, _, place in _rewrite_addresses(database, *part, former, home)]
     if not places:
         return not Path(former).exists() or Path(former, name).exists()
@@ -84,7 +86,11 @@ def _has_files_here(database: sqlite3.Connection, former: PurePath, home: Path, 
 
 
 def _require_unused(database: sqlite3.Connection, former: PurePath, home: Path) -> None:
-    """Raise `UserError` if a process is writing a run here, as another container or mount of this folder may."""
+    """Check that no process is writing a run here, as another container or mount of this folder may.
+
+    Raises:
+        UserError: One is.
+    """
     running = f"key = '{Tag.FOLDER}' AND run_uuid IN (SELECT run_uuid FROM runs WHERE status = 'RUNNING')"
     for _, _, place in _rewrite_addresses(database, "tags", "value", running, former, home):
         if is_in_use(place):
@@ -94,16 +100,16 @@ def _require_unused(database: sqlite3.Connection, former: PurePath, home: Path) 
 def _rewrite_addresses(
     database: sqlite3.Connection, table: str, column: str, rows: str, former: PurePath, home: Path
 ) -> Iterator[tuple[str, int, Path]]:
-    """Of rows whose address is below `former`: the same one below `home`, the row's id, the new address's path."""
+    """Yield the new address of each row whose address is below `former`, with the row's id and the new path."""
     for row, address in database.execute(f"SELECT rowid, {column} FROM {table} WHERE {rows}").fetchall():
         place = _parse_path(address or "")
         if place is not None and type(place) is type(former) and place.is_relative_to(former):
-            new = home.joinpath(*place.relative_to(former).parts)
-            yield new.as_uri() if address.startswith("file:") else str(new), row, new
+            address_here = home.joinpath(*place.relative_to(former).parts)
+            yield address_here.as_uri() if address.startswith("file:") else str(address_here), row, address_here
 
 
 def _parse_path(address: str) -> PurePath | None:
-    """The path that an address means on the machine that wrote it; None if it is not of a file system."""
+    """Return the path that an address means on the machine that wrote it, or None if it is not of a file system."""
     if address.startswith("file:"):
         address = re.sub(r"^/(?=[A-Za-z]:)", "", unquote(urlsplit(address).path))
     if re.match(r"[A-Za-z]:[\\/]", address):

@@ -1,4 +1,4 @@
-"""Which runs run=, runs=, sweep= and resume= mean: a word, an id or its beginning, a folder, a registered model."""
+"""The runs that run=, runs=, sweep= and resume= mean: a word, an id or its beginning, a folder, a registered model."""
 
 import re
 from pathlib import Path
@@ -20,6 +20,9 @@ def find_run(store: Store, which: str) -> RecordedRun:
 
     Prints what it chose where others could be meant: of a sweep the best run, not the one that happened to begin last;
     the best run on one dataset, because accuracies on several cannot be compared; and newer runs that it passes over.
+
+    Raises:
+        UserError: There is no such run.
     """
     if which.startswith("models:"):
         return get_run(store, find_model_run(store, which))
@@ -74,7 +77,11 @@ def count_offline_runs(store: Store) -> int:
 
 
 def _find_best_on(store: Store, which: str, dataset: str, is_chosen: bool) -> tuple[RecordedRun, str]:
-    """Find the best run on a dataset, and say why it is that one; raise `UserError` if there is none."""
+    """Find the best run on a dataset, and say why it is that one.
+
+    Raises:
+        UserError: There is none.
+    """
     runs = search_runs(store, WITH_WEIGHTS, order=BEST_FIRST)
     best = {run.dataset.lower(): run for run in reversed(runs)}  # the first of each
     if dataset.lower() not in best:
@@ -107,9 +114,17 @@ def _find_best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun,
 
 
 def find_by_id(store: Store, which: str, key: str, allowed: str, words: tuple[str, ...] = ()) -> RecordedRun:
-    """Find the run or sweep of this id, of an id that begins so, or in this folder.
+    """Find the run or sweep with this id, with an id that begins so, or in this folder.
 
-    Raises `UserError` that says `key` and what is `allowed`, and the nearest of `words`, if there is none or several.
+    Args:
+        store: The store.
+        which: What was typed.
+        key: The setting, for messages.
+        allowed: What may be typed, for messages.
+        words: Words that may be meant by a typo.
+
+    Raises:
+        UserError: There is none, or several.
     """
     if re.fullmatch("[0-9a-f]{32}", which):
         return get_run(store, which, key, allowed)
@@ -147,7 +162,10 @@ def _find_in_folder(store: Store, folder: Path, typed: str) -> RecordedRun:
 def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:
     """Find the runs that `which` means: single ones, the newest finished ones as "latest:3", "all", or a filter's.
 
-    A sweep's own run is none of them. Raises `UserError` for what is none of these, and for what names no run.
+    A sweep's own run is none of them.
+
+    Raises:
+        UserError: It is none of these, or names no run.
     """
     if isinstance(which, str) and (re.fullmatch("[0-9a-f]{4,32}", which) or Path(which).expanduser().is_dir()):
         which = [which]
@@ -163,7 +181,11 @@ def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:
 
 
 def find_sweep(store: Store, which: str) -> RecordedRun:
-    """Find a sweep's own run: the "latest", or by its id, its id's first characters or its folder; else `UserError`."""
+    """Find a sweep's own run: the "latest", or by its id, its id's first characters or its folder.
+
+    Raises:
+        UserError: There is none.
+    """
     allowed = "latest, the id of a sweep's run or its first characters, or its folder"
     if which != "latest":
         run = find_by_id(store, which, "sweep", allowed, words=("latest",))

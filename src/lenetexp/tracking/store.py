@@ -1,4 +1,4 @@
-"""Opening an MLflow store, and one sentence whenever it fails."""
+"""Open an MLflow store, and make every failure of it one sentence."""
 
 import logging
 import os
@@ -41,7 +41,7 @@ ONE_TRY = (1, 10)  # the outbox tries again by itself
 
 
 def set_patience(tries: int, seconds: int) -> None:
-    """How this process waits for servers from now on."""
+    """Set how often and how many seconds this process waits for servers from now on."""
     for key, value in zip(_PATIENCE, (tries, seconds), strict=True):
         if key not in _SET_BY_USER:
             os.environ[key] = str(value)
@@ -51,11 +51,11 @@ set_patience(*USUAL)
 
 
 class RefusalError(UserError):
-    """A server does not take something, and would not take it later."""
+    """A server refuses something, and would refuse it later, too."""
 
 
 class _AnsweringClient:
-    """MLflow's client; whatever its calls raise becomes a `UserError` of one sentence."""
+    """MLflow's client, whose calls raise nothing but `UserError`."""
 
     def __init__(self, client: "MlflowClient", uri: str) -> None:
         self._client, self._uri = client, uri
@@ -71,8 +71,8 @@ class _AnsweringClient:
                 # By MLflow's own error code: a proxy's refusal may be temporary.
                 final = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
                 kind = RefusalError if final and isinstance(error, RestException) else UserError
-                shown, reason = mask_password(self._uri, whole=True), explain_failure(error, self._uri)
-                raise kind(f"tracking.uri={shown}: the store failed at {name} ({reason})") from error
+                address, reason = mask_password(self._uri, whole=True), explain_failure(error, self._uri)
+                raise kind(f"tracking.uri={address}: the store failed at {name} ({reason})") from error
 
         return answering
 
@@ -87,7 +87,7 @@ class Store:
 
     @property
     def client(self) -> "MlflowClient":
-        """MLflow's client of the store; its calls raise `UserError`."""
+        """MLflow's client of the store. Its calls raise `UserError`."""
         return cast("MlflowClient", _AnsweringClient(_connect(self.uri), self.uri))
 
     @property
@@ -110,15 +110,23 @@ def _connect(uri: str) -> "MlflowClient":
 
 
 def open_store(settings: Tracking, create: bool = True) -> Store:
-    """Connects to the store and creates what is missing, if `create`; raises `UserError` if it does not answer."""
-    shown, uri, artifacts = mask_password(settings.uri, whole=True), settings.uri, None
+    """Connect to the store.
+
+    Args:
+        settings: Where it is, and the experiment's name.
+        create: Whether to create what is missing.
+
+    Raises:
+        UserError: It does not answer, or something is missing.
+    """
+    address, uri, artifacts = mask_password(settings.uri, whole=True), settings.uri, None
     path = Path(uri.removeprefix("sqlite:///")).expanduser()
     if sqlite := uri.startswith("sqlite:"):
         uri = f"sqlite:///{path}"
         artifacts = (path.parent / ARTIFACTS).resolve().as_uri()
         if not create and not path.exists():
             raise UserError(
-                f"tracking.uri={shown}: {path.resolve()} does not exist; no run was recorded there yet. If one was "
+                f"tracking.uri={address}: {path.resolve()} does not exist; no run was recorded there yet. If one was "
                 "elsewhere, cd to that project, or add tracking.uri=sqlite:///PROJECT/outputs/mlflow.db"
             )
     set_patience(*AT_THE_START)
@@ -132,7 +140,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
         raise
     except Exception as error:  # a driver or a proxy may raise anything
         raise UserError(
-            f"tracking.uri={shown}: this MLflow store does not answer ({explain_failure(error, uri)}); it must be "
+            f"tracking.uri={address}: this MLflow store does not answer ({explain_failure(error, uri)}); it must be "
             "a running server or an SQLite file of MLflow's"
         ) from error
     finally:
@@ -141,7 +149,7 @@ def open_store(settings: Tracking, create: bool = True) -> Store:
 
 
 def _create_sqlite(path: Path) -> None:
-    """Creates a new store under a temporary name and renames it."""
+    """Create a store under a temporary name and rename it."""
     # MLflow's own creation has no lock: of several processes that open a missing file at once most die, and the file
     # may stay broken.
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -150,12 +158,12 @@ def _create_sqlite(path: Path) -> None:
     with FileLock(path.with_name(f"{path.name}.lock")):
         if path.exists():  # another process was quicker
             return
-        for left_by_a_killed_process in path.parent.glob(f".{path.name}.new*"):
-            left_by_a_killed_process.unlink()
-        new = path.with_name(f".{path.name}.new")
+        for remainder in path.parent.glob(f".{path.name}.new*"):
+            remainder.unlink()
+        temporary = path.with_name(f".{path.name}.new")
         # The second address: artifacts of MLflow's own experiment would lie in the current folder.
-        SqlAlchemyStore(f"sqlite:///{new}", (path.parent / ARTIFACTS).resolve().as_uri())  # type: ignore[no-untyped-call]
-        new.replace(path)
+        SqlAlchemyStore(f"sqlite:///{temporary}", (path.parent / ARTIFACTS).resolve().as_uri())  # type: ignore[no-untyped-call]
+        temporary.replace(path)
 
 
 def _find_experiment(client: "MlflowClient", name: str, artifacts: str | None, create: bool) -> str:
@@ -182,7 +190,7 @@ def _find_experiment(client: "MlflowClient", name: str, artifacts: str | None, c
 
 
 def explain_failure(error: BaseException, address: str = "") -> str:
-    """The innermost cause, on one line, without the passwords of the store's address."""
+    """Return the innermost cause of an error on one line, without the passwords of the store's address."""
     while isinstance(inner := error.__cause__ or error.__context__, Exception):
         error = inner
     return mask_secrets(format_error(error), address)[:160]  # masked first: half an address is no address

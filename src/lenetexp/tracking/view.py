@@ -1,4 +1,4 @@
-"""How MLflow's UI shows the runs: its saved views, which are tags of the experiment."""
+"""How MLflow's UI shows the runs: saved views, which are tags of the experiment."""
 
 import json
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def build_store_tags() -> dict[str, str]:
-    """The tags of an experiment: what kind it is, and the view of all its runs."""
+    """Build the tags of an experiment: its kind, and the view of all its runs."""
     return {**KIND, f"{VIEW}{ALL}": _build_view(KEYS, {"orderByKey": "attributes.start_time"})}
 
 
 def build_sweep_tags(run_id: str, keys: Sequence[str]) -> dict[str, str]:
-    """The tag of an experiment that is the view of one sweep's runs, the best first."""
-    chosen = {"searchFilter": f"tags.`{Tag.PARENT}` = '{run_id}'", "orderByKey": f"metrics.`{BEST_ACCURACY}`"}
+    """Build the experiment's tag that is the view of one sweep's runs, the best first."""
+    search = {"searchFilter": f"tags.`{Tag.PARENT}` = '{run_id}'", "orderByKey": f"metrics.`{BEST_ACCURACY}`"}
     charts: list[dict[str, Any]] = [
         {"type": "LINE", "metricKey": "val/accuracy", "selectedMetricKeys": ["val/accuracy"], "xAxisKey": "step"},
         {"type": "PARALLEL", "selectedParams": [*keys], "selectedMetrics": [BEST_ACCURACY], "showAllRuns": True},
@@ -29,27 +29,27 @@ def build_sweep_tags(run_id: str, keys: Sequence[str]) -> dict[str, str]:
     ]
     shared = {"metricSectionId": "accuracy", "deleted": False, "isGenerated": False, "runsCountToCompare": 100}
     section = {"uuid": "accuracy", "name": "accuracy", "display": True, "isReordered": True}
-    drawn = {
+    layout = {
         "compareRunCharts": [{**chart, **shared, "uuid": chart["type"]} for chart in charts],
         "compareRunSections": [section],
         "isAccordionReordered": True,  # else the sections are in the order of their names
         "runsHiddenMode": "SHOW_ALL",
     }
-    return {f"{VIEW}{name_view(run_id)}": _build_view(keys, {**chosen, **drawn})}
+    return {f"{VIEW}{name_view(run_id)}": _build_view(keys, {**search, **layout})}
 
 
 def name_view(run_id: str) -> str:
-    """The name of a sweep's view: short, so that its address fits a line of the terminal."""
+    """Return the name of a sweep's view, short so that its address fits a line of the terminal."""
     return run_id[:8]
 
 
 def format_page(experiment_id: str, view: str) -> str:
-    """The page of a view below the UI's address."""
+    """Return the address of a view below the UI's address."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view}"
 
 
 def _build_view(keys: Sequence[str], more: dict[str, Any]) -> str:
-    """A view whose columns are how a run ended, `keys` and how good it is."""
+    """Build a view with columns for how a run ended, for `keys`, and for its accuracies."""
     widths = {f"tags.`{Tag.ENDING}`": 130, **{f"params.`{key}`": 30 + 8 * len(key) for key in keys}}
     widths |= {f"metrics.`{key}`": 125 for key in (BEST_ACCURACY, TEST_ACCURACY)}
     columns = {"selectedColumns": [*widths], "columnOrder": [*widths], "columnWidths": widths}
