@@ -1,4 +1,4 @@
-"""The first convolution while it learns: learning.gif, its kernels and their responses to one image, epoch by epoch."""
+"""learning.gif: the kernels of the first convolution and their responses to one image, epoch by epoch."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -26,7 +26,7 @@ Pixels = NDArray[np.uint8]
 
 
 def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequence[EpochRecord], folder: Path) -> None:
-    """Writes learning.gif, under 2 MB; nothing if the net has no convolution on the images."""
+    """Write learning.gif, under 2 MB. Write nothing if the net has no convolution on the images."""
     name, layer = find_first_convolution(model) or ("", None)
     if not frames or layer is None or layer.in_channels != data.image_shape[0]:
         return
@@ -46,13 +46,13 @@ def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequenc
     pages = []
     for number, epoch in enumerate(frames):
         page = sheet.copy()
-        reached = f"validation accuracy {history[epoch - 1].val_accuracy:.2%}" if epoch else "before training"
-        _write(page, f"epoch {epoch} of {len(history)}: {reached}", 0)
+        accuracies = f"validation accuracy {history[epoch - 1].val_accuracy:.2%}" if epoch else "before training"
+        _write(page, f"epoch {epoch} of {len(history)}: {accuracies}", 0)
         pixels = np.asarray(page) // (256 // GREYS)
         for tiles, top in zip(rows, tops, strict=True):
             for column, tile in enumerate(tiles[number], start=1):
-                left = GAP + column * (TILE + GAP) + (TILE - tile.shape[1]) // 2  # a map under its kernel
-                pixels[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+                margin = GAP + column * (TILE + GAP) + (TILE - tile.shape[1]) // 2  # a map under its kernel
+                pixels[top : top + tile.shape[0], margin : margin + tile.shape[1]] = tile
         pages.append(Image.fromarray(pixels))
         pages[-1].putpalette(_build_palette())
     each = min(DURATION // len(pages), LONGEST)
@@ -64,18 +64,18 @@ def draw_learning(model: nn.Module, data: Data, frames: Frames, history: Sequenc
 
 
 def _map_to_palette(values: Tensor, limit: float) -> Pixels:
-    """Numbers as places in the palette, zero in the middle of its colours."""
+    """Map numbers to indices of the palette, with zero in the middle of its colours."""
     scaled = (values.numpy() / (limit or 1) + 1) / 2 * (COLOURS - 1)
     return (GREYS + scaled.round()).astype(np.uint8)
 
 
 def _convert_to_grey(image: Tensor) -> Pixels:
-    """C×H×W to H×W."""
+    """Convert C×H×W to H×W."""
     return image.float().mean(0).round().cpu().numpy().astype(np.uint8)
 
 
 def _enlarge(images: Pixels) -> Pixels:
-    """…×H×W to the size of a tile: each pixel a square, or only some of the pixels of a large image."""
+    """Scale …×H×W to the size of a tile: each pixel a square, or only some of the pixels of a large image."""
     step = ceil(max(images.shape[-2:]) / MOST_PIXELS)
     images = images[..., ::step, ::step]
     times = TILE // max(images.shape[-2:])
@@ -84,7 +84,7 @@ def _enlarge(images: Pixels) -> Pixels:
 
 @cache
 def _build_palette() -> list[int]:
-    """R, G, B of black to white, then of blue over white to red."""
+    """Build the palette, R, G, B: black to white, then blue over white to red."""
     greys = np.linspace(0, 1, GREYS)[:, None].repeat(3, 1)
     colours = matplotlib.colormaps["RdBu_r"](np.linspace(0, 1, COLOURS))[:, :3]
     return [int(value) for value in (np.concatenate([greys, colours]) * 255).round().flatten()]

@@ -20,9 +20,15 @@ MAPS = {
 
 @styled
 def draw_diagnostics(rows: Sequence[Mapping[str, float]], unit: str, title: str) -> Figure | None:
-    """Layers (the input's at the top) against epochs or batches in logarithmic colours, nothing at all in red.
+    """Draw layers (the input's at the top) against epochs or batches in logarithmic colours, with zeros in red.
 
-    None without measurements; `rows` are what `look_inside` returned for each `unit`, in turn.
+    Args:
+        rows: What `measure_diagnostics` returned for each `unit`, in turn.
+        unit: "epoch" or "batch".
+        title: The figure's title.
+
+    Returns:
+        The figure, or None without measurements.
     """
     layers = list(dict.fromkeys(key.rpartition("/")[0] for row in rows for key in row if "/" in key))
     if not layers:
@@ -46,9 +52,9 @@ def draw_diagnostics(rows: Sequence[Mapping[str, float]], unit: str, title: str)
     for axes, (measure, (name, low, high)) in zip(
         figure.subplots(1, len(MAPS), sharey=True), MAPS.items(), strict=True
     ):
-        shown = np.ma.array(values[measure], mask=nothing[measure]).clip(low)
+        cells = np.ma.array(values[measure], mask=nothing[measure]).clip(low)
         image = axes.imshow(
-            shown, norm=LogNorm(low, high), cmap=colours, aspect="auto", extent=extent, interpolation="none"
+            cells, norm=LogNorm(low, high), cmap=colours, aspect="auto", extent=extent, interpolation="none"
         )
         axes.set(xlabel=unit, yticks=range(len(layers)), yticklabels=names)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

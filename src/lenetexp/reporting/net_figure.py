@@ -1,4 +1,4 @@
-"""A net drawn to scale in the manner of LeCun 1998, figure 2; its tables of connections; its bitmaps."""
+"""A net drawn to scale in the manner of LeCun 1998, figure 2, with its tables of connections and its bitmaps."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -23,7 +23,7 @@ MAPS, VECTOR = "#dbe7f3", "#e4e6ea"
 
 
 class _Stack:
-    """Where a layer stands: its front map's lower left corner, its side, the offset of each map behind it."""
+    """The place of a layer: its front map's lower left corner, its side, the offset of each map behind it."""
 
     def __init__(self, layer: "Layer", left: float) -> None:
         self.layer, self.left = layer, left
@@ -44,7 +44,11 @@ class _Stack:
 def draw_net(layers: Sequence["Layer"], name: str, path: Path, copies: int = 1) -> None:
     """Draw the image and every layer from left to right: maps as stacks of squares, vectors as bars.
 
-    Of `copies` side by side, `layers` are those of one.
+    Args:
+        layers: The layers; of several equal nets side by side, those of one.
+        name: The net's name.
+        path: The PNG to write.
+        copies: Number of equal nets side by side.
     """
     stacks: list[_Stack] = []
     left = 0.0
@@ -80,13 +84,13 @@ def draw_net(layers: Sequence["Layer"], name: str, path: Path, copies: int = 1) 
 
 
 def _format_layer(layer: "Layer") -> str:
-    """C1: 6@28×28, on two lines."""
+    """Format a layer's name and size on two lines: "C1: 6@28×28"."""
     maps, *sides = layer.shape
     return f"{layer.name.upper()}\n{maps}{'@' if sides else ''}{'×'.join(map(str, sides))}"
 
 
 def _draw_maps(axes: Any, stack: _Stack) -> None:
-    """The first map in front, at the lower left; the last behind it, at the upper right."""
+    """Draw the first map in front, at the lower left, and the last one behind all, at the upper right."""
     fill = FILLS.get(stack.layer.kind, MAPS)
     for i in reversed(range(stack.maps)):
         corner = (stack.left + i * stack.step, stack.bottom + i * stack.step)
@@ -94,7 +98,7 @@ def _draw_maps(axes: Any, stack: _Stack) -> None:
 
 
 def _draw_vector(axes: Any, stack: _Stack) -> None:
-    """A bar that leans to the right, as long as it has units."""
+    """Draw a bar that leans to the right, as long as the layer has units."""
     lean, thick = 0.45 * stack.length, 1.5
     x, y = stack.left, stack.bottom
     corners = [(x, y), (x + thick, y), (x + thick + lean, y + stack.length), (x + lean, y + stack.length)]
@@ -102,7 +106,7 @@ def _draw_vector(axes: Any, stack: _Stack) -> None:
 
 
 def _draw_window(axes: Any, before: _Stack, after: _Stack) -> None:
-    """What a unit sees: a square of the map before, from which lines run to the unit; or everything."""
+    """Draw what a unit sees: a square of the map before, from which lines run to the unit; or everything."""
     window = min(float(after.layer.window), before.side)
     if not before.side or not window or not after.side:
         for share in (0.0, 1.0):
@@ -119,7 +123,7 @@ def _draw_window(axes: Any, before: _Stack, after: _Stack) -> None:
 
 
 def _locate_edge(stack: _Stack, share: float, right: bool) -> tuple[float, float]:
-    """A point at a layer's side, from its foot (0) to its top (1)."""
+    """Return a point at a layer's side, from its foot (0) to its top (1)."""
     if stack.side:
         x = stack.left + (stack.side if right else 0.0) + share * stack.depth
     else:
@@ -129,16 +133,16 @@ def _locate_edge(stack: _Stack, share: float, right: bool) -> tuple[float, float
 
 @styled
 def draw_connections(tables: Mapping[str, Sequence[Sequence[int]]], name: str, path: Path) -> None:
-    """A grid for each table: a cross where a map (column) sees a map of the layer before (row)."""
-    rows = [max(max(seen) for seen in table) + 1 for table in tables.values()]
+    """Draw a grid for each table, with a cross where a map (column) sees a map of the layer before (row)."""
+    rows = [max(max(sources) for sources in table) + 1 for table in tables.values()]
     widest = max(len(table) for table in tables.values())
     cell = 0.26 if widest <= 40 else 0.1
     figure = make_figure(max(widest * cell + 1.4, 4.5), sum(rows) * cell + 1.0 * len(rows) + 0.4,
                         f"{name}: which maps see which")  # fmt: skip
     grids = figure.subplots(len(tables), 1, squeeze=False, gridspec_kw={"height_ratios": rows})[:, 0]
     for axes, (layer, table), inputs in zip(grids, tables.items(), rows, strict=True):
-        seen = [[float(i in maps) for maps in table] for i in range(inputs)]
-        axes.imshow(seen, cmap=ListedColormap(["#ffffff", VAL]), vmin=0, vmax=1, aspect="equal")
+        sources = [[float(i in maps) for maps in table] for i in range(inputs)]
+        axes.imshow(sources, cmap=ListedColormap(["#ffffff", VAL]), vmin=0, vmax=1, aspect="equal")
         axes.set_xticks(range(0, len(table), 1 if widest <= 40 else 5))
         axes.set_yticks(range(0, inputs, 1 if widest <= 40 else 5))
         axes.set_xticks([i - 0.5 for i in range(len(table) + 1)], minor=True)
@@ -153,7 +157,7 @@ def draw_connections(tables: Mapping[str, Sequence[Sequence[int]]], name: str, p
 
 @styled
 def draw_bitmaps(bitmaps: Sequence[Sequence[Sequence[float]]], path: Path) -> None:
-    """What f6 should be like for each class: ink where it is 1, paper where it is -1."""
+    """Draw the target of f6 for each class: ink where it is 1, paper where it is -1."""
     columns = min(len(bitmaps), 10)
     figure = make_figure(0.85 * columns + 0.3, 1.9, "What the RBF units compare with (a reconstruction)")
     for axes, (digit, bitmap) in zip(figure.subplots(1, columns, squeeze=False)[0], enumerate(bitmaps), strict=True):

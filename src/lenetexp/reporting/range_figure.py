@@ -15,7 +15,7 @@ def draw_range(
     title: str,
     path: Path,
 ) -> None:
-    """Draw the loss against a logarithmic rate, with the lower, the middle and the higher suggested one."""
+    """Draw the loss against a logarithmic rate, with the lower, the middle and the higher suggested rate."""
     figure = make_figure(8, 4.2, f"Loss at a rising learning rate: {title}")
     axes = figure.subplots()
     axes.plot(rates, losses, color=FAINT, linewidth=0.8, label="each batch")

@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: plain values in, a page out."""
+"""A report as one HTML file that needs nothing else. The values in it are plain."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Pairs = Sequence[tuple[str, str]]
 
 
 class Point(NamedTuple):
-    """A place in a chart, in the units of its axes. A tuple, because the page may hold tens of thousands."""
+    """A point of a chart, in the units of its axes. A tuple, because the page may hold tens of thousands."""
 
     x: float
     y: float | None  # none: it diverged before it had a value
@@ -30,7 +30,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """Points that belong together, under the name that hovering shows."""
+    """Points of one line, and the name that hovering shows."""
 
     name: str
     points: Sequence[Point]
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Series:
-    """Lines with one colour and one button."""
+    """Lines that share a colour and a button."""
 
     name: str
     lines: Sequence[Line]
@@ -46,7 +46,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """What report.js draws: series over numbers or, with `words`, over words, which x counts from 0."""
+    """A chart for report.js: series over numbers or, with `words`, over words, which x counts from 0."""
 
     title: str
     x: str  # what an axis shows, with its unit
@@ -65,7 +65,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table as it reads, and what it is sorted by: a number, or its text."""
+    """A cell's text, and what it is sorted by: a number, or the text."""
 
     text: str
     number: float | None = None
@@ -74,7 +74,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns under their names; those of `numbers` to the right."""
+    """A table's columns and rows. Columns of `numbers` are aligned to the right."""
 
     title: str
     columns: Sequence[str]
@@ -101,7 +101,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows, in its order; what is empty is left out."""
+    """The content of the page, in its order. Empty parts are left out."""
 
     kind: str  # of what: a sweep, a run
     title: str
@@ -121,7 +121,7 @@ class Report:
 
 
 def render_report(report: Report) -> str:
-    """The page. Every text in it is escaped; its policy lets nothing run but its own script, and nothing load."""
+    """Render the page. Every text is escaped; the page's policy lets only its own script run, and nothing load."""
     script, style = ((HERE / f"report.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     pages = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -137,12 +137,12 @@ def render_report(report: Report) -> str:
 
 
 def _thin_chart(chart: Chart) -> Chart:
-    """The chart with so few points, of so few digits, that the page stays small; the last of each line is kept."""
+    """Thin out a chart so that the page stays small. The last point of each line is kept."""
     count = sum(len(line.points) for series in chart.series for line in series.lines)
     every = max(1, ceil(count / MOST_POINTS))
 
     def thin(line: Line) -> Line:
-        kept = line.points[::-every][::-1]
-        return Line(line.name, [p if p.y is None else p._replace(y=float(f"{p.y:.6g}")) for p in kept])
+        points = line.points[::-every][::-1]
+        return Line(line.name, [p if p.y is None else p._replace(y=float(f"{p.y:.6g}")) for p in points])
 
     return replace(chart, series=[Series(one.name, [*map(thin, one.lines)]) for one in chart.series])

@@ -1,4 +1,4 @@
-"""The charts and tables of a report, from what is known of runs and recipes (`sweeps.results`)."""
+"""The charts and tables of a report, from the tables of `sweeps.results`."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +21,10 @@ Curve = Sequence[tuple[int, float]]  # a value an epoch
 
 
 def order_values(values: Series, accuracies: Series) -> tuple[list[str], bool]:
-    """Values that occur, each once, and whether they are numbers; numbers ascend, of words the best comes first."""
+    """Return the distinct values of a column, and whether they are numbers.
+
+    Numbers ascend; of words, the one with the best accuracy comes first.
+    """
     best = accuracies.groupby(values, sort=False).max()
     numbers = pd.to_numeric(Series(best.index), errors="coerce")
     if numbers.map(isfinite).all():
@@ -30,16 +33,17 @@ def order_values(values: Series, accuracies: Series) -> tuple[list[str], bool]:
 
 
 def name_lines(table: DataFrame, keys: Sequence[str]) -> Series:
-    """The values of `keys` of each line, as one text."""
+    """Join the values of `keys` of each line into one text."""
     texts = [", ".join(shorten_value(value) for value in values) for values in table[[*keys]].to_numpy()]
     return Series(texts, table.index, dtype=object)
 
 
 def build_accuracy_charts(recipes: DataFrame, keys: Sequence[str], images: str = "") -> list[Chart]:
-    """Accuracy with its interval against each key; a series for each combination of the other keys' values.
+    """Build a chart of accuracy with its interval against each key.
 
-    Numbers of a grid are joined by lines, those that a search drew are not. Only keys that vary have a chart, unless
-    none does. No colour has two meanings: numbers have shades of one colour, words hues of their own.
+    There is a series for each combination of the other keys' values. Numbers of a grid are joined by lines; numbers
+    that a search drew are not. Only keys that vary have a chart, unless none does. No colour has two meanings: numbers
+    have shades of one colour, words hues of their own.
     """
     varying = [key for key in keys if recipes[key].nunique(dropna=False) > 1] or [*keys]
     charts: list[Chart] = []
@@ -66,8 +70,8 @@ def _build_accuracy_chart(recipes: DataFrame, key: str, others: Sequence[str]) -
     series = []
     for name in order_values(names, recipes.accuracy)[0]:
         own = recipes[names == name]
-        known = zip(own[key].map(places), own.accuracy, own.half_width, own.diverged, strict=True)
-        points = [Point(float(x), _or_none(y), _or_none(half) or 0.0, bool(cross)) for x, y, half, cross in known]
+        rows = zip(own[key].map(places), own.accuracy, own.half_width, own.diverged, strict=True)
+        points = [Point(float(x), _or_none(y), _or_none(half) or 0.0, bool(cross)) for x, y, half, cross in rows]
         series.append(Drawn(name, [Line(name, sorted(points, key=lambda point: point.x))]))
     means = bool(recipes.half_width.notna().any())
     return Chart(
@@ -80,58 +84,64 @@ def _build_accuracy_chart(recipes: DataFrame, key: str, others: Sequence[str]) -
 
 
 def build_sweep_curves(runs: DataFrame, keys: Sequence[str], others: Sequence[str], images: str = "") -> Chart:
-    """Validation accuracy by epoch of every run; one series for the runs that share the values of `others`."""
-    drawn = runs[runs.curve.map(lambda curve: isinstance(curve, list) and len(curve) > 0).astype(bool)]
-    groups, names = name_lines(drawn, others), name_lines(drawn, keys)
+    """Build the chart of every run's validation accuracy by epoch, with a series for the runs that share `others`."""
+    rows = runs[runs.curve.map(lambda curve: isinstance(curve, list) and len(curve) > 0).astype(bool)]
+    groups, names = name_lines(rows, others), name_lines(rows, keys)
     series = []
     for group in groups.unique():  # the best first, as the runs are
-        own = drawn.index[groups == group]
-        series.append(Drawn(group or "all runs", [_make_line(names[i], drawn.curve[i]) for i in own]))
+        own = rows.index[groups == group]
+        series.append(Drawn(group or "all runs", [_make_line(names[i], rows.curve[i]) for i in own]))
     heading, on = ", ".join(shorten_keys(others)), f" on {images}" if images else ""
     return Chart(f"Every run{on}, by epoch", "epoch", ACCURACY, series, heading, percent=True)
 
 
 def build_run_curves(histories: Mapping[str, Curve]) -> list[Chart]:
-    """Accuracy and loss of one run by epoch, from its metrics' histories."""
+    """Build the charts of one run's accuracy and loss by epoch, from its metrics' histories."""
     charts = []
     for what, unit, percent in (("accuracy", "", True), ("loss", " (per example)", False)):
-        found = {word: histories.get(f"{key}/{what}") for word, key in (("validation", "val"), ("training", "train"))}
-        series = [Drawn(word, [_make_line(word, curve)]) for word, curve in found.items() if curve]
+        values = {word: histories.get(f"{key}/{what}") for word, key in (("validation", "val"), ("training", "train"))}
+        series = [Drawn(word, [_make_line(word, curve)]) for word, curve in values.items() if curve]
         charts.append(Chart(what.capitalize(), "epoch", f"{what}{unit}", series, percent=percent))
     return [chart for chart in charts if chart.series]
 
 
 def build_runs_table(runs: DataFrame, keys: Sequence[str], endings: Sequence[Cell]) -> Table:
-    """A line a run, of which `endings` say how it ended."""
+    """Build a table with a line for each run.
+
+    Args:
+        runs: The runs.
+        keys: The swept keys.
+        endings: How each run ended, in words.
+    """
     columns = [*shorten_keys(keys), "validation", "epoch", "test", "seconds", "ended", "why", "run"]
     lines = []
-    for values, known, cell in zip(runs[[*keys]].to_numpy(), runs.to_dict("records"), endings, strict=True):
-        said = Cell(f"{cell.text} (before)", kind=cell.kind) if known["before"] else cell
-        numbers = [_make_cell(known[name], form) for name, form in FORMS.items()]
+    for values, has_values, cell in zip(runs[[*keys]].to_numpy(), runs.to_dict("records"), endings, strict=True):
+        ending = Cell(f"{cell.text} (before)", kind=cell.kind) if has_values["before"] else cell
+        numbers = [_make_cell(has_values[name], form) for name, form in FORMS.items()]
         texts = [
             Cell("" if isinstance(text, float) or text == cell.text else str(text or ""))
-            for text in (known["reason"], known["run_id"])
+            for text in (has_values["reason"], has_values["run_id"])
         ]
-        lines.append([*map(_format_setting, values), *numbers, said, *texts])
+        lines.append([*map(_format_setting, values), *numbers, ending, *texts])
     return _drop_empty_columns(Table("Every run, the best first", columns, lines))
 
 
 def build_means_table(recipes: DataFrame, keys: Sequence[str]) -> Table:
-    """A line for each combination of values of `keys`."""
+    """Build a table with a line for each combination of values of `keys`."""
     columns = [*shorten_keys(keys), "runs", "validation", "± (95 %)", "deviation", "test", "other outcomes"]
     lines = []
-    for values, known in zip(recipes[[*keys]].to_numpy(), recipes.to_dict("records"), strict=True):
-        numbers = [_make_cell(known[name], "{:.2%}") for name in ("accuracy", "half_width", "deviation", "test")]
-        lines.append([*map(_format_setting, values), Cell(known["runs"]), *numbers, Cell(known["ends"])])
+    for values, has_values in zip(recipes[[*keys]].to_numpy(), recipes.to_dict("records"), strict=True):
+        numbers = [_make_cell(has_values[name], "{:.2%}") for name in ("accuracy", "half_width", "deviation", "test")]
+        lines.append([*map(_format_setting, values), Cell(has_values["runs"]), *numbers, Cell(has_values["ends"])])
     note = "Means over the seeds; ± is half of the 95 % interval of the mean, by Student's t."
     return _drop_empty_columns(Table("Every setting, the best mean first", columns, lines, note))
 
 
 def _drop_empty_columns(table: Table) -> Table:
-    """The table without columns that say nothing."""
-    told = [i for i, column in enumerate(zip(*table.rows, strict=True)) if any(cell.text for cell in column)]
-    lines = [[row[i] for i in told] for row in table.rows]
-    return Table(table.title, [table.columns[i] for i in told], lines, table.note)
+    """Return the table without columns that are empty."""
+    columns = [i for i, column in enumerate(zip(*table.rows, strict=True)) if any(cell.text for cell in column)]
+    lines = [[row[i] for i in columns] for row in table.rows]
+    return Table(table.title, [table.columns[i] for i in columns], lines, table.note)
 
 
 def _format_setting(value: str) -> Cell:

@@ -39,16 +39,23 @@ def draw_run(
     history: Sequence[EpochRecord],
     best: EpochRecord,
     closeup: Sequence[Mapping[str, float]],
-    asked: str,
+    label: str,
     folder: Path,
 ) -> None:
-    """Writes the pictures of a run; `model` has its best weights. Without a convolution there is no filters.png.
+    """Write the pictures of a run. Without a convolution there is no filters.png.
 
-    `closeup` is what was measured inside the net after every batch, if it was; `asked` is what the command line asked
-    for, in short.
-    """  # fmt: skip
+    Args:
+        model: The net with its best weights.
+        data: The three splits.
+        test: The net's outputs for the test images.
+        history: The records of all epochs.
+        best: The record of the best epoch.
+        closeup: What was measured inside the net after every batch, if it was.
+        asked: The settings on the command line, in short.
+        folder: Where the pictures go.
+    """
     summary = f"{data.name}, {len(test.labels):,} test images: accuracy {test.accuracy:.2%}"
-    title = ": ".join(filter(None, [f"{type(model).__name__} on {data.name}", shorten_label(asked, 90)]))
+    title = ": ".join(filter(None, [f"{type(model).__name__} on {data.name}", shorten_label(label, 90)]))
     figures = {
         "learning_curves": draw_learning_curves(history, best, len(data.classes), title),
         "confusion_matrix": draw_confusion_matrix(test.count_confusion().numpy(), data.classes, summary),
@@ -56,8 +63,8 @@ def draw_run(
     }
     name, first = find_first_convolution(model) or ("", None)
     if first is not None and first.in_channels == data.image_shape[0]:
-        shown = f"The filters of {name} and their responses to one {data.name} image"
-        figures["filters"] = draw_filters(first, data.test.images[0], shown)
+        title_of_filters = f"The filters of {name} and their responses to one {data.name} image"
+        figures["filters"] = draw_filters(first, data.test.images[0], title_of_filters)
     rows, unit = (closeup, "batch") if closeup else ([record.inside for record in history], "epoch")
     if inside := draw_diagnostics(rows, unit, title):
         figures["inside"] = inside
@@ -68,7 +75,7 @@ def draw_run(
 def draw_learning_curves(history: Sequence[EpochRecord], best: EpochRecord, classes: int, title: str) -> Figure:
     """Draw loss and accuracy of every epoch, with a dotted line at the best one.
 
-    Accuracy reaches from its lowest value to 1, or, if a curve begins nearer to guessing than to 1, from 0.
+    The accuracy axis reaches from the lowest value to 1, or, if a curve begins nearer to guessing than to 1, from 0.
     """
     figure = make_figure(11, 4.2, title, fitted=False)
     figure.subplots_adjust(left=0.065, right=0.835, bottom=0.145, top=0.88)
@@ -100,7 +107,7 @@ def draw_learning_curves(history: Sequence[EpochRecord], best: EpochRecord, clas
 
 @styled
 def draw_confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
-    """classes×classes counts, rows true, columns predicted: shaded by the share of the row, mistakes in red."""
+    """Draw classes×classes counts, rows true, columns predicted, shaded by the share of the row, mistakes in red."""
     names = [shorten_label(name) for name in classes]
     size = 9 if len(names) <= 12 else 6.5
     side = min(max(5.0, 0.55 * len(names) + 1.5), 14.0)
@@ -122,7 +129,7 @@ def draw_confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str], tit
 
 
 def draw_mistakes(data: Data, test: Scores) -> Figure:
-    """The misclassified test images, the most confident first."""
+    """Draw the misclassified test images, the most confident mistakes first."""
     wrong = torch.nonzero(test.predicted != test.labels).flatten()
     worst = wrong[test.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES]
     if len(wrong) > len(worst):
@@ -141,7 +148,7 @@ def draw_mistakes(data: Data, test: Scores) -> Figure:
 def draw_predictions(
     images: Images, predicted: Sequence[str], actual: Sequence[str], confidence: Sequence[float], title: str = ""
 ) -> Figure:
-    """N×C×H×W images with their predicted classes; mistakes are red and show the true class, too."""
+    """Draw N×C×H×W images with their predicted classes. Mistakes are red and show the true class, too."""
     tiles: list[Tile] = []
     for image, guess, truth, share in zip(images, predicted, actual, confidence, strict=True):
         colour = INK if guess == truth else WRONG
@@ -157,7 +164,7 @@ def draw_predictions(
 def draw_prepared_photos(
     names: Sequence[str], originals: Sequence[Images], prepared: Images, captions: Sequence[str], title: str
 ) -> Figure:
-    """H×W×3 photos of any size, each beside its N×C×H×W form that the net was given."""
+    """Draw H×W×3 photos of any size, each beside the N×C×H×W form that the net was given."""
     tiles: list[Tile] = []
     for name, original, image, caption in zip(names, originals, prepared, captions, strict=True):
         tiles += [(original, shorten_label(name, 18), TRAIN), (_convert_to_rgb(image), shorten_label(caption, 20), VAL)]
@@ -166,7 +173,7 @@ def draw_prepared_photos(
 
 @styled
 def draw_filters(layer: nn.Conv2d, image: Tensor, title: str) -> Figure:
-    """A layer's first kernels, as means over their channels, and the response of each to a C×H×W image."""
+    """Draw a layer's first kernels, as means over their channels, and the response of each to a C×H×W image."""
     with torch.inference_mode():
         kernels = layer.weight[:MOST_KERNELS].mean(1).cpu().numpy()
         maps = layer(convert_to_floats(image[None]))[0, :MOST_KERNELS].cpu().numpy()
@@ -187,7 +194,10 @@ def draw_filters(layer: nn.Conv2d, image: Tensor, title: str) -> Figure:
 
 
 def _draw_sheet(tiles: Sequence[Tile], columns: int, title: str, margin: float = 0.0) -> Figure:
-    """Small images in rows, red ones framed; on one axes in inches: an axes for each would take ten times longer."""
+    """Draw small images in rows, some framed in red.
+
+    All are on one axes in inches: an axes for each would take ten times longer.
+    """
     columns = max(min(len(tiles), columns), 1)
     width = max(COLUMN * columns, 4.0) + margin
     height = TITLE + ROW * ceil(len(tiles) / columns)
@@ -196,15 +206,15 @@ def _draw_sheet(tiles: Sequence[Tile], columns: int, title: str, margin: float =
     axes.axis("off")
     for i, (image, caption, colour) in enumerate(tiles):
         tall, wide = (TILE * pixels / max(image.shape[:2]) for pixels in image.shape[:2])
-        left, bottom = COLUMN * (i % columns + 0.5) - wide / 2, TITLE + ROW * (i // columns + 1) - 0.1
+        x, bottom = COLUMN * (i % columns + 0.5) - wide / 2, TITLE + ROW * (i // columns + 1) - 0.1
         top = bottom - tall
-        axes.imshow(image, extent=(left, left + wide, bottom, top), aspect="auto")
-        axes.text(left + wide / 2, top - 0.05, caption, color=colour, fontsize=9, ha="center", va="bottom")
+        axes.imshow(image, extent=(x, x + wide, bottom, top), aspect="auto")
+        axes.text(x + wide / 2, top - 0.05, caption, color=colour, fontsize=9, ha="center", va="bottom")
         if colour == WRONG:
-            axes.add_patch(Rectangle((left, top), wide, tall, fill=False, color=colour, linewidth=2.5))
+            axes.add_patch(Rectangle((x, top), wide, tall, fill=False, color=colour, linewidth=2.5))
     return figure
 
 
 def _convert_to_rgb(image: Images) -> Images:
-    """C×H×W, grey or colour, to H×W×3."""
+    """Convert C×H×W, grey or colour, to H×W×3."""
     return np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 def describe_start(
     settings: RunConfig, data: "Data", training: "Training", device: str, folder: Path, resumes: str | None
 ) -> str:
-    """What the settings' own summary cannot tell; `resumes` is the id of the run whose epochs it begins with."""
+    """Describe what the settings' own summary does not say.
+
+    Args:
+        settings: The run's settings.
+        data: The three splits.
+        training: What learns.
+        device: The device.
+        folder: The run's folder.
+        resumes: The id of the run whose epochs it begins with, or None.
+    """
     parameters = sum(parameter.numel() for parameter in training.model.parameters())
     if settings.dataset.validation == "test":
         others, chosen_on = f"{len(data.test):,} test images (validation uses the same)", "the test images"
@@ -49,7 +58,7 @@ def describe_end(
     folder: Path,
     recorder: Recorder | None,
 ) -> str:
-    """How it went, where everything is, and what to do next."""
+    """Describe how the run went, where everything is, and what to do next."""
     pairs = [("verdict", verdict.sentence)] if verdict and verdict.ending != "learned" else []
     if best is not None and test is not None:
         throughput = len(history) / sum(1 / record.images_per_second for record in history)
@@ -74,7 +83,7 @@ def describe_end(
 
 
 def format_look_command(store: Store, view: str) -> list[tuple[str, str]]:
-    """How to see a view of runs in MLflow's UI."""
+    """Format how to see a view of runs in MLflow's UI, as labels and texts."""
     where = format_page(store.experiment_id, view)
     if store.uri.startswith("http"):
         return [("MLflow", f"{store.label.rstrip('/')}/{where}")]

@@ -1,4 +1,4 @@
-"""What all pictures share. No torch here: the parent process of a sweep draws, too."""
+"""Colours, sizes and helpers that all pictures share. No torch here: the parent process of a sweep draws, too."""
 
 import logging
 from collections.abc import Mapping
@@ -22,7 +22,14 @@ with_grid = matplotlib.rc_context({**STYLE, "axes.grid": True, "axes.spines.top"
 
 
 def make_figure(width: float, height: float, title: str, fitted: bool = True) -> Figure:
-    """An empty figure, in inches; `fitted` if its margins should follow the size of its labels, which takes 0.1 s."""
+    """Make an empty figure.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        title: Its title.
+        fitted: Whether its margins follow the size of its labels, which takes 0.1 s.
+    """
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, y=None if fitted else 1 - 0.14 / height)
     if fitted:
@@ -32,7 +39,7 @@ def make_figure(width: float, height: float, title: str, fitted: bool = True) ->
 
 @styled
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
-    """Writes each figure as folder/<name>.png."""
+    """Write each figure as folder/<name>.png."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         # Little compression: half the time of the default for a fifth more bytes.
@@ -40,6 +47,6 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> None:
 
 
 def shorten_label(name: str, longest: int = 28) -> str:
-    """A name with room beside a picture: long numbers rounded, long words without their middle."""
+    """Shorten a name that stands beside a picture: long numbers are rounded, long words lose their middle."""
     name = shorten_value(name)
     return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 + 1 :]}"

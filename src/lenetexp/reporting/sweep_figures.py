@@ -28,7 +28,7 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "
 
 
 def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
-    """Writes the pictures of `sweeps.results.recipes_of`, and deletes those that an earlier command left.
+    """Write the pictures of `sweeps.results.group_recipes`, and delete those that an earlier command left.
 
     Each set of images has pictures of its own, because accuracies on different ones cannot be compared.
     """
@@ -38,19 +38,21 @@ def draw_sweep(recipes: DataFrame, keys: Sequence[str], folder: Path) -> None:
     for number, (images, lines) in enumerate(sets, 1):
         several = len(sets) > 1
         suffix = f"_{number}_{re.sub(r'[^0-9A-Za-z]+', '_', str(images))}" if several else ""
-        drawn = _draw_figures(lines.reset_index(drop=True), others, f" on {images}" if several else "")
-        figures |= {f"{name}{suffix}": figure for name, figure in drawn.items()}
+        names = _draw_figures(lines.reset_index(drop=True), others, f" on {images}" if several else "")
+        figures |= {f"{name}{suffix}": figure for name, figure in names.items()}
     save_figures(figures, folder)
     for path in {*folder.glob("*.png")} - {folder / f"{name}.png" for name in figures}:
         path.unlink()
 
 
 def _draw_figures(recipes: DataFrame, keys: Sequence[str], on: str) -> dict[str, Figure]:
-    """The pictures of the recipes on one set of images, by the keys in which they differ."""
+    """Draw the recipes on one set of images, by the keys in which they differ."""
     varying = [key for key in keys if recipes[key].nunique(dropna=False) > 1]
-    told = [key for key in varying if is_named(key)]
-    settings = " and ".join(told) if len(told) < 4 else f"{len(told)} settings"
-    by = f"{on} by {settings}" if told else on
+    recipes_with_results = [key for key in varying if is_named(key)]
+    settings = (
+        " and ".join(recipes_with_results) if len(recipes_with_results) < 4 else f"{len(recipes_with_results)} settings"
+    )
+    by = f"{on} by {settings}" if recipes_with_results else on
     title = f"{'Mean best' if has_means(recipes) else 'Best'} validation accuracy{by}"
     figures = {"learning_curves": draw_sweep_curves(varying, recipes, f"Learning curves{by}")}
     if varying:
@@ -66,13 +68,13 @@ def _draw_figures(recipes: DataFrame, keys: Sequence[str], on: str) -> dict[str,
 
 
 def has_means(recipes: DataFrame) -> bool:
-    """Whether some accuracies are means over several seeds."""
+    """Return whether some accuracies are means over several seeds."""
     return bool(recipes.half_width.notna().any())
 
 
 @with_grid
 def draw_sweep_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
-    """Validation accuracy by epoch of every run; the best recipes in colour, on top and in the legend."""
+    """Draw every run's validation accuracy by epoch, with the best recipes in colour, on top and in the legend."""
     best = recipes[[*keys]].head(NAMED).to_dict("records")
     names = [fill(shorten_label(format_swept(values) or "all runs", 400), 80) for values in best]
     lines_of_names = [line for name in names for line in name.split("\n")]
@@ -95,7 +97,7 @@ def draw_sweep_curves(keys: Sequence[str], recipes: DataFrame, title: str) -> Fi
 
 @with_grid
 def draw_beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
-    """Each recipe's error on the test images with its interval, and the published one, the largest of these on top."""
+    """Draw each recipe's test error with its interval beside the published one, the largest of these on top."""
     lines = recipes.sort_values("published", ignore_index=True)
     figure = make_figure(9, 0.36 * len(lines) + 1.4, title)
     axes, places = figure.subplots(), np.arange(len(lines))
@@ -114,7 +116,7 @@ def draw_beside_published(keys: Sequence[str], recipes: DataFrame, title: str) -
 
 @with_grid
 def draw_accuracy_by_key(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
-    """Accuracy against each swept key, side by side, with a colour for each combination of the other keys' values.
+    """Draw accuracy against each swept key, with a colour for each combination of the other keys' values.
 
     Numbers of a grid are joined by lines; words are in the order of their best accuracy. A cross is a recipe that
     diverged, at the bottom if it has no accuracy.
@@ -138,7 +140,7 @@ class Palette:
         self.ramps = cycle([colormaps["Purples"], colormaps["Greys"]])
 
     def assign_colours(self, names: Sequence[str], numeric: bool) -> list[str]:
-        """The colours of series that have these names."""
+        """Return the colours of the series with these names."""
         if numeric and len(names) > 1:
             ramp = next(self.ramps)
             return [to_hex(ramp(share)) for share in np.linspace(0.45, 1, len(names))]
@@ -179,7 +181,7 @@ def _shift_aside(axes: Axes, x: Series, width: float) -> Series:
 
 
 def _set_scale(axes: Axes, values: Sequence[str], numeric: bool, each: bool) -> dict[str, float]:
-    """Sets scale and ticks of the x axis, for few numbers one for each; returns where every value is."""
+    """Set scale and ticks of the x axis, for few numbers one each. Return where every value is."""
     places = [float(value) for value in values] if numeric else [float(i) for i in range(len(values))]
     positive = [place for place in places if place > 0]
     if numeric and places[0] >= 0 and positive and places[-1] >= 8 * positive[0]:
@@ -193,7 +195,7 @@ def _set_scale(axes: Axes, values: Sequence[str], numeric: bool, each: bool) -> 
 
 
 def _draw_series(axes: Axes, x: Series, recipes: DataFrame, colour: str, joined: bool) -> Line2D:
-    """Accuracies with their intervals; returns the dots, for the legend."""
+    """Draw accuracies with their intervals. Return the dots, for the legend."""
     y, diverged = recipes.accuracy, recipes.diverged
     bars = np.minimum(recipes.half_width, [y, 1 - y])  # no accuracy is below 0 or above 1
     axes.errorbar(x, y, yerr=bars, color=colour, linestyle="-" if joined else "", capsize=3)
@@ -206,7 +208,7 @@ def _draw_series(axes: Axes, x: Series, recipes: DataFrame, colour: str, joined:
 
 @styled
 def draw_heat_map(keys: Sequence[str], recipes: DataFrame, title: str) -> Figure:
-    """Accuracy over two swept keys, the first down and the second across, with its number in every cell."""
+    """Draw accuracy over two swept keys, the first down and the second across, with its number in every cell."""
     rows, columns = (order_values(recipes[key], recipes.accuracy)[0] for key in keys)
     cells = recipes.set_index([*keys]).reindex(pd.MultiIndex.from_product([rows, columns]))
     accuracy = cells.accuracy.to_numpy().reshape(len(rows), len(columns))

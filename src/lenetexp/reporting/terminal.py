@@ -1,4 +1,4 @@
-"""What the terminal shows: aligned rows, tables, paths, the progress of a run and of a sweep."""
+"""The terminal: aligned rows, tables, paths, the progress of a run and of a sweep."""
 
 import re
 import sys
@@ -26,21 +26,21 @@ PAUSE = 0.3  # seconds between two looks at what goes on
 
 
 def format_rows(pairs: Sequence[tuple[str, str]]) -> str:
-    """Labels and their texts, aligned; a text without room beside its label stands below it."""
+    """Align labels and their texts. A text that is too wide for its line stands below its label."""
     width = max(len(label) for label, _ in pairs)
     lines = []
     for label, text in pairs:
         start = f"  {label:<{width}}  "
-        beside = _fold_text(text, get_terminal_width() - len(start))
-        if max(map(len, beside)) > get_terminal_width() - len(start):
+        aligned = _fold_text(text, get_terminal_width() - len(start))
+        if max(map(len, aligned)) > get_terminal_width() - len(start):
             lines += [f"  {label}"] if label else []
-            start, beside = "    ", _fold_text(text, get_terminal_width() - 4)
-        lines += [start + beside[0], *(" " * len(start) + line for line in beside[1:])]
+            start, aligned = "    ", _fold_text(text, get_terminal_width() - 4)
+        lines += [start + aligned[0], *(" " * len(start) + line for line in aligned[1:])]
     return "\n".join(lines)
 
 
 def _fold_text(text: str, room: int) -> list[str]:
-    """Lines of at most `room` characters if punctuation allows it: a path or a command, to be copied, stays whole."""
+    """Fold a text at punctuation into lines of at most `room` characters. Paths and commands stay whole."""
     lines = [""]
     for piece in re.split(r"(?<=[,;:] )|(?<= )(?=https?:)", text):
         if lines[-1] and len(f"{lines[-1]}{piece}".rstrip()) > room:
@@ -50,7 +50,7 @@ def _fold_text(text: str, room: int) -> list[str]:
 
 
 def format_table(cells: Mapping[str, Iterable[str]]) -> str:
-    """Columns under their names; numbers to the right, words to the left."""
+    """Align columns under their names: numbers to the right, words to the left."""
     aligned = []
     for name, column in cells.items():
         texts = [name, *column]
@@ -61,7 +61,7 @@ def format_table(cells: Mapping[str, Iterable[str]]) -> str:
 
 
 def fit_columns(cells: Mapping[str, Iterable[str]], spare: Sequence[str]) -> dict[str, list[str]]:
-    """Columns that fit the terminal: as many of `spare`, in this order, are left out as must be."""
+    """Drop as many of the `spare` columns, in this order, as it takes to fit the terminal."""
     fitting = {name: [*column] for name, column in cells.items()}
     for name in spare:
         if sum(2 + max(map(len, [title, *texts])) for title, texts in fitting.items()) > get_terminal_width():
@@ -70,19 +70,19 @@ def fit_columns(cells: Mapping[str, Iterable[str]], spare: Sequence[str]) -> dic
 
 
 def format_path(path: Path) -> str:
-    """A path as one would type it here: relative if it is below the working directory."""
+    """Format a path as one would type it here: relative if it is below the working folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def print_line(text: str) -> None:
-    """A line above any progress bar."""
+    """Print a line above any progress bar."""
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 
 
 def make_progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.0f} %") -> tqdm:
-    """A bar that disappears when it ends, and that is not there at all if the output is no terminal."""
+    """Make a bar that disappears when it ends. There is none if the output is not a terminal."""
     form = "{desc} {bar} " + right + ", {remaining} left"
     return tqdm(
         total=total, initial=initial, bar_format=form, disable=None, leave=False, dynamic_ncols=True, mininterval=0.2
@@ -91,15 +91,19 @@ def make_progress_bar(total: int, initial: int = 0, right: str = "{percentage:3.
 
 @contextmanager
 def show_status(compose: Callable[[], str]) -> Iterator[None]:
-    """Shows in a terminal what the body is at, as `compose` says in a thread of its own; disappears with the body."""
+    """Show in a terminal what the body is at, until it ends.
+
+    Args:
+        compose: Returns the line. Called in a thread of its own.
+    """
     line = tqdm(total=0, bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
-    over = threading.Event()
+    has_ended = threading.Event()
 
     def watch() -> None:
-        """Composes the line again and again."""
+        """Compose the line again and again."""
         while not line.disable:
             line.set_description_str(compose())
-            if over.wait(PAUSE):
+            if has_ended.wait(PAUSE):
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -107,13 +111,18 @@ def show_status(compose: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        has_ended.set()
         thread.join()
         line.close()
 
 
 def try_draw(draw: Callable[[], None]) -> bool:
-    """Draws pictures; returns whether that worked. Raises `UserError` or `OSError` if they cannot be written."""
+    """Draw pictures, and return whether that worked.
+
+    Raises:
+        UserError: They cannot be written.
+        OSError: They cannot be written.
+    """
     try:
         draw()
         return True
@@ -125,21 +134,21 @@ def try_draw(draw: Callable[[], None]) -> bool:
 
 
 class Progress:
-    """A bar over all batches of a run, so many an epoch, and a line for every epoch; some epochs may be done."""
+    """A bar over all batches of a run, and a line for every epoch."""
 
     def __init__(self, epochs: int, steps: int, done: int = 0) -> None:
         self.epochs, self._has_head = epochs, False
         self.bar = make_progress_bar(epochs * steps, done * steps)
 
     def advance(self, totals: "Totals") -> None:
-        """Moves the bar; whenever it is redrawn, takes in the epoch's loss and accuracy so far."""
+        """Move the bar. Whenever it is redrawn, it shows the epoch's loss and accuracy so far."""
         if self.bar.update():  # not for every batch: looking at the loss waits for the device
             loss, accuracy = totals.compute_means()
-            said = f"epoch {totals.epoch}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}"
-            self.bar.set_description_str(said)
+            text = f"epoch {totals.epoch}/{self.epochs}  loss {loss:.3f}  accuracy {accuracy:.1%}"
+            self.bar.set_description_str(text)
 
     def print_epoch(self, record: "EpochRecord") -> None:
-        """Prints one line for a finished epoch; above the first, the names of its columns."""
+        """Print one line for a finished epoch, above the first the names of its columns."""
         if not self._has_head:
             self._has_head = True
             print_line("         training           validation")
@@ -153,12 +162,12 @@ class Progress:
 
 
 def format_loss(loss: float) -> str:
-    """Format a loss in at most eight characters: one that explodes must not push its line's columns apart."""
+    """Format a loss in at most eight characters, so that one that explodes does not push its line's columns apart."""
     return f"{loss:.4f}" if loss < 999 else f"{loss:.1f}" if loss < 1e5 else f"{loss:.2e}"
 
 
 def format_sparkline(accuracies: Sequence[float]) -> str:
-    """▁▂▃▄▅▆▇█ for accuracies from 0 to 1; of more than `SPARKS`, the last in each of as many equal parts."""
+    """Format accuracies in [0, 1] as ▁▂▃▄▅▆▇█. Of more than `SPARKS`, show the last in each of as many equal parts."""
     parts = min(len(accuracies), SPARKS)
     picked = (accuracies[(part + 1) * len(accuracies) // parts - 1] for part in range(parts))
     # From 0 to 1, so that the lines of all jobs can be compared.
@@ -166,7 +175,7 @@ def format_sparkline(accuracies: Sequence[float]) -> str:
 
 
 def format_curves(journals: Sequence[JournalReader]) -> list[str]:
-    """A line for each run, aligned: what was swept, its validation accuracy over the epochs so far and now."""
+    """Format an aligned line for each run: its swept values, its validation accuracy over the epochs, its last one."""
     lines = []
     for events in journals:
         accuracies = [epoch.metrics["val/accuracy"] for epoch in events.select(Epoch)]
@@ -182,9 +191,9 @@ def format_curves(journals: Sequence[JournalReader]) -> list[str]:
 
 
 class SweepProgress:
-    """A bar over the epochs of all jobs with the curves of those that run below it, and a line for every job that ends.
+    """A bar over the epochs of all jobs, the curves of running jobs below it, and a line for every job that ends.
 
-    All from the journals in a sweep's folder.
+    All of it is read from the journals in a sweep's folder.
     """
 
     def __init__(
@@ -219,10 +228,10 @@ class SweepProgress:
             line.close()
 
     def _watch(self) -> None:
-        """Reads what the journals gain, and says which jobs have ended."""
-        over = False
-        while not over:  # and once more after the last job
-            over = self.over.wait(PAUSE)
+        """Read what the journals gain, and print which jobs have ended."""
+        has_ended = False
+        while not has_ended:  # and once more after the last job
+            has_ended = self.over.wait(PAUSE)
             for path in sorted(self.folder.glob(f"*/{journal.NAME}")):
                 if path.parent not in self.ended and self.before.get(path) != path.stat().st_size:
                     with suppress(UserError):  # a damaged journal must not end the view
@@ -233,7 +242,7 @@ class SweepProgress:
             self._show_curves()
 
     def _describe(self) -> str:
-        """How many jobs are in which state, and the best accuracy so far, unless they have several datasets."""
+        """Describe how many jobs are in which state, and the best accuracy so far unless they have several datasets."""
         begun, running = len(self.done), f"{len(self.done) - len(self.ended)} running"
         if phase := self.describe_phase(begun > 0):
             return f"{phase}, {running}" if begun else phase
@@ -271,6 +280,6 @@ class SweepProgress:
         self.done[folder] = starts[-1].epochs
         self.ended[folder] = ENDS[events.end.status] if events.end else "died"
         seconds = ((events.end or events.events[-1]).time - starts[-1].time) / 1000
-        reached = f"validation {max(accuracies):.2%}, " if accuracies else ""
-        said = f"{format_swept(starts[0].swept)}: {events.ending or self.ended[folder]}, {reached}{seconds:.1f} s"
-        print_line(wrap_text(f"[{len(self.ended)}/{self.jobs}] {said}", first="  ", others="        "))
+        best_accuracy = f"validation {max(accuracies):.2%}, " if accuracies else ""
+        text = f"{format_swept(starts[0].swept)}: {events.ending or self.ended[folder]}, {best_accuracy}{seconds:.1f} s"
+        print_line(wrap_text(f"[{len(self.ended)}/{self.jobs}] {text}", first="  ", others="        "))

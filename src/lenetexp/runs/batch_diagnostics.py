@@ -1,4 +1,4 @@
-"""What diagnostics=batch measures inside the net after every batch: diagnostics.csv in the run's folder."""
+"""diagnostics.csv in a run's folder: what diagnostics=batch measures inside the net after every batch."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ Row = dict[str, float]  # "epoch", from 1, "batch", from 1 in each epoch, and wh
 
 
 class BatchDiagnostics:
-    """The measurements of a run, each epoch's written when it is complete; a resumed run begins with `done` epochs."""
+    """The measurements of a run, written after each epoch. A resumed run keeps those of its `done` epochs."""
 
     def __init__(self, folder: Path, done: int) -> None:
         self.path, self.rows = folder / File.CLOSEUP, list[Row]()
@@ -25,7 +25,11 @@ class BatchDiagnostics:
         self.rows.append({"epoch": epoch, "batch": batch, **inside})
 
     def write(self) -> None:
-        """Writes all rows aside and renames; raises `UserError` if that fails."""
+        """Write all rows to a temporary file and rename it.
+
+        Raises:
+            UserError: It cannot be written.
+        """
         columns = dict.fromkeys(key for row in self.rows for key in row)
         aside = self.path.with_name(f".{self.path.name}")
         try:

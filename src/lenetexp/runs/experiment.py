@@ -50,11 +50,21 @@ from lenetexp.training.verdict import DIVERGED, LEARNED, Verdict, judge_training
 
 
 def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
-    """Trains one net as `settings` say and records everything in `folder`, an empty one, and in MLflow.
+    """Train one net and record everything.
 
-    `config` is what the settings were checked from. A resumed run keeps its own folder if that is on this machine.
-    Returns the best validation accuracy, in [0, 1]; NaN if no epoch was finished. Raises `UserError` for a mistake that
-    the user can fix, mostly before the MLflow run is created, and `Interrupted` if a signal came.
+    A resumed run keeps its own folder if that is on this machine.
+
+    Args:
+        settings: The validated settings.
+        config: What the settings were validated from.
+        folder: An empty folder.
+
+    Returns:
+        The best validation accuracy in [0, 1]; NaN if no epoch was finished.
+
+    Raises:
+        UserError: Something that the user can fix, mostly before the MLflow run is created.
+        Interruption: A signal came.
     """
     began = time.perf_counter()
     plan = resume.find_previous_run(settings, config, folder) if settings.resume else None
@@ -64,10 +74,10 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     else:
         settings, config = plan.settings, plan.config
         if plan.previous.status == "FINISHED" and not plan.extends:
-            reached, tested = (plan.previous.metrics.get(name, nan) for name in (BEST_ACCURACY, TEST_ACCURACY))
-            said = f"is finished already: validation {reached:.2%}, test {tested:.2%}. It is not trained again"
-            print(wrap_text(f"Run {plan.previous.run_id} of this config {said}; without resume a new run begins."))
-            return reached
+            accuracy, tested = (plan.previous.metrics.get(name, nan) for name in (BEST_ACCURACY, TEST_ACCURACY))
+            sentence = f"is finished already: validation {accuracy:.2%}, test {tested:.2%}. It is not trained again"
+            print(wrap_text(f"Run {plan.previous.run_id} of this config {sentence}; without resume a new run begins."))
+            return accuracy
     device = pick_device(settings.device, takes_steps=not isinstance(settings.model, ClassicalModel))
     data = _load_once(settings.dataset, device)
     training = set_up(settings, data, device)
@@ -95,7 +105,7 @@ _loaded: dict[str, Data] = {}  # the last data, by what they were loaded with
 
 
 def _load_once(dataset: Dataset, device: torch.device) -> Data:
-    """The images; a worker process that runs several jobs of a sweep loads them once."""
+    """Load the images. A worker process that runs several jobs of a sweep loads them once."""
     key = repr((dataset.model_dump(exclude_unset=True), device))
     if key not in _loaded:
         _loaded.clear()
@@ -105,7 +115,7 @@ def _load_once(dataset: Dataset, device: torch.device) -> Data:
 
 @dataclass(frozen=True)
 class Run:
-    """One run with all that it needs."""
+    """One run with everything that it needs."""
 
     settings: RunConfig
     config: dict[str, Any]  # as it is recorded
@@ -115,7 +125,11 @@ class Run:
     resumes: str | None  # id of the run whose epochs it begins with
 
     def open_record(self, events: Journal, store: Store | None) -> Outbox:
-        """Says what is about to run and opens its record. Raises `UserError` if the store does not take it."""
+        """Print what is about to run, and open its record.
+
+        Raises:
+            UserError: The store does not accept it.
+        """
         settings, data, folder = self.settings, self.data, self.folder
         device = describe_device(data.train.images.device)
         head = describe_start(settings, data, self.training, device, folder, self.resumes)
@@ -133,7 +147,7 @@ class Run:
             return open_outbox(store, events, print_line)
         # A swept group, as optimizer=sgd,adam, is no leaf of the config; the table of runs shows it as well.
         swept = settings.job.values if settings.job else {}
-        known = {
+        dataset_facts = {
             **origin,
             Tag.PARENT: settings.job.parent if settings.job else None,
             **{f"{Tag.SWEPT}{key}": value for key, value in swept.items()},
@@ -151,48 +165,52 @@ class Run:
             "profile": json.dumps(facts["images"]),
         }
         name = self.label or folder.name
-        tags = {key: value for key, value in known.items() if value is not None}
+        tags = {key: value for key, value in dataset_facts.items() if value is not None}
         params = {**swept, **dict(flatten_settings(self.config))}
         events.add(Start(name=name, tags=tags, params=params, dataset=dataset, epochs=settings.epochs, swept=swept))
         return open_outbox(store, events, print_line)
 
     @property
     def label(self) -> str:
-        """What this run's command line asks for, in short; empty if that is the default."""
+        """The settings on this run's command line, in short; "" if there are none."""
         swept = self.settings.job.values if self.settings.job else {}
         return format_swept(swept) or format_run_name(self.settings.overrides)
 
     @contextmanager
     def close_record(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Iterator[None]:
-        """Sends the folder and closes the record, however the body ends."""
+        """Send the folder and close the record, however the body ends."""
         try:
             yield
         except (Interruption, KeyboardInterrupt) as stop:
             # A second signal exits at once.
             outbox.finish("KILLED", patience=LITTLE_PATIENCE if isinstance(stop, Interruption) else 0.0)
-            kept = f"{self.training.epochs_done} of {pluralize(self.settings.epochs, 'epoch')}"
-            print(f"Stopped; {format_path(self.folder)} keeps {kept}.")
+            reason = f"{self.training.epochs_done} of {pluralize(self.settings.epochs, 'epoch')}"
+            print(f"Stopped; {format_path(self.folder)} keeps {reason}.")
             if self.settings.job is None:
                 print(f"To resume: {provenance.format_resume_command(outbox.journal.run_id)}", flush=True)
             raise
         except Exception as error:
             outbox.finish("FAILED", f"{type(error).__name__}: {format_error(error)[:300]}")
             raise
-        sent = False
+        is_sent = False
         try:
-            sent = outbox.finish("FINISHED", stop_if_asked=stop_if_asked)
+            is_sent = outbox.finish("FINISHED", stop_if_asked=stop_if_asked)
         except UserError as error:  # the disk is full
-            sent = outbox.finish("FAILED", str(error))
+            is_sent = outbox.finish("FAILED", str(error))
             raise
         finally:
-            if not sent and not self.settings.tracking.offline:
+            if not is_sent and not self.settings.tracking.offline:
                 command = f"python scripts/sync.py folder={format_path(self.folder)}"
                 print(f"note: MLflow is still missing something; when it answers: {command}", flush=True)
         if outbox.refused:
             raise UserError(outbox.refused)
 
     def train(self, outbox: Outbox, stop_if_asked: Callable[[], None]) -> Verdict | None:
-        """Runs the loop; records, saves and shows every epoch. Returns whether it learned; None if it was pruned."""
+        """Run the loop, and record, save and show every epoch.
+
+        Returns:
+            How training ended; None if it was pruned.
+        """
         settings, training, folder = self.settings, self.training, self.folder
         if training.best_weights is not None:  # a resumed run's; its best.pt may be on another machine
             save_checkpoint(folder / File.BEST, training.best_weights)
@@ -240,7 +258,7 @@ class Run:
         return verdict
 
     def evaluate_best(self, outbox: Outbox) -> Scores | None:
-        """Scores the best weights on the test images, keeps its predictions, draws pictures, saves the net if asked."""
+        """Score the best weights on the test images, save the predictions, draw the pictures, save the net."""
         data, training, folder = self.data, self.training, self.folder
         model, best = training.model, training.best
         if best is None or training.best_weights is None:
@@ -259,7 +277,7 @@ class Run:
         )
 
         def draw() -> None:
-            """All pictures of this run."""
+            """Draw all pictures of this run."""
             from lenetexp.reporting.animation import draw_learning
             from lenetexp.reporting.run_figures import draw_run  # half a second that training need not wait for
 
@@ -274,7 +292,7 @@ class Run:
         return test
 
     def save_for_mlflow(self, outbox: Outbox) -> None:
-        """Saves the net, which has its best weights, as the run's logged model; a note if it cannot be."""
+        """Save the net with its best weights as the run's logged model, or print a note if it cannot be saved."""
         model, data, folder = self.training.model, self.data, self.folder
         try:
             model.cpu().to(memory_format=torch.contiguous_format).eval()

@@ -12,7 +12,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 
 
 class Interruption(SystemExit):
-    """A signal asked for an end; exits with the code that shells expect: 130, 143 or 129."""
+    """A signal asked the command to end. It exits with the code that shells expect: 130, 143 or 129."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -24,7 +24,11 @@ _caught: list[int] | None = None
 
 @contextmanager
 def defer_signals(at_once: bool = False) -> Iterator[Callable[[], None]]:
-    """Notes signals; gives a function that raises `Interrupted` if one has come; `at_once`, the signal itself does."""
+    """Note signals instead of raising, and give a function that raises `Interruption` if one has come.
+
+    Args:
+        at_once: Whether the signal itself raises.
+    """
     # An exception raised by the handler itself could break a write. A second signal still exits at once.
     global _caught
     outer = _caught
@@ -54,7 +58,7 @@ def defer_signals(at_once: bool = False) -> Iterator[Callable[[], None]]:
 
 
 def is_stop_requested() -> bool:
-    """Whether a signal has asked for an end that has not come yet."""
+    """Return whether a signal has asked for an end that has not come yet."""
     return bool(_caught)
 
 

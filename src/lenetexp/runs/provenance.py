@@ -1,4 +1,4 @@
-"""What is needed to repeat a run: its config, its command line, the code's state, the packages."""
+"""What is needed to repeat a run: its config, its command line, the state of the code, the packages."""
 
 import json
 import os
@@ -22,7 +22,11 @@ PROJECT = Path(__file__).resolve().parents[3]
 
 
 def write_provenance(folder: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]) -> str | None:
-    """Writes config.yaml, dataset.json and reproduce/; `config` must hold no secrets. Returns the commit, if any."""
+    """Write config.yaml, dataset.json and reproduce/. `config` must hold no secrets.
+
+    Returns:
+        The commit, if there is one.
+    """
     reproduce = folder / File.REPRODUCE
     reproduce.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(dict(config)), folder / File.CONFIG)
@@ -37,13 +41,17 @@ def write_provenance(folder: Path, config: Mapping[str, Any], dataset: Mapping[s
 
 
 def clean_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The config without how the command was given, and without a password in the store's address."""
-    kept = {key: value for key, value in config.items() if key not in INVOCATION_KEYS}
-    return {**kept, "tracking": {**kept["tracking"], "uri": mask_password(kept["tracking"]["uri"], whole=True)}}
+    """Return the config without how the command was typed, and without a password in the store's address."""
+    values = {key: value for key, value in config.items() if key not in INVOCATION_KEYS}
+    return {**values, "tracking": {**values["tracking"], "uri": mask_password(values["tracking"]["uri"], whole=True)}}
 
 
 def read_dataset(folder: Path) -> dict[str, Any] | None:
-    """What `write` wrote about the images; None if the run was killed before. Raises `UserError` if it is damaged."""
+    """Read what `write_provenance` wrote about the images. Return None if the run was killed before.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     path = folder / File.DATASET
     try:
         facts = json.loads(path.read_text())
@@ -55,7 +63,7 @@ def read_dataset(folder: Path) -> dict[str, Any] | None:
 
 
 def describe_root(root: str | None, folder: Path) -> dict[str, str | None]:
-    """Where a dataset lies, for dataset.json: absolute, and from the run's folder, as both may be moved together."""
+    """Describe where a dataset lies: absolute, and from the run's folder, as both may be moved together."""
     if root is None:
         return {"root": None}
     place = Path(root).expanduser().resolve()
@@ -65,14 +73,14 @@ def describe_root(root: str | None, folder: Path) -> dict[str, str | None]:
 
 
 def find_root(root: str | None, root_from_run: str | None, folder: Path | None) -> str | None:
-    """Where the dataset that `describe_root` described lies now, if the run's folder is here."""
+    """Return where the dataset that `describe_root` described lies now, if the run's folder is here."""
     if folder is not None and root_from_run is not None and (place := (folder / root_from_run).resolve()).exists():
         return str(place)
     return root
 
 
 def write_resume_command(folder: Path) -> None:
-    """Adds the command that resumes the run; says so if other packages are installed than before."""
+    """Write down the command that resumes the run, and print if other packages are installed than before."""
     reproduce = folder / File.REPRODUCE
     with (reproduce / "command.txt").open("a") as file:
         file.write(f"{_format_command()}\n")
@@ -84,13 +92,13 @@ def write_resume_command(folder: Path) -> None:
 
 
 def format_resume_command(run_id: str | None) -> str:
-    """The command line that resumes this command's run."""
+    """Format the command line that resumes this command's run."""
     words = [word for word in sys.argv if not word.startswith("resume=")]
     return _format_command([*words, f"resume={run_id or 'true'}"])
 
 
 def get_command_words() -> list[str]:
-    """The words of this command line, for `shlex.join`, without a password."""
+    """Return the words of this command line, for `shlex.join`, without passwords."""
     return [mask_password(word, whole=True) for word in sys.argv]
 
 
@@ -100,18 +108,18 @@ def _format_command(words: Sequence[str] | None = None) -> str:
 
 @cache
 def _list_packages() -> str:
-    """What is installed, one line each, as pip reads it."""
+    """List the installed packages, one line each, as pip reads them."""
     packages = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
     return "\n".join([f"# Python {sys.version.split()[0]}", *sorted(packages, key=str.lower), ""])
 
 
 @cache  # the code that a process has imported does not change later
 def _read_git_state(*command: str) -> str:
-    """git's output for lenetexp's own checkout; empty if there is no git or no checkout."""
+    """Return git's output for lenetexp's own checkout; "" if there is no git or no checkout."""
     if not (PROJECT / ".git").exists():
         return ""
     try:
-        done = subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, timeout=20, check=True)
+        result = subprocess.run(["git", "-C", str(PROJECT), *command], capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.decode(errors="replace")
+    return result.stdout.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Finds the run that a command with `resume` means, and opens it where it stopped."""
+"""Find the run that a command with `resume` means, and continue it where it stopped."""
 
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
@@ -44,10 +44,18 @@ class ResumePlan:
             raise UserError(f"resume: run {self.previous.run_id} is running on this machine; end it first")
 
     def restore(self, training: Training, digest: str, folder: Path) -> Path:
-        """Restores the run's state, if it had saved one, into `training` on the images of this digest.
+        """Restore the run's state, if it had saved one, into `training`.
 
-        Returns where the run goes on: its own folder if that is on this machine, else `folder`, a new one. Raises
-        `UserError` if the state or the images are not those of the run, are damaged, or cannot be downloaded.
+        Args:
+            training: What learns, before its first step.
+            digest: Of the images that were loaded.
+            folder: A new folder, for a run of another machine.
+
+        Returns:
+            The folder where the run goes on: its own if that is on this machine, else `folder`.
+
+        Raises:
+            UserError: The state or the images are not those of the run, are damaged, or cannot be downloaded.
         """
         run = self.previous
         if run.folder is not None and not self.extends:
@@ -77,9 +85,13 @@ class ResumePlan:
 
 
 def find_previous_run(settings: RunConfig, config: dict[str, Any], folder: Path) -> ResumePlan | None:
-    """The run that `settings.resume` means, recorded offline beside `folder`, else in the store; None if there is none.
+    """Find the run that `settings.resume` means: recorded offline beside `folder`, else in the store.
 
-    Raises `UserError` if the run is running, differs in its config, or there is none of a given id.
+    Returns:
+        What to do, or None if there is no such run.
+
+    Raises:
+        UserError: The run is running, differs in its config, or no run has this id.
     """
     if isinstance(settings.resume, str):
         previous = _find_by_id(settings, settings.resume, folder)
@@ -101,25 +113,29 @@ def find_previous_run(settings: RunConfig, config: dict[str, Any], folder: Path)
             shorter = previous
         if killed is None and previous.is_here and (previous.status == "KILLED" or previous.was_killed_here):
             killed = previous
-    if found := shorter or killed:
-        return _plan_same_experiment(found, settings, config)
+    if plan := shorter or killed:
+        return _plan_same_experiment(plan, settings, config)
     print("Nothing to resume: no interrupted run of this config. A new one begins.", flush=True)
     return None
 
 
 def _plan_same_experiment(previous: RecordedRun, settings: RunConfig, config: dict[str, Any]) -> ResumePlan:
-    """A plan for `previous`, if it is this experiment or the same for fewer epochs; else `UserError`."""
+    """Plan to resume `previous` if it is this experiment, or the same with fewer epochs.
+
+    Raises:
+        UserError: It is another experiment.
+    """
     differing = list_differences(_read_config(previous), config)
     differing.pop("dataset.root", None)  # pictures may have moved: their digest tells whether they are the same
     if not differing:
         return ResumePlan(previous, settings, config)
-    run_id, given = previous.run_id, "true" if settings.resume is True else previous.run_id
+    run_id, words = previous.run_id, "true" if settings.resume is True else previous.run_id
     if previous.status == "FINISHED" and _is_shorter(differing):
         if set(differing) == {"epochs"}:
             return ResumePlan(previous, settings, config, extends=True)
         then, now = differing["epochs"]
         raise UserError(
-            f"resume={given}: {settings.scheduler.name} spreads the learning rate over all epochs, so "
+            f"resume={words}: {settings.scheduler.name} spreads the learning rate over all epochs, so "
             f"run {run_id} of {then} is not the beginning of one of {now}; start a new run without "
             "resume, or choose scheduler=constant, step, multistep, piecewise, exponential or plateau"
         )
@@ -127,18 +143,18 @@ def _plan_same_experiment(previous: RecordedRun, settings: RunConfig, config: di
     ways = "give its own command, or start a new run without resume"
     if isinstance(settings.resume, str):
         ways = f"resume={run_id} alone takes the run's own settings; else {ways}"
-    raise UserError(f"resume={given}: run {run_id} differs in {keys}; {ways}")
+    raise UserError(f"resume={words}: run {run_id} differs in {keys}; {ways}")
 
 
 def _is_shorter(differing: Mapping[str, tuple[Any, Any]]) -> bool:
-    """Whether only the number of epochs differs, and a schedule that is spread over them."""
+    """Return whether only the number of epochs differs, and a schedule that spans them."""
     others = {key for key in differing if not key.startswith("scheduler.") or key == "scheduler._target_"}
     then, now = differing.get("epochs", (0, 0))
     return others == {"epochs"} and isinstance(then, int) and isinstance(now, int) and then < now
 
 
 def _list_recorded_runs(settings: RunConfig, folder: Path) -> list[RecordedRun]:
-    """Runs of single commands, the newest first."""
+    """List the runs of single commands, the newest first."""
     try:
         store = None if settings.tracking.offline else open_store(settings.tracking, create=False)
     except UserError:
@@ -154,8 +170,8 @@ def _find_by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
     if settings.tracking.offline:
         place = Path(which).expanduser().resolve()
         for run in list_offline_runs(folder):
-            known = JournalReader(Path(run.run_id)).run_id
-            if place == Path(run.run_id).resolve() or (known and known.startswith(which)):
+            runs = JournalReader(Path(run.run_id)).run_id
+            if place == Path(run.run_id).resolve() or (runs and runs.startswith(which)):
                 return run
         raise UserError(f"resume={which}: there is no such run beside {folder}")
     store = open_store(settings.tracking, create=False)
@@ -170,7 +186,11 @@ def _find_by_id(settings: RunConfig, which: str, folder: Path) -> RecordedRun:
 
 
 def _read_config(previous: RecordedRun) -> dict[str, Any]:
-    """The config that the run was started with; raises `UserError` if it is damaged."""
+    """Read the config that the run was started with.
+
+    Raises:
+        UserError: It is damaged.
+    """
     with previous.open_files(File.CONFIG) as folder:
         try:
             text = (folder / File.CONFIG).read_text()
@@ -182,9 +202,13 @@ def _read_config(previous: RecordedRun) -> dict[str, Any]:
 def _build_settings(
     previous: RecordedRun, settings: RunConfig, config: Mapping[str, Any]
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The run's own settings and config, recorded as this command says; raises `UserError` if they are not trusted."""
-    kept = {key: config[key] for key in (*INVOCATION_KEYS, *RECORDING_KEYS) if key in config}
-    own = {**_read_config(previous), **kept}
+    """Build the run's own settings and config, to be recorded where this command says.
+
+    Raises:
+        UserError: They name something that is not trusted.
+    """
+    values = {key: config[key] for key in (*INVOCATION_KEYS, *RECORDING_KEYS) if key in config}
+    own = {**_read_config(previous), **values}
     with previous.open_files(File.DATASET) as folder:
         facts = provenance.read_dataset(folder) or {}
     root = provenance.find_root(facts.get("root"), facts.get("root_from_run"), previous.folder)
@@ -198,7 +222,7 @@ def _build_settings(
 
 
 def _download_run(previous: RecordedRun, folder: Path) -> None:
-    """Brings a run of another machine into `folder`, with a journal of what the store has of it."""
+    """Bring a run of another machine into `folder`, with a journal of what the store has of it."""
     previous.download(folder, *[path for path in previous.list_artifacts() if path in NEEDED])
     swept = {key.removeprefix(Tag.SWEPT): value for key, value in previous.tags.items() if key.startswith(Tag.SWEPT)}
     epochs: dict[int, Epoch] = {}

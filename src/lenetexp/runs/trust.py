@@ -1,4 +1,4 @@
-"""What a stored config may name: it can come from a stranger, and importing a name can run code."""
+"""What a stored config may name. It can come from a stranger, and importing a name can run code."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +27,11 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 
 
 def read_config(text: str, whose: str) -> dict[str, Any]:
-    """A stored config as plain dicts, lists, strings and numbers; raises `UserError` if it is anything else."""
+    """Read a stored config as plain dicts, lists, strings and numbers.
+
+    Raises:
+        UserError: It is anything else.
+    """
     # YAML has more types (sets, pairs, bytes, dates, a list that holds itself). None of them is a setting, and a search
     # through the settings would not look inside them.
     try:
@@ -53,11 +57,19 @@ def _require_plain(value: Any, depth: int = 0) -> None:
 
 
 def require_trusted(value: Any, key: str, trust: Sequence[str]) -> None:
-    """Raises `UserError` unless every `_target_` in `value`, at `key` of a stored config, is trusted.
+    """Check that every `_target_` in a part of a stored config is trusted.
 
-    It looks at the object that a name leads to, not at the name alone: lenetexp.models.layers.torch.hub.load would be a
-    way out. Trusted are what is `ALLOWED` of `TRUSTED` packages, and everything in the modules that the user names in
+    The object that a name leads to decides, not the name alone: lenetexp.models.layers.torch.hub.load would be a way
+    out. Trusted are `ALLOWED` objects of `TRUSTED` packages, and everything in the modules that the user names in
     `trust`. Below the outermost `_target_`, only nets may be named.
+
+    Args:
+        value: A part of a config.
+        key: Its key.
+        trust: Modules that the user trusts.
+
+    Raises:
+        UserError: One is not trusted.
     """
     _require_plain(value)
     if isinstance(value, str) and "${" in value:
@@ -75,14 +87,14 @@ def require_trusted(value: Any, key: str, trust: Sequence[str]) -> None:
     if not _is_in(target, (*TRUSTED, *trust)):
         raise refusal
     try:
-        found = get_object(target)
+        target_object = get_object(target)
     except Exception as error:  # importing runs the module's own code
         reason = explain_failure(error, target) or format_error(error)[:120]
         raise UserError(f"{key}._target_={target}: {reason}") from None
     allowed = ALLOWED.get(key, (nn.Module,))
     kinds = tuple(kind for kind in allowed if isinstance(kind, type))
-    is_allowed = found in allowed or (isinstance(found, type) and issubclass(found, kinds))
-    module = str(getattr(found, "__module__", ""))
+    is_allowed = target_object in allowed or (isinstance(target_object, type) and issubclass(target_object, kinds))
+    module = str(getattr(target_object, "__module__", ""))
     if not (_is_in(module, trust) or (is_allowed and _is_in(module, TRUSTED))):
         raise refusal
 
