@@ -1,4 +1,4 @@
-"""The results of a sweep again, or of any runs beside each other: scripts/compare.py."""
+"""scripts/compare.py: the results of a sweep again, or any runs beside each other."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,11 @@ TARGET = "dataset._target_"
 
 
 def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> None:
-    """Shows the results of a sweep, or of the runs that a filter selects; raises `UserError` if there are none."""
+    """Show the results of a sweep, or of the runs that a filter selects.
+
+    Raises:
+        UserError: There are none.
+    """
     store = open_store(settings.tracking, create=False)
     if settings.runs is None:
         sweep = find_sweep(store, settings.which)
@@ -36,19 +40,19 @@ def compare(settings: CompareConfig, config: dict[str, Any], folder: Path) -> No
         if key.endswith("._target_"):
             bare = values[key].str.replace(r".*\.", "", regex=True)  # without their modules
             values[key] = bare if bare.nunique() == values[key].nunique() else values[key]
-    named = [format_swept(one) or run.run_id for one, run in zip(values.to_dict("records"), runs, strict=True)]
-    beside = compare_two_runs(runs, named) if len(runs) == 2 else []
+    names = [format_swept(one) or run.run_id for one, run in zip(values.to_dict("records"), runs, strict=True)]
+    comparison = compare_two_runs(runs, names) if len(runs) == 2 else []
     rows = [{**one, **build_row(run)} for one, run in zip(values.to_dict("records"), runs, strict=True)]
-    show_results(sort_best_first(rows, keys), keys, folder, None, more=beside)
+    show_results(sort_best_first(rows, keys), keys, folder, None, more=comparison)
 
 
 def tabulate_settings(params: Sequence[Mapping[str, str]]) -> DataFrame:
-    """The settings that define each run's experiment, as they are typed; `NOT_SET` where a run has no such setting."""
+    """Tabulate the settings that define each run's experiment, as they are typed. `NOT_SET` where a run lacks one."""
     table = DataFrame([_select_defining(one) for one in params], dtype=object)
     # A sweep's runs also name the options that it chose, whose effect is in the settings.
     groups = {key.partition(".")[0] for key in table if "." in key}
-    chosen = [key for key in table if key in groups or (key == "experiment" and table[key].isna().any())]
-    table = table.drop(columns=chosen)
+    options = [key for key in table if key in groups or (key == "experiment" and table[key].isna().any())]
+    table = table.drop(columns=options)
     for key, value in ADDED.items():  # older runs lack a setting that their class has now
         if key in table:
             target = f"{key.rpartition('.')[0]}._target_"
@@ -60,23 +64,23 @@ def tabulate_settings(params: Sequence[Mapping[str, str]]) -> DataFrame:
 
 
 def _select_defining(params: Mapping[str, str]) -> dict[str, str]:
-    """A run's params that define its experiment. A dataset of torchvision's is known by its name, wherever it lies."""
-    known = {key: value for key, value in params.items() if is_part_of_experiment(key)}
-    if known.get(TARGET) == SAME_WHEREVER:
-        known.pop("dataset.root", None)
-        known[TARGET] = known.pop("dataset.name", SAME_WHEREVER)
-    if known.get("device.threads") == "None":
-        known["device.threads"] = "auto"  # what null was called before there was auto
-    return known
+    """Return a run's params that define its experiment. A dataset of torchvision counts by its name alone."""
+    settings = {key: value for key, value in params.items() if is_part_of_experiment(key)}
+    if settings.get(TARGET) == SAME_WHEREVER:
+        settings.pop("dataset.root", None)
+        settings[TARGET] = settings.pop("dataset.name", SAME_WHEREVER)
+    if settings.get("device.threads") == "None":
+        settings["device.threads"] = "auto"  # what null was called before there was auto
+    return settings
 
 
 def find_differing_keys(table: DataFrame) -> list[str]:
-    """The settings in which runs differ, without those that follow from another."""
+    """Return the settings in which runs differ, without those that follow from another."""
     differing = [key for key in table if table[key].nunique() > 1]
     classes = {key.removesuffix("_target_"): key for key in differing if key.endswith("._target_")}
 
     def follows(key: str) -> bool:
-        """Whether an argument says no more than its class: some classes lack it, all others agree on its value."""
+        """Return whether an argument says no more than its class: some classes lack it, the others agree on it."""
         of = next((name for prefix, name in classes.items() if key.startswith(prefix) and key != name), None)
         values = {*table[key]}
         return of is not None and NOT_SET in values and len(values) == 2 and table.groupby(of)[key].nunique().max() == 1

@@ -1,6 +1,6 @@
 """What the numbers of a set of runs support, in words: which settings differ, which are tied, how many seeds it takes.
 
-A setting's line in a table is a recipe: the runs that differ only in their seed, as `results.recipes_of` has them.
+A line of a table is a recipe: the runs that differ only in their seed, as `results.group_recipes` groups them.
 """
 
 import shlex
@@ -27,7 +27,7 @@ NAMED = 4  # settings that are named; the rest is counted
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the recipes on one set of images support: labels and texts, one line each, and how the best is placed."""
+    """The comparison of the recipes on one set of images: labels with texts, and the place of the best."""
 
     images: str = ""  # the name of the set; empty if all recipes share one
     lines: list[tuple[str, str]] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Findings:
-    """The comparison on each set of images where there are two recipes to compare, and how many seeds it takes."""
+    """The comparison on each set of images that has two recipes, and the number of seeds that it takes."""
 
     comparisons: list[Comparison] = field(default_factory=list)
     seeds: str = ""  # how many are needed; empty if there are enough
@@ -45,12 +45,12 @@ class Findings:
 
     @property
     def places(self) -> dict[str, str]:
-        """How the best of each set of images is placed."""
+        """How the best recipe on each set of images is placed."""
         return {one.images: one.place for one in self.comparisons}
 
     @property
     def note(self) -> str:
-        """What a reader must know of several sets of images."""
+        """What a reader must know about several sets of images."""
         if self.sets < 2:
             return ""
         return f"The runs are validated on {self.sets} sets of images; accuracies are compared only within one."
@@ -67,7 +67,7 @@ class Findings:
 
     @property
     def sentences(self) -> list[tuple[str, str]]:
-        """The same as sentences, each with the command that follows it, or none."""
+        """The same as sentences, each with the command that follows it, or ""."""
         lines = [
             (f"{f'on {one.images}, ' if one.images else ''}{label}: {text}", "")
             for one in self.comparisons
@@ -78,10 +78,12 @@ class Findings:
 
 
 def compute_findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[str]) -> Findings:
-    """Compares the best recipe on each set of images with every other on it.
+    """Compare the best recipe on each set of images with every other recipe on it.
 
-    `recipes` has the best first, `keys` are those that its recipes differ in, `command` holds the words of the command
-    line that ran them; empty if more seeds cannot be had by it.
+    Args:
+        recipes: The recipes, the best first.
+        keys: The keys in which they differ.
+        command: The words of the command line that ran them; empty if it cannot add seeds.
     """
     sets = [*group_by_images(recipes)]
     comparisons: list[Comparison] = []
@@ -105,7 +107,7 @@ def compute_findings(recipes: DataFrame, keys: Sequence[str], command: Sequence[
 def _compare(
     images: str, compared: DataFrame, keys: Sequence[str], table: statistics.Numbers, shared: int
 ) -> Comparison:
-    """The comparison of recipes on one set of images, of which `table` has the accuracies by seed."""
+    """Compare the recipes on one set of images, of which `table` has the accuracies by seed."""
     varying = [key for key in keys if compared[key].nunique(dropna=False) > 1]
     names = [format_swept(values) for values in compared[varying].to_dict("records")]
     if shared >= FEWEST_SEEDS:
@@ -134,10 +136,10 @@ def _compare_by_seeds(images: str, names: Sequence[str], table: statistics.Numbe
 
 
 def _compare_by_images(images: str, names: Sequence[str], compared: DataFrame) -> Comparison:
-    known = compared.val_images
-    if known.isna().any():
+    has_images = compared.val_images
+    if has_images.isna().any():
         return Comparison(images)
-    counts = [(round(accuracy * of), int(of)) for accuracy, of in zip(compared.accuracy, known, strict=True)]
+    counts = [(round(accuracy * of), int(of)) for accuracy, of in zip(compared.accuracy, has_images, strict=True)]
     p_values = {other: statistics.compare_accuracies(*counts[0], *other) for other in {*counts[1:]}}
     pairs = comb(len(names), 2)
     corrected = statistics.correct_by_holm([p_values[other] for other in counts[1:]], among=pairs)
@@ -146,7 +148,7 @@ def _compare_by_images(images: str, names: Sequence[str], compared: DataFrame) -
     for name, accuracy, p in zip(names[1:], compared.accuracy.iloc[1:], corrected, strict=True):
         text = f"{name} by {100 * (compared.accuracy.iloc[0] - accuracy):.2f} points ({_format_p(p)})"
         (worse if p <= ALPHA else tied).append(text)
-    of = f"{int(known.iloc[0]):,} " if known.nunique() == 1 else ""
+    of = f"{int(has_images.iloc[0]):,} " if has_images.nunique() == 1 else ""
     method = f"Fisher's exact test on {of}validation images, corrected for {pluralize(pairs, 'comparison')}"
     return _describe_place(images, names[0], tied, worse, [], f"{method}; one seed cannot show how much seeds vary")
 
@@ -162,17 +164,17 @@ def _describe_place(
     return Comparison(images, [*lines, ("method", method)], place)
 
 
-def _join_names(said: list[str]) -> str:
-    more = len(said) - NAMED
-    return ", ".join([*said[:NAMED], *([f"and {more} more"] if more > 0 else [])]) or "none"
+def _join_names(text: list[str]) -> str:
+    more = len(text) - NAMED
+    return ", ".join([*text[:NAMED], *([f"and {more} more"] if more > 0 else [])]) or "none"
 
 
 def _format_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def _suggest_seeds(settings: int, have: int, used: Sequence[str], command: Sequence[str]) -> tuple[str, str]:
-    """How many seeds are missing, and the command that adds them to those in use; both empty if none are."""
+def _suggest_seeds(settings: int, have: int, seeds_in_use: Sequence[str], command: Sequence[str]) -> tuple[str, str]:
+    """Return how many seeds are missing, and the command that adds them; both "" if none are."""
     needed = estimate_seeds(settings)
     if have >= needed:
         return "", ""
@@ -181,24 +183,27 @@ def _suggest_seeds(settings: int, have: int, used: Sequence[str], command: Seque
     if not command:
         which, seeds = ("them", needed) if settings <= NAMED else ("the best few", estimate_seeds(NAMED))
         return f"{more}; sweep {which} with 'seed=range({seeds})'", ""
-    return f"{more}; finished runs are not run again:", add_seeds(command, used, needed)
+    return f"{more}; finished runs are not run again:", add_seeds(command, seeds_in_use, needed)
 
 
-def add_seeds(command: Sequence[str], used: Sequence[str], needed: int) -> str:
-    """The command line that runs a sweep with so many seeds, those that it has used among them."""
-    have = [int(seed) for seed in used if seed.isdigit()]
+def add_seeds(command: Sequence[str], seeds_in_use: Sequence[str], needed: int) -> str:
+    """Return the command line that runs a sweep with `needed` seeds, those that it has among them."""
+    have = [int(seed) for seed in seeds_in_use if seed.isdigit()]
     new = (seed for seed in count(min(have, default=0)) if seed not in have)
     seeds = sorted([*have, *islice(new, max(0, needed - len(have)))])
     first, last = seeds[0], seeds[-1]
     values = ",".join(map(str, seeds))
     if len(seeds) == last - first + 1:
         values = f"range({first},{last + 1})" if first else f"range({last + 1})"
-    kept = [word for word in command if not word.startswith(("seed=", "resume="))]
-    return shlex.join(["python", *kept, f"seed={values}", "resume=true"])
+    words = [word for word in command if not word.startswith(("seed=", "resume="))]
+    return shlex.join(["python", *words, f"seed={values}", "resume=true"])
 
 
 def compare_two_runs(runs: Sequence[RecordedRun], names: Sequence[str]) -> list[tuple[str, str]]:
-    """On how many test images two runs differ, and whether that is chance; nothing without predictions for the same."""
+    """Compare two runs on the test images: on how many they differ, and whether that is chance.
+
+    Returns nothing unless both have predictions for the same images.
+    """
     first, second = map(_read_predictions, runs)
     if first is None or second is None or not runs[0].digest:
         return []
@@ -214,10 +219,10 @@ def compare_two_runs(runs: Sequence[RecordedRun], names: Sequence[str]) -> list[
 
 
 def _read_predictions(run: RecordedRun) -> DataFrame | None:
-    """Its predictions for the test images, one a line; None if it kept none, as older runs."""
+    """Read a run's predictions for the test images, one per line. Return None for older runs, which have none."""
     try:
         with run.open_files(File.PREDICTIONS) as folder:
-            found = pd.read_csv(folder / File.PREDICTIONS, usecols=["image", "label", "predicted"], dtype=int)
-            return found.sort_values("image", ignore_index=True)
+            table = pd.read_csv(folder / File.PREDICTIONS, usecols=["image", "label", "predicted"], dtype=int)
+            return table.sort_values("image", ignore_index=True)
     except (UserError, OSError, ValueError):
         return None

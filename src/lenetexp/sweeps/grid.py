@@ -1,4 +1,4 @@
-"""Every combination of the given values: hydra/sweeper=grid; how any sweep starts its processes."""
+"""hydra/sweeper=grid: every combination of the given values. And how any sweep starts its processes."""
 
 import gc
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
-    """Runs every combination as one sweep. Raises `UserError` before the first job if any is wrong; or if one fails."""
+    """Run every combination as one sweep.
+
+    Raises:
+        UserError: A combination is wrong, before the first job; or a job failed.
+    """
     with before_first_run():
         plan = Plan(sweeper, "grid", overrides)
         jobs = _check_jobs(plan, overrides)
@@ -30,7 +34,11 @@ def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None
 
 
 def _check_jobs(plan: Plan, overrides: Sequence[Override]) -> list[Job]:
-    """The jobs of all combinations, each config once. Raises `UserError` if any is wrong."""
+    """Compose and validate the jobs of all combinations, each config once.
+
+    Raises:
+        UserError: One is wrong.
+    """
     for override in plan.swept:
         if not override.is_discrete_sweep():
             raise UserError(
@@ -55,7 +63,11 @@ def _check_jobs(plan: Plan, overrides: Sequence[Override]) -> list[Job]:
 
 
 def require_devices(plan: Plan, settings: Iterable[RunConfig]) -> None:
-    """Raises `UserError` for a device that is not there, unless the launcher takes the runs to other machines."""
+    """Check that the devices exist, unless the launcher takes the runs to other machines.
+
+    Raises:
+        UserError: One does not.
+    """
     if hasattr(plan.sweeper.launcher, "start_workers"):
         for one in {run.device.name: run for run in settings}.values():
             cli.require_device(one)
@@ -63,11 +75,11 @@ def require_devices(plan: Plan, settings: Iterable[RunConfig]) -> None:
 
 @contextmanager
 def open_sweep(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> Iterator["Sweep"]:
-    """Opens a sweep as `sweep.recorded` does, while up to `at_most` processes of the local launcher start."""
+    """Open a sweep as `sweep.record_sweep` does, while up to `at_most` processes of the local launcher start."""
     launcher: Any = plan.sweeper.launcher
 
     def describe_start() -> str:
-        """What the user waits for."""
+        """Describe what the user waits for."""
         waits = filter(None, [getattr(launcher, "readiness", ""), "opening the MLflow store"])
         return f"starting: {', '.join(waits)} …"
 
@@ -83,7 +95,7 @@ def open_sweep(plan: Plan, settings: RunConfig, folder: Path, at_most: int) -> I
 
 
 def warm_up() -> None:
-    """Prepares a new worker process of the local launcher for its runs."""
+    """Prepare a new worker process of the local launcher for its runs."""
     with cli.pause_garbage_collection():
         import lenetexp.reporting.run_figures
         import lenetexp.runs.experiment

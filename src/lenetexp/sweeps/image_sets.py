@@ -1,4 +1,4 @@
-"""Which images runs were validated on: accuracies on different ones are neither ranked nor compared nor averaged."""
+"""The images that runs were validated on. Accuracies on different ones are not ranked, compared or averaged."""
 
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from lenetexp.tracking.query import RecordedRun
 
 
 class Images(NamedTuple):
-    """What decides the images that a run is validated and tested on."""
+    """What determines the images that a run is validated and tested on."""
 
     dataset: str  # its name
     validation: str  # the share held out, or "test"
@@ -18,7 +18,7 @@ class Images(NamedTuple):
 
 
 def identify_images(run: RecordedRun) -> Images | None:
-    """The images of a run; None if it ended before it had loaded any."""
+    """Return what determines a run's images, or None if the run ended before it loaded any."""
     if not run.dataset:
         return None
     validation = run.params.get("dataset.validation", "")
@@ -50,12 +50,12 @@ def fill_in_images(images: Series, runs: DataFrame, keys: Sequence[str]) -> Seri
 
 
 def group_by_images(table: DataFrame) -> Iterator[tuple[str, DataFrame]]:
-    """The lines of each set of images, with its name; the name is empty if there is one set only.
+    """Yield the lines of each set of images with its name, "" if there is only one set.
 
     Where images are known, lines without any are left out: their runs failed too early.
     """
-    known = table[table.images != ""]
-    sets: list[tuple[Hashable, DataFrame]] = [*(known if len(known) else table).groupby("images", sort=False)]
+    has_images = table[table.images != ""]
+    sets: list[tuple[Hashable, DataFrame]] = [*(has_images if len(has_images) else table).groupby("images", sort=False)]
     yield from ((str(name) if len(sets) > 1 else "", lines) for name, lines in sets)
 
 
@@ -67,7 +67,7 @@ def sort_by_images(table: DataFrame, accuracy: str, loss: str) -> DataFrame:
 
 
 def find_best(runs: DataFrame, recipes: DataFrame) -> dict[str, Series | None]:
-    """The best run on each set of images, of its best recipe: not the luckiest of all. None if none has an accuracy."""
+    """Return the best run of the best recipe on each set of images, or None if it has no accuracy."""
     ranked = {
         images: runs.loc[lines.best].dropna(subset="best_val_accuracy") for images, lines in group_by_images(recipes)
     }

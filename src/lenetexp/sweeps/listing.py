@@ -1,4 +1,4 @@
-"""The runs and sweeps that there are, the newest first: scripts/runs.py."""
+"""scripts/runs.py: the runs and sweeps in the store, the newest first."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,21 +28,21 @@ def list_runs(settings: RunsConfig, config: dict[str, Any], folder: Path) -> Non
         runs = [run for run in everything if Tag.PARENT not in run.tags]
     else:
         runs = sorted(find_runs(store, settings.runs), key=lambda run: -run.started)
-    listed = runs[: settings.count]
-    if listed:
-        print(_format_table(listed, {run.run_id: run for run in everything}, jobs))
-    more = len(runs) - len(listed)
+    entries = runs[: settings.count]
+    if entries:
+        print(_format_table(entries, {run.run_id: run for run in everything}, jobs))
+    more = len(runs) - len(entries)
     notes = [f"{more} more: count={len(runs)}"] if more else []
     notes += _describe_others(store, settings) if settings.runs is None else []
-    if not listed:
+    if not entries:
         notes.insert(0, f"no run in {store.label}, experiment {store.experiment}; train one: python scripts/run.py")
     print("\n".join(map(wrap_text, notes)), end="\n" if notes else "")
-    if commands := _next_commands(listed):
+    if commands := _next_commands(entries):
         print(f"\n{format_rows(commands)}")
 
 
 def _format_table(runs: Sequence[RecordedRun], by_id: Mapping[str, RecordedRun], jobs: Mapping[str | None, int]) -> str:
-    """One line each; what was asked is shortened to what the terminal has room for."""
+    """Format one line each. The settings are shortened to what the terminal has room for."""
     best = {run.run_id: by_id.get(run.tags.get(Tag.BEST_RUN, "")) for run in runs}
     others = {
         "run": [run.run_id[:ID] for run in runs],
@@ -66,7 +66,7 @@ def _format_status(run: RecordedRun) -> str:
 
 
 def _format_label(run: RecordedRun, jobs: Mapping[str | None, int]) -> str:
-    """What the command line asked for: a run's name is just that, unless it asked for nothing."""
+    """Return the settings on the command line. A run's name says just that, unless there were none."""
     if run.is_sweep:
         return f"{pluralize(jobs[run.run_id], 'run')}: {run.name.rpartition(', ')[0] or run.name}"
     folder = Path(run.tags.get(Tag.FOLDER, "")).name
@@ -83,7 +83,7 @@ def _format_percent(run: RecordedRun, key: str) -> str:
 
 
 def _describe_others(store: Store, settings: RunsConfig) -> list[str]:
-    """Runs that the table cannot have: of other experiments, and recorded offline."""
+    """Describe runs that the table cannot show: of other experiments, and recorded offline."""
     notes = []
     for one in store.client.search_experiments():
         if one.experiment_id != store.experiment_id and (
@@ -96,7 +96,7 @@ def _describe_others(store: Store, settings: RunsConfig) -> list[str]:
 
 
 def _next_commands(runs: Sequence[RecordedRun]) -> list[tuple[str, str]]:
-    """What one would type next, with the newest of the table."""
+    """List what one would type next, with the newest of the table."""
     trained = [run.run_id[:ID] for run in runs if not run.is_sweep and BEST_ACCURACY in run.metrics]
     sweeps = [run.run_id[:ID] for run in runs if run.is_sweep]
     commands = []

@@ -1,4 +1,4 @@
-"""From Hydra's overrides to checked jobs: every mistake ends here, before the first job starts."""
+"""From Hydra's overrides to validated jobs. Every mistake ends here, before the first job starts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ STOPPED_EARLY = "Stopped before the first run; nothing was trained."
 
 @contextmanager
 def before_first_run() -> Iterator[None]:
-    """A signal ends the body at once, with one sentence: it leaves nothing behind."""
+    """Let a signal end the body at once with one sentence. Nothing has been recorded yet."""
     with raised() as stop_if_asked:
         try:
             try:
@@ -42,7 +42,7 @@ def before_first_run() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Job:
-    """One run that a sweep asks for."""
+    """One run of a sweep."""
 
     overrides: tuple[str, ...]
     swept: dict[str, str]  # the swept keys with this job's values as they were typed
@@ -51,7 +51,11 @@ class Job:
 
 
 class Plan:
-    """What a sweep varies, and what all its jobs share. Raises `UserError` for a key that cannot be swept."""
+    """What a sweep varies, and what all its jobs share.
+
+    Raises:
+        UserError: A key cannot be swept.
+    """
 
     def __init__(self, sweeper: "Sweeper", kind: str, overrides: Sequence[Override]) -> None:
         self.sweeper, self.kind = sweeper, kind  # grid or search
@@ -69,20 +73,23 @@ class Plan:
         self.fixed = [str(override.input_line) for override in overrides if not override.is_sweep_override()]
 
     def make_job(self, overrides: Sequence[str]) -> Job:
-        """One job, with its config composed and checked. Raises `UserError` if it is wrong.
+        """Make one job, with its config composed and validated.
 
-        Where the model is swept, a setting with one value is for those that it has an effect on.
+        Where the model is swept, a setting with one value is for those models that it has an effect on.
+
+        Raises:
+            UserError: The config is wrong.
         """
         values = cli.resolve_config(self._compose(overrides))
-        given = dict(word.split("=", 1) for word in overrides if "=" in word)
-        swept = {name: given[key] for name, key in zip(self.names, self.keys, strict=True)}
+        values_by_key = dict(word.split("=", 1) for word in overrides if "=" in word)
+        swept = {name: values_by_key[key] for name, key in zip(self.names, self.keys, strict=True)}
         settings = check_config(RunConfig, values)
         has_other_models = not {"model", "experiment"}.isdisjoint(swept)
         settings.require_effect([f"{key}={value}" for key, value in swept.items()] if has_other_models else overrides)
         return Job(tuple(overrides), swept, settings, hash_config(values))
 
     def compute_identity(self) -> str:
-        """Twelve hexadecimal digits that say which sweep this is, whatever its values."""
+        """Return twelve hexadecimal digits that identify the sweep, whatever its values."""
         words = [word for word in self.fixed if not word.startswith("hydra")]
         try:
             # Unresolved: a setting that follows a swept one is the same text in all jobs.
@@ -102,7 +109,7 @@ class Plan:
 def stream_jobs(
     launcher: Any, jobs: Iterator[Sequence[str]], take: Callable[[int, JobReturn], object], at_a_time: int
 ) -> None:
-    """Runs jobs, each when a process is free for it, and calls `take` with the number and the result of each."""
+    """Run jobs, each when a process is free for it, and call `take` with the number and the result of each."""
     if hasattr(launcher, "stream"):
         launcher.stream(jobs, take, first=0)
         return

@@ -1,4 +1,4 @@
-"""A report to share, of a sweep or of one run: scripts/report.py, and at the end of every sweep."""
+"""scripts/report.py: a report to share, of a sweep or of one run. Every sweep ends with one."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -49,7 +49,11 @@ GOOD, FAIR = ("finished",), ("pruned", "killed", "not run", "running")  # all ot
 
 
 def report(settings: ReportConfig, config: dict[str, Any], folder: Path) -> None:
-    """Writes the report of a sweep or of a run as report.html into `folder`; raises `UserError` if there is none."""
+    """Write the report of a sweep or of a run as report.html into `folder`.
+
+    Raises:
+        UserError: There is no such sweep or run.
+    """
     store = open_store(settings.tracking, create=False)
     if settings.run is None:
         sweep = find_sweep(store, settings.which)
@@ -66,22 +70,22 @@ def report(settings: ReportConfig, config: dict[str, Any], folder: Path) -> None
 
 
 def add_report(recorder: Recorder, runs: DataFrame, keys: Sequence[str], folder: Path, command: Sequence[str]) -> None:
-    """Writes a sweep's report into its folder and its run; a note if that fails, as the results are there without."""
+    """Write a sweep's report into its folder and its run. A failure is only a note: the results are there."""
     try:
         sweep = get_run(recorder.store, recorder.run_id)
         path = folder / NAME
         path.write_text(render_report(build_sweep_report(sweep, runs, keys, command)), encoding="utf-8")
         recorder.log_artifacts(path)
     except Exception as error:  # whatever it is, it must not end the sweep
-        said = f"{type(error).__name__}: {format_error(error)[:200]}"
-        print(f"note: no report ({said}); later: python scripts/report.py sweep={recorder.run_id}", flush=True)
+        reason = f"{type(error).__name__}: {format_error(error)[:200]}"
+        print(f"note: no report ({reason}); later: python scripts/report.py sweep={recorder.run_id}", flush=True)
         return
     widest = "best settings" if has_means(runs, group_recipes(runs, keys), keys) else "best run"
     print(format_rows([("report".ljust(len(widest)), format_path(path))]), flush=True)  # below the rows of the results
 
 
 def build_sweep_report(sweep: RecordedRun, runs: DataFrame, keys: Sequence[str], command: Sequence[str] = ()) -> Report:
-    """The report of a sweep with these `runs`, as of `runs_of`; `command` holds the words of its command line."""
+    """Build the report of a sweep with these runs. `command` holds the words of its command line."""
     assert sweep.store is not None
     recorded = {run.run_id: run for run in list_children(sweep.store, sweep.run_id)}
     recipes, results = group_recipes(runs, keys), select_results(runs)
@@ -145,23 +149,23 @@ def build_sweep_report(sweep: RecordedRun, runs: DataFrame, keys: Sequence[str],
 def _collect_facts(
     images: str, best: RecordedRun, recipes: DataFrame, keys: Sequence[str], means: bool
 ) -> list[tuple[str, str]]:
-    """The best run on a set of images in numbers; where there are means, the best setting. Of several sets one fact."""
+    """Return the best run on a set of images in numbers, or the best setting if there are means."""
     if means:
         recipe = next(lines for name, lines in group_by_images(recipes) if name == images).iloc[0]
         interval = f" ± {recipe.half_width:.2%}" if isfinite(recipe.half_width) else ""
         test = f"{recipe.test:.2%}" if isfinite(recipe.test) else ""
         first = ("best setting", format_swept(recipe[[*keys]].to_dict()))
-        reached = [("mean validation accuracy", f"{recipe.accuracy:.2%}{interval}"), ("mean test accuracy", test)]
+        results = [("mean validation accuracy", f"{recipe.accuracy:.2%}{interval}"), ("mean test accuracy", test)]
     else:
-        first, reached = ("best run", best.name), _format_epochs_to_goal(best)
+        first, results = ("best run", best.name), _format_epochs_to_goal(best)
     if not images:
-        return [(label, text) for label, text in (first, *reached) if text]
-    numbers = ", ".join(f"{label} {text}" for label, text in reached if text)
+        return [(label, text) for label, text in (first, *results) if text]
+    numbers = ", ".join(f"{label} {text}" for label, text in results if text)
     return [(f"{first[0]} on {images}", ": ".join(filter(None, [first[1], numbers])))]
 
 
 def build_run_report(run: RecordedRun) -> Report:
-    """The report of one run."""
+    """Build the report of one run."""
     assert run.store is not None
     row, files = build_row(run), RunFiles(run)
     facts = [*_format_epochs_to_goal(run), ("ended", describe_ending(row["status"], run).text)]
@@ -188,27 +192,27 @@ def build_run_report(run: RecordedRun) -> Report:
 
 
 def describe_ending(status: str, run: RecordedRun | None) -> Cell:
-    """How a run ended: what its verdict finds wrong, else its status, as the column of `runs_of`."""
+    """Describe how a run ended: what its verdict finds wrong, else its status."""
     verdict = run.tags.get(Tag.VERDICT, "") if run and status in RESULTS else ""
     text = status if verdict in ("", LEARNED) else verdict  # learned something: it may be very little
     return Cell(text, kind="good" if text in GOOD else "fair" if text in FAIR else "bad")
 
 
 def _format_question(runs: DataFrame, keys: Sequence[str], files: RunFiles) -> str:
-    """What a sweep asks."""
+    """Format what a sweep asks."""
     varied = []
     for key in (key for key in keys if key != SEED):
         values, numeric = order_values(runs[key], runs.best_val_accuracy)
         many = len(values) > MOST_VALUES
-        listed = f"{len(values)} values" if many else ", ".join(map(shorten_value, values))
+        values_text = f"{len(values)} values" if many else ", ".join(map(shorten_value, values))
         limits = f" from {shorten_value(values[0])} to {shorten_value(values[-1])}" if many and numeric else ""
-        varied.append(f"{key} ({listed}{limits})")
+        varied.append(f"{key} ({values_text}{limits})")
     net = dict(files.recipe).get("model._target_", "").rpartition(".")[2] or "the net"
     data = "" if any(key.startswith("dataset") for key in keys) else files.dataset.get("name", "")
     what = " and ".join(filter(None, [", ".join(varied[:-1]), *varied[-1:]]))
     seeds = runs[SEED].nunique() if SEED in keys else 1
-    over = f" over {seeds} seeds" if seeds > 1 else ""
-    rest = f"{pluralize(len(runs), 'run')}{over}; everything else is as in the recipe below."
+    scope = f" over {seeds} seeds" if seeds > 1 else ""
+    rest = f"{pluralize(len(runs), 'run')}{scope}; everything else is as in the recipe below."
     of = f"the validation accuracy of {net}{f' on {data}' if data else ''}"
     return f"How does {of} {f'change with {what}' if what else 'vary from seed to seed'}? {rest}"
 

@@ -38,21 +38,25 @@ RECIPE = (
 
 
 def load_runs(store: Store, sweep: RecordedRun) -> DataFrame:
-    """What became of every run of a sweep, the best first."""
+    """Load what became of every run of a sweep, the best first."""
     index = read_index(sweep)
     # Of a job that was given again, the finished run counts, else the newest.
     mine = sorted(list_children(store, sweep.run_id), key=lambda run: (run.status == "FINISHED", run.started))
     by_hash = {run.config_hash: run for run in mine}
-    found = []
+    rows = []
     for config_hash, entry in index["jobs"].items():
         run = get_run(store, entry["run_id"]) if entry["run_id"] else by_hash.get(config_hash)
         swept = {key: entry["swept"].get(key, "") for key in index["keys"]}
-        found.append({**swept, **build_row(run, entry["reason"], sweep.run_id), "config_hash": config_hash})
-    return sort_best_first(found, index["keys"])
+        rows.append({**swept, **build_row(run, entry["reason"], sweep.run_id), "config_hash": config_hash})
+    return sort_best_first(rows, index["keys"])
 
 
 def read_index(sweep: RecordedRun) -> dict[str, Any]:
-    """A sweep's keys, and its jobs by their config's hash. Raises `UserError` if they are missing or damaged."""
+    """Read a sweep's keys, and its jobs by their config's hash.
+
+    Raises:
+        UserError: They are missing or damaged.
+    """
     try:
         with sweep.open_files(File.SWEEP) as folder:
             index: dict[str, Any] = json.loads((folder / File.SWEEP).read_text())
@@ -65,7 +69,13 @@ def read_index(sweep: RecordedRun) -> dict[str, Any]:
 
 
 def build_row(run: RecordedRun | None, reason: str = "", sweep: str | None = None) -> dict[str, Any]:
-    """A run of the store, or a sweep's job that never became one, as `COLUMNS`; `reason` is why its job failed."""
+    """Build the row of a run of the store, or of a sweep's job that never became one, as `COLUMNS`.
+
+    Args:
+        run: The run, or None.
+        reason: Why its job failed.
+        sweep: The sweep that it belongs to, or None.
+    """
     if run is None:
         return {"status": "failed" if reason else "not run", "reason": reason, "before": False}
     tags, metrics, images = run.tags, run.metrics, run.images
@@ -74,7 +84,7 @@ def build_row(run: RecordedRun | None, reason: str = "", sweep: str | None = Non
     finished = run.status == "FINISHED"
     status = run.ending or "finished" if finished else run.status.lower()
     # A finished run's reason is of an earlier command that did not get so far.
-    known = ("" if status == "finished" else tags.get(Tag.REASON, "")) or tags.get(Tag.UNSENT, "")
+    facts = ("" if status == "finished" else tags.get(Tag.REASON, "")) or tags.get(Tag.UNSENT, "")
     return {
         "best_val_accuracy": metrics.get(BEST_ACCURACY, nan),
         "best_val_loss": metrics.get(BEST_LOSS, nan),
@@ -84,7 +94,7 @@ def build_row(run: RecordedRun | None, reason: str = "", sweep: str | None = Non
         "test_high": test_high,
         "seconds": run.seconds,
         "status": status,
-        "reason": known or ("" if finished else reason),
+        "reason": facts or ("" if finished else reason),
         "run_id": run.run_id,
         "curve": [(metric.step, metric.value) for metric in run.get_history("val/accuracy")],
         "trust": format_trust([run.params.get(f"{key}._target_", "") for key in ("model", "dataset")]),
@@ -99,7 +109,7 @@ def build_row(run: RecordedRun | None, reason: str = "", sweep: str | None = Non
 
 
 def _parse_number(text: str | None) -> float:
-    """NaN for what is none: older runs lack the param, and MLflow keeps null as a word."""
+    """Parse a number. Return NaN for anything else: older runs lack the param, and MLflow keeps null as a word."""
     try:
         return float(text or nan)
     except ValueError:
@@ -107,9 +117,9 @@ def _parse_number(text: str | None) -> float:
 
 
 def sort_best_first(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> DataFrame:
-    """Runs as a table of the swept keys and `COLUMNS`: the images in the order of `rows`, on each the best run first.
+    """Sort rows into a table of the swept keys and `COLUMNS`, on each set of images the best run first.
 
-    The order is that by which predict.py's run=best is chosen.
+    The sets of images are in the order of `rows`. The order of runs is that by which run=best is chosen.
     """
     runs = DataFrame(rows, columns=[*keys, *COLUMNS])
     runs["images"] = fill_in_images(name_images(runs.images), runs, keys)
@@ -121,9 +131,9 @@ def sort_best_first(rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> D
 
 
 def group_recipes(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """Runs that differ only in their seed as one line of the other keys and `RECIPE` each, in the order of `runs`.
+    """Group runs that differ only in their seed into one line of the other keys and `RECIPE` each.
 
-    On each set of images the best mean comes first.
+    Lines are in the order of `runs`, but on each set of images the best mean comes first.
     """
     others = [key for key in keys if key != SEED]
     recipes = []
@@ -160,16 +170,16 @@ def group_recipes(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
 
 
 def format_endings(runs: DataFrame) -> Series:
-    """How each run ended, as a reader knows it: what a signal ended was interrupted, what died was killed."""
+    """Return how each run ended, as a reader knows it: a signal interrupts a run, a dead process is killed."""
     words = runs.status.replace("not run", "not started")
     return words.mask((runs.status == "killed") & (runs.reason == ""), "interrupted")
 
 
 def select_results(runs: DataFrame) -> DataFrame:
-    """The runs whose accuracy counts in a mean."""
+    """Select the runs whose accuracy counts in a mean."""
     return runs[runs.status.isin(RESULTS)].dropna(subset="best_val_accuracy")
 
 
 def has_means(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> bool:
-    """Whether some runs differ only in their seed."""
+    """Return whether some runs differ only in their seed."""
     return SEED in keys and len(recipes) < len(runs)

@@ -1,4 +1,4 @@
-"""What the artifacts of a run say of it: its pictures, recipe, data, code and machine, the commands that repeat it."""
+"""What a run's artifacts say about it: pictures, recipe, data, code, machine, and the commands that repeat it."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from lenetexp.tracking.query import RecordedRun
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the artifacts of a run say. What is missing or damaged is empty: a store may hold anything."""
+    """The content of a run's artifacts. What is missing or damaged is empty: a store may hold anything."""
 
     run: RecordedRun
 
@@ -33,7 +33,7 @@ class RunFiles:
         return self.read_file(path).decode(errors="replace").strip()
 
     def read_picture(self, name: str, caption: str) -> list[Picture]:
-        """Of its figures; none if it has none of this name, or one that is too large for a page."""
+        """Read one of its figures. Return nothing if there is none of this name, or if it is too large for a page."""
         png = self.read_file(f"{File.FIGURES}/{name}.png")
         return [Picture(caption, png)] if 0 < len(png) <= LARGEST else []
 
@@ -58,7 +58,7 @@ class RunFiles:
 
     @property
     def summary(self) -> str:
-        """The net and how it is trained."""
+        """The net and how it is trained, in words."""
         with suppress(UserError):
             return check_config(RunConfig, {**self.config, "resume": False, "trust": []}).summary
         return self.run.name
@@ -81,30 +81,34 @@ class RunFiles:
         changed = " with uncommitted changes" if self.read_file(f"{File.REPRODUCE}/uncommitted.diff").strip() else ""
         commit = f"{tags[Tag.COMMIT]}{changed}" if Tag.COMMIT in tags else ""
         machine = ", ".join(tags[key] for key in (Tag.HOST, Tag.DEVICE) if key in tags)
-        found = (("experiment", str(experiment)), ("data", data), ("commit", commit), ("machine", machine))
-        return [pair for pair in found if pair[1]]
+        values = (("experiment", str(experiment)), ("data", data), ("commit", commit), ("machine", machine))
+        return [pair for pair in values if pair[1]]
 
     def list_commands(self, of_sweep: str) -> list[tuple[str, str]]:
-        """What repeats it and what uses it; a sweep's command is called `of_sweep`."""
-        found, predict = self.read_text(f"{File.REPRODUCE}/command.txt"), []
+        """List the commands that repeat it and that use it. `of_sweep` labels a sweep's command."""
+        commands, predict = self.read_text(f"{File.REPRODUCE}/command.txt"), []
         if BEST_ACCURACY in self.run.metrics:
             predict = [("predictions of its net", f"python scripts/predict.py run={self.run.run_id}")]
-        first = re.sub(r"^python \S*/scripts/", "python scripts/", found.partition("\n")[0])
+        first = re.sub(r"^python \S*/scripts/", "python scripts/", commands.partition("\n")[0])
         first = re.sub(r" resume=(true|false)(?= |$)", "", first)  # it would find its own runs
         if not self.swept:
             return [("the run again", first), *predict] if first else predict
         alone = format_single_command(first, self.swept)
-        named = [(of_sweep, first), (f"only {self.run.name}", alone), *predict]
-        return [pair for pair in named if pair[1]]
+        options = [(of_sweep, first), (f"only {self.run.name}", alone), *predict]
+        return [pair for pair in options if pair[1]]
 
 
 def format_single_command(command: str, swept: Mapping[str, str]) -> str:
-    """The command line that runs one job of a sweep's `command`; empty if that cannot be read."""
+    """Format the command line that runs one job of a sweep's `command`. Return "" if that cannot be read."""
     try:
         words = shlex.split(command)
     except ValueError:
         return ""
-    typed = {word.partition("=")[0].lstrip("+"): word.partition("=")[0] for word in words}
+    settings = {word.partition("=")[0].lstrip("+"): word.partition("=")[0] for word in words}
     others = [word for word in words if word.partition("=")[0].lstrip("+") not in swept]
-    kept = [word for word in others if not word.startswith(("-m", "--multirun", "sweep=", "hydra", "resume="))]
-    return shlex.join([*kept, *(f"{typed.get(key, key)}={value}" for key, value in swept.items())]) if kept else ""
+    overrides = [word for word in others if not word.startswith(("-m", "--multirun", "sweep=", "hydra", "resume="))]
+    return (
+        shlex.join([*overrides, *(f"{settings.get(key, key)}={value}" for key, value in swept.items())])
+        if overrides
+        else ""
+    )

@@ -1,4 +1,4 @@
-"""Trials that Optuna proposes, each when a process is free for it: hydra/sweeper=optuna."""
+"""hydra/sweeper=optuna: trials that Optuna proposes, each when a process is free for it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -39,7 +39,7 @@ Space = dict[str, BaseDistribution]
 
 
 class _SearchSettings(Settings):
-    """The sweeper's own settings, checked."""
+    """The sweeper's own settings."""
 
     n_trials: Count
     n_jobs: Count
@@ -49,7 +49,11 @@ class _SearchSettings(Settings):
 
 
 def run(sweeper: "Sweeper", overrides: Sequence[Override], folder: Path) -> None:
-    """Runs trials up to the number asked for. Raises `UserError` first if anything is wrong; or if a trial failed."""
+    """Run trials up to the number in the settings.
+
+    Raises:
+        UserError: Something is wrong, before the first trial; or a trial failed.
+    """
     with before_first_run():
         own = check_config(_SearchSettings, sweeper.settings, prefix="hydra.sweeper.")
         plan = Plan(sweeper, "search", overrides)
@@ -80,12 +84,12 @@ class _Search:
         self.told = False  # whether the user knows that the store fails
 
     def run(self, epochs: int) -> None:
-        """Runs all trials that are left, of at most so many epochs each."""
+        """Run all trials that are left, of at most `epochs` epochs each."""
         before = self.study.get_trials(deepcopy=False)
-        ended = sum(trial.state in ENDED for trial in before)
-        to_do = max(self.own.n_trials - ended, 0)
-        if ended:
-            print(f"{ended} of {self.own.n_trials} trials are done already", flush=True)
+        ended_count = sum(trial.state in ENDED for trial in before)
+        to_do = max(self.own.n_trials - ended_count, 0)
+        if ended_count:
+            print(f"{ended_count} of {self.own.n_trials} trials are done already", flush=True)
         if to_do:
             print(f"{to_do} trials, in {format_path(self.sweep.folder)}", flush=True)
         launcher: Any = self.plan.sweeper.launcher
@@ -93,7 +97,7 @@ class _Search:
             stream_jobs(launcher, self._generate_jobs(before, to_do), self._take, self.own.n_jobs)
 
     def _generate_jobs(self, before: Sequence[FrozenTrial], to_do: int) -> Iterator[list[str]]:
-        """Each trial's job, made only when a process is free for it: Optuna then knows the most."""
+        """Yield each trial's job, made only when a process is free for it: Optuna then knows the most."""
         numbers = count()
         for trial in islice(self._generate_trials(before), to_do):
             job = self.plan.make_job(_parse_overrides(self.plan, trial.params))
@@ -105,7 +109,7 @@ class _Search:
             yield self.sweep.build_overrides(job)
 
     def _generate_trials(self, before: Sequence[FrozenTrial]) -> Iterator[Trial]:
-        """First what an earlier command left running or failed; after that, new ones."""
+        """Yield first what an earlier command left running or failed, then new trials."""
         for frozen in before:
             if frozen.state == TrialState.RUNNING:
                 if set(frozen.params) == set(self.space):
@@ -114,8 +118,8 @@ class _Search:
                 else:  # killed while it was drawn
                     self.study.tell(frozen.number, state=TrialState.FAIL)
         again = {repr(t.params): t.params for t in before if t.state == TrialState.FAIL and t.params}
-        done = {repr(t.params) for t in before if t.state in ENDED}
-        for key in again.keys() - done:
+        finished_trials = {repr(t.params) for t in before if t.state in ENDED}
+        for key in again.keys() - finished_trials:
             self.study.enqueue_trial(again[key])
         while not self.exhausted:
             try:
@@ -136,7 +140,7 @@ class _Search:
         self._ignore_outage(lambda: self.sweep.mark_finished(job))
 
     def _report(self, folder: Path, epoch: Epoch) -> None:
-        """Reports a running trial's epoch to Optuna, and asks it to stop if the pruner gives it up."""
+        """Report a running trial's epoch to Optuna, and ask it to stop if the pruner gives it up."""
         for trial, job in list(self.running.values()):
             is_new = epoch.epoch not in self.reported.get(trial.number, ())
             if is_new and self.sweep.get_folder(job) == folder:
@@ -157,7 +161,7 @@ class _Search:
             self.exhausted = True
 
     def _ignore_outage(self, do: Callable[[], None]) -> None:
-        """What can also be done at the end: a store that is away for a while ends no search."""
+        """Do what can also be done at the end: a store that is away for a while ends no search."""
         try:
             do()
         except UserError as error:
@@ -167,7 +171,11 @@ class _Search:
 
 
 def parse_distribution(override: Override) -> BaseDistribution:
-    """Hydra's sweep syntax as what Optuna draws from. Raises `UserError` for an interval that Optuna does not take."""
+    """Convert Hydra's sweep syntax into an Optuna distribution.
+
+    Raises:
+        UserError: Optuna does not accept the interval.
+    """
     value = override.value()
     try:
         if isinstance(value, IntervalSweep):
@@ -186,19 +194,27 @@ def parse_distribution(override: Override) -> BaseDistribution:
         raise UserError(f"{override.input_line}: {format_error(error)}") from None
 
 
-def _parse_limits(given: Any) -> list[Any]:
-    return list(given.choices) if isinstance(given, CategoricalDistribution) else [given.low, given.high]
+def _parse_limits(distribution: Any) -> list[Any]:
+    return (
+        list(distribution.choices)
+        if isinstance(distribution, CategoricalDistribution)
+        else [distribution.low, distribution.high]
+    )
 
 
 def _list_corners(space: Space) -> list[dict[str, Any]]:
-    """Points that have every limit and every choice at least once."""
-    limits = {key: _parse_limits(given) for key, given in space.items()}
+    """List points that together have every limit and every choice at least once."""
+    limits = {key: _parse_limits(distribution) for key, distribution in space.items()}
     longest = max(map(len, limits.values()))
     return [{key: each[min(i, len(each) - 1)] for key, each in limits.items()} for i in range(longest)]
 
 
 def _open_study(own: _SearchSettings, name: str, space: Space) -> optuna.Study:
-    """The study of this sweep, new or of its earlier command. Raises `UserError` if that searched another space."""
+    """Open the study of this sweep, new or of its earlier command.
+
+    Raises:
+        UserError: The earlier command searched another space.
+    """
     sqlite = own.storage.startswith("sqlite")
     path = Path(own.storage.removeprefix("sqlite:///"))
     try:
@@ -215,16 +231,16 @@ def _open_study(own: _SearchSettings, name: str, space: Space) -> optuna.Study:
             )
     except Exception as error:  # a database driver may raise anything
         reason = mask_secrets(format_error(error), own.storage)[:200]
-        shown = mask_password(own.storage, whole=True)
-        raise UserError(f"hydra.sweeper.storage={shown}: {reason}") from error
+        address = mask_password(own.storage, whole=True)
+        raise UserError(f"hydra.sweeper.storage={address}: {reason}") from error
     for trial in study.get_trials(deepcopy=False):
         for key, then in trial.distributions.items():
             try:
                 optuna.distributions.check_distribution_compatibility(then, space[key])
             except (KeyError, ValueError):
-                between = ", " if isinstance(then, CategoricalDistribution) else " to "
+                pairs = ", " if isinstance(then, CategoricalDistribution) else " to "
                 raise UserError(
-                    f"resume=true: {key} was searched over {between.join(map(str, _parse_limits(then)))} before, and "
+                    f"resume=true: {key} was searched over {pairs.join(map(str, _parse_limits(then)))} before, and "
                     "a resumed search needs the same choices; start a new one without resume"
                 ) from None
     return study

@@ -21,7 +21,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one setting is behind another, paired by seed; accuracies in [0, 1]."""
+    """The distance of one setting from another, paired by seed. Accuracies are in [0, 1]."""
 
     mean: float
     half_width: float  # of the 95 % interval of the mean, by Student's t
@@ -34,21 +34,25 @@ class Difference:
 
 
 def compute_sign_flip_p(differences: ArrayLike, seed: int = 0) -> Numbers:
-    """The two-sided p of each of P columns of paired differences, corrected for all columns; NaN is a missing pair.
+    """Compute the two-sided p of each column of paired differences, corrected for all columns.
 
-    `differences` is seeds×P. Without an effect each seed's differences are as likely as their negatives, all together.
-    So every pattern of signs is as likely as the one observed (Fisher 1935, section 21): p is the share of the 2^n
-    patterns that are at least as extreme; with more than 16 seeds, of 32,768 random ones. The statistic is the
-    self-normalised sum |Σd| / √Σd², which rises with Student's t (Efron 1969). Corrected by the step-down maximum
-    (Westfall and Young 1993, algorithm 4.1; Romano and Wolf 2005): chance finds any difference in at most 5 % of all
-    tables, however many columns there are and however they depend on each other. One column needs no correction.
+    Without an effect each seed's differences are as likely as their negatives, all together. So every pattern of signs
+    is as likely as the one observed (Fisher 1935, section 21): p is the share of the 2^n patterns that are at least as
+    extreme; with more than 16 seeds, of 32,768 random ones. The statistic is the self-normalised sum |Σd| / √Σd², which
+    rises with Student's t (Efron 1969). Corrected by the step-down maximum (Westfall and Young 1993, algorithm 4.1;
+    Romano and Wolf 2005): chance finds any difference in at most 5 % of all tables, however many columns there are and
+    however they depend on each other. One column needs no correction.
+
+    Args:
+        differences: seeds×P; NaN is a missing pair.
+        seed: Of the random patterns.
     """
-    found = np.nan_to_num(np.asarray(differences, dtype=float))
-    norms = np.sqrt((found**2).sum(axis=0))
-    scaled = np.divide(found, norms, out=np.zeros_like(found), where=norms > 0)
+    p_values = np.nan_to_num(np.asarray(differences, dtype=float))
+    norms = np.sqrt((p_values**2).sum(axis=0))
+    scaled = np.divide(p_values, norms, out=np.zeros_like(p_values), where=norms > 0)
     observed = np.abs(scaled.sum(axis=0))
     order = np.argsort(observed)  # the least extreme first: each is compared with those up to itself
-    signs, as_extreme = _draw_signs(len(found), seed), np.zeros(len(order))
+    signs, as_extreme = _draw_signs(len(p_values), seed), np.zeros(len(order))
     for block in np.array_split(signs, ceil(len(signs) * len(order) / AT_ONCE)):
         extremes = np.maximum.accumulate(np.abs(block @ scaled[:, order]), axis=1)
         as_extreme += (extremes >= observed[order] - 1e-9).sum(axis=0)
@@ -58,7 +62,7 @@ def compute_sign_flip_p(differences: ArrayLike, seed: int = 0) -> Numbers:
 
 
 def _draw_signs(seeds: int, seed: int) -> Numbers:
-    """Patterns×seeds of 1 and -1, the observed one, all 1, among them; of each and its mirror image one."""
+    """Draw patterns×seeds of 1 and -1, among them the observed one, all 1. Mirror images count once."""
     if 2 ** (seeds - 1) <= MOST_SIGNS:
         return np.array([(1, *others) for others in product((1, -1), repeat=seeds - 1)], dtype=float)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (MOST_SIGNS, seeds))
@@ -67,27 +71,36 @@ def _draw_signs(seeds: int, seed: int) -> Numbers:
 
 
 def compute_gaps_to_best(accuracies: ArrayLike, best: int = 0) -> list[Difference]:
-    """How far each of the other settings is behind the one in row `best`, the others in their order.
+    """Compute how far each setting is behind the best one.
 
-    `accuracies` is settings×seeds; NaN where a run is missing. Because the best one was chosen by what is tested here,
-    p is corrected for all pairs of settings, not only for those with the best.
+    Because the best one was chosen by what is tested here, p is corrected for all pairs of settings, not only for those
+    with the best.
+
+    Args:
+        accuracies: settings×seeds; NaN where a run is missing.
+        best: The row of the best setting.
+
+    Returns:
+        The differences of the others, in their order.
     """
     table = np.asarray(accuracies, dtype=float)
     one, other = np.triu_indices(len(table), 1)
     p = np.ones((len(table), len(table)))
     p[one, other] = p[other, one] = compute_sign_flip_p((table[one] - table[other]).T)
-    found = []
+    differences = []
     for row in range(len(table)):
         if row != best:
             paired = table[best] - table[row]
             paired = paired[~np.isnan(paired)]
             mean = float(paired.mean()) if len(paired) else nan
-            found.append(Difference(mean, compute_half_width(paired), float(p[best, row]), len(paired)))
-    return found
+            differences.append(Difference(mean, compute_half_width(paired), float(p[best, row]), len(paired)))
+    return differences
 
 
 def estimate_seeds(settings: int) -> int:
-    """Seeds that separate two of so many settings whose means are three seed deviations apart, in nine of ten sweeps.
+    """Estimate the seeds that separate two of `settings` settings in nine of ten sweeps.
+
+    Their means are three seed deviations apart.
 
     With so many the smallest p that all 2^n signs allow, 2/2^n, is at most 5 % for every single pair even by
     Bonferroni's correction. That the power is over 90 % was simulated: docs/statistics.md.
@@ -96,17 +109,17 @@ def estimate_seeds(settings: int) -> int:
 
 
 def compute_half_width(values: ArrayLike) -> float:
-    """Half of the 95 % interval of the mean, by Student's t; NaN for fewer than two values."""
-    known = np.asarray(values, dtype=float)
-    if len(known) < 2:
+    """Return half of the 95 % interval of the mean, by Student's t; NaN for fewer than two values."""
+    numbers = np.asarray(values, dtype=float)
+    if len(numbers) < 2:
         return nan
     from scipy.special import stdtrit
 
-    return float(stdtrit(len(known) - 1, 0.975) * known.std(ddof=1) / sqrt(len(known)))
+    return float(stdtrit(len(numbers) - 1, 0.975) * numbers.std(ddof=1) / sqrt(len(numbers)))
 
 
 def compute_wilson_interval(accuracy: float, images: float) -> tuple[float, float]:
-    """The 95 % interval of an accuracy in [0, 1] from so many images (Wilson 1927); NaN if one of them is."""
+    """Return the 95 % interval of an accuracy in [0, 1] on `images` images (Wilson 1927); NaN if one of them is."""
     if isnan(accuracy) or isnan(images):
         return nan, nan
     from scipy.stats import binomtest
@@ -116,10 +129,10 @@ def compute_wilson_interval(accuracy: float, images: float) -> tuple[float, floa
 
 
 def compare_accuracies(correct: int, images: int, other_correct: int, other_images: int) -> float:
-    """The two-sided p of two accuracies, by Fisher's exact test.
+    """Return the two-sided p of two accuracies, by Fisher's exact test.
 
-    It takes the images for different ones. Of two nets that are scored on the same images, which mostly fail on the
-    same ones, it finds a difference less often than McNemar's test would.
+    The test treats the images as different ones. Of two nets that are scored on the same images, which mostly fail on
+    the same ones, it finds a difference less often than McNemar's test would.
     """
     from scipy.stats import fisher_exact
 
@@ -128,7 +141,7 @@ def compare_accuracies(correct: int, images: int, other_correct: int, other_imag
 
 
 def compute_mcnemar_p(only_first: int, only_second: int) -> float:
-    """The two-sided exact p of two nets, from the images that only one of them classifies correctly (McNemar 1947)."""
+    """Return the two-sided exact p of two nets, from the images that only one of them reads (McNemar 1947)."""
     if not only_first + only_second:
         return 1.0
     from scipy.stats import binomtest
@@ -137,7 +150,7 @@ def compute_mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def correct_by_holm(p_values: Sequence[float], among: int = 0) -> list[float]:
-    """Each p corrected for all of them, and for others that are not given, `among` in all (Holm 1979)."""
+    """Correct each p for all of them, and for others: `among` tests in all (Holm 1979)."""
     total, corrected, most = max(among, len(p_values)), [1.0] * len(p_values), 0.0
     for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         most = max(most, min(1.0, (total - rank) * p_values[i]))
@@ -146,5 +159,5 @@ def correct_by_holm(p_values: Sequence[float], among: int = 0) -> list[float]:
 
 
 def count_epochs_to(curve: Sequence[tuple[int, float]], accuracy: float) -> float:
-    """The first epoch of a curve of epochs and accuracies that reaches `accuracy`; NaN if none does."""
-    return next((float(epoch) for epoch, reached in curve if reached >= accuracy), nan)
+    """Return the first epoch of a curve of epochs and accuracies that reaches `accuracy`; NaN if none does."""
+    return next((float(epoch) for epoch, epochs in curve if epochs >= accuracy), nan)

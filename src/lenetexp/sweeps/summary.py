@@ -38,9 +38,15 @@ def show_results(
     command: Sequence[str] = (),
     more: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Prints the table, what it shows and what to do next; saves table and pictures in `folder` and the sweep's run.
+    """Print the table, the findings and what to do next. Save table and pictures in `folder` and the sweep's run.
 
-    `command` holds the words of the sweep's command line, `more` is told beside what the table shows.
+    Args:
+        runs: The runs, the best first.
+        keys: The swept keys.
+        folder: Where table and pictures go.
+        recorder: The sweep's own run, or None.
+        command: The words of the sweep's command line.
+        more: Labels and texts below the findings.
     """
     recipes = group_recipes(runs, keys)
     summary = compute_findings(recipes, [key for key in keys if key != SEED], command)
@@ -84,27 +90,30 @@ def show_results(
 
 
 def _describe_best(best: Series, recipe: Series | None, keys: Sequence[str], place: str) -> tuple[str, str]:
-    """The best run; where there are means the best recipe, because its best run is also the one with the best luck."""
-    named = format_swept(best[[key for key in keys if key != SEED or recipe is None]].to_dict())
+    """Describe the best run; where there are means, the best recipe, because its best run is also the luckiest."""
+    settings = format_swept(best[[key for key in keys if key != SEED or recipe is None]].to_dict())
     label, mean, accuracy, test = "best run", "", best.best_val_accuracy, best.test_accuracy
     if recipe is not None:
         label, mean, accuracy, test = "best settings", "mean ", recipe.accuracy, recipe.test
-    reached = f"{mean}validation {accuracy:.2%}" + ("" if isna(test) else f", test {test:.2%}")
-    said = ": ".join(filter(None, [named.replace(" ", ", "), reached]))  # may be folded at its commas
-    return label, "; ".join(filter(None, [said, place]))
+    result = f"{mean}validation {accuracy:.2%}" + ("" if isna(test) else f", test {test:.2%}")
+    text = ": ".join(filter(None, [settings.replace(" ", ", "), result]))  # may be folded at its commas
+    return label, "; ".join(filter(None, [text, place]))
 
 
 def build_results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]) -> str:
-    """One line a run, or a recipe if some differ only in their seed; below, why runs failed and what no mean counts."""
+    """Build a table with one line per run, or per recipe if some differ only in their seed.
+
+    Below it stands why runs failed and what no mean counts.
+    """
     means = has_means(runs, recipes, keys)
     is_started = runs.status != "not run"
     explained = runs[~(runs.status.isin(RESULTS) if means else is_started & (runs.reason == ""))]
     runs = runs[is_started]
-    shown, notes = recipes if means else runs, []
+    table, notes = recipes if means else runs, []
     columns = [key for key in keys if key != SEED or not means]
-    settings = {name: shown[key].map(shorten_value) for name, key in zip(shorten_keys(columns), columns, strict=True)}
+    settings = {name: table[key].map(shorten_value) for name, key in zip(shorten_keys(columns), columns, strict=True)}
     if not means:
-        known = {
+        has_values = {
             "validation": _format_numbers(runs.best_val_accuracy, "{:.2%}"),
             "epoch": _format_numbers(runs.best_epoch, "{:.0f}"),
             "test": _format_numbers(runs.test_accuracy, "{:.2%}"),
@@ -117,7 +126,7 @@ def build_results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]
     else:
         low = (recipes.accuracy - recipes.half_width).clip(lower=0)
         high = (recipes.accuracy + recipes.half_width).clip(upper=1)
-        known = {
+        has_values = {
             "runs": recipes.runs,
             "validation": _format_numbers(recipes.accuracy, "{:.2%}"),
             "deviation": _format_numbers(recipes.deviation, "{:.2%}"),
@@ -135,15 +144,15 @@ def build_results_table(runs: DataFrame, recipes: DataFrame, keys: Sequence[str]
         notes.append(f"{format_swept(run[[*keys]].to_dict()) or run.run_id}: {run.reason}")
     others = format_endings(explained[explained.reason == ""]).value_counts()
     notes += filter(None, [", ".join(f"{pluralize(count, 'run')} {word}" for word, count in others.items())])
-    if shown.groupby([*columns] or (lambda _: 0), dropna=False).images.nunique().gt(1).any():
-        known["images"] = shown.images  # the settings alone do not tell them apart
-    filled = {name: texts for name, texts in known.items() if name not in IF_KNOWN or any(texts)}
+    if table.groupby([*columns] or (lambda _: 0), dropna=False).images.nunique().gt(1).any():
+        has_values["images"] = table.images  # the settings alone do not tell them apart
+    filled = {name: texts for name, texts in has_values.items() if name not in IF_KNOWN or any(texts)}
     # The first to go are those in which most lines agree.
     alike = sorted(settings, key=lambda name: -settings[name].value_counts().max())
     fitting = fit_columns({**settings, **filled}, [*SPARE, *alike[:-1]])
     if missing := [name for name in settings if name not in fitting]:
         notes.insert(0, f"without {', '.join(missing)}, which differ too: see {File.TABLES[1]}")
-    lines, images = format_table(fitting).splitlines(), [*shown.images]
+    lines, images = format_table(fitting).splitlines(), [*table.images]
     for i in reversed(range(1, len(images))):
         if images[i] != images[i - 1]:
             lines.insert(i + 1, "")  # below the names of the columns

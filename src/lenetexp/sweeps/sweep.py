@@ -48,7 +48,7 @@ class Sweep:
     asked: set[str] = field(default_factory=set)  # hashes of the jobs of this command
 
     def enter(self, job: Job) -> RecordedRun | None:
-        """Takes a job into the sweep; returns a finished run of exactly its config, which then counts for it."""
+        """Take a job into the sweep. Return a finished run of exactly its config, which then counts for it, or None."""
         finished = self.finished.get(job.config_hash)
         place = self.jobs.get(job.config_hash, {}).get("place")
         if place is None or not (finished or job.config_hash in self.interrupted):
@@ -63,7 +63,7 @@ class Sweep:
         return self.folder / str(self.jobs[job.config_hash]["place"])
 
     def build_overrides(self, job: Job) -> list[str]:
-        """What the job is launched with: what was asked for, and its place in the sweep."""
+        """Return what the job is launched with: its own overrides, and its place in the sweep."""
         folder = self.get_folder(job)
         place = {
             "+job.parent": self.recorder.run_id,
@@ -81,21 +81,21 @@ class Sweep:
         return words + [f"{key}={QuotedString(value, Quote.single).with_quotes()}" for key, value in place.items()]
 
     def mark_finished(self, job: Job) -> None:
-        """Notes a finished job: should a search propose its config again, its run counts."""
+        """Note a finished job: should a search propose its config again, its run counts."""
         same = f"tags.`{Tag.CONFIG_HASH}` = '{job.config_hash}'"
         for child in list_children(self.recorder.store, self.recorder.run_id, same):
             if child.is_result:
                 self.finished[job.config_hash] = child
 
     def note_failure(self, job: Job, result: JobReturn) -> bool:
-        """Notes why a job failed; returns whether it did."""
+        """Note why a job failed, and return whether it did."""
         failed = result.status != JobStatus.COMPLETED
         if failed:
             self.jobs[job.config_hash]["reason"] = format_error(result._return_value)
         return failed
 
     def save_index(self) -> None:
-        """Writes down what the sweep consists of, so that its results can be shown at any time; names it by that."""
+        """Save what the sweep consists of, so that its results can be shown at any time, and name it by that."""
         content = {"keys": list(self.keys), "jobs": self.jobs, "command": list(self.command)}
         runs = "1 run" if len(self.jobs) == 1 else f"{len(self.jobs)} runs"
         name = f"{' × '.join(shorten_keys(self.keys))}, {runs}"
@@ -103,7 +103,7 @@ class Sweep:
         self.recorder.store.client.log_text(self.recorder.run_id, json.dumps(content, indent=1), File.SWEEP)
 
     def run(self, jobs: Sequence[Job], launcher: Launcher) -> None:
-        """Runs those of `jobs` that are not finished."""
+        """Run those of `jobs` that are not finished."""
         todo = [job for job in jobs if not self.enter(job)]
         self.save_index()
         if skipped := len(jobs) - len(todo):
@@ -124,10 +124,17 @@ class Sweep:
     def show_progress(
         self, launcher: Any, jobs: int, epochs: int, on_epoch: Callable[[Path, Epoch], object] = lambda *_: None
     ) -> SweepProgress:
-        """The live view of so many jobs with so many epochs in all, which calls `on_epoch` with each one's folder."""
+        """Show the live view of `jobs` jobs with `epochs` epochs in all.
+
+        Args:
+            launcher: The launcher, which knows how many of its processes are ready.
+            jobs: Number of jobs.
+            epochs: Number of epochs of all jobs.
+            on_epoch: Called with a job's folder and each of its epochs.
+        """
 
         def describe_phase(has_begun: bool) -> str:
-            """What the user waits for, if that is not the runs."""
+            """Describe what the user waits for, if that is not the runs."""
             if is_stop_requested():
                 return "stopping"
             waits = "" if has_begun else getattr(launcher, "readiness", "")
@@ -142,9 +149,13 @@ class Sweep:
         return any(reasons) or bool(list_children(self.recorder.store, self.recorder.run_id))
 
     def show_results(self, is_whole: bool) -> int:
-        """Shows the results in the terminal, the sweep's folder and MLflow; returns how many runs failed.
+        """Show the results in the terminal, the sweep's folder and MLflow.
 
-        Of a sweep that is not whole, how to go on is told by others.
+        Args:
+            is_whole: Whether the sweep has run to its end; if not, others say how to go on.
+
+        Returns:
+            How many runs failed.
         """
         store, run_id = self.recorder.store, self.recorder.run_id
         # No job runs any more: one that is marked as running was killed.
@@ -160,9 +171,15 @@ class Sweep:
 
 @contextmanager
 def record_sweep(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Sweep]:
-    """Opens a sweep's own run, of which `settings` are any job's; closes it with the results, however the body ends.
+    """Open a sweep's own run, and close it with the results however the body ends.
 
-    Raises `UserError` if the settings do not allow a sweep, or, at the end, if a job failed.
+    Args:
+        settings: The settings of any of its jobs.
+        folder: The sweep's folder.
+        plan: What it varies.
+
+    Raises:
+        UserError: The settings do not allow a sweep; or, at the end, a job failed.
     """
     if settings.tracking.offline:
         raise UserError("tracking.offline=true: must be false for a sweep, whose results come from MLflow")
@@ -196,10 +213,10 @@ def record_sweep(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Swee
 
 @contextmanager
 def _open_sweep_run(store: Store, folder: Path, plan: Plan, resume: bool) -> Iterator[Sweep]:
-    """Creates the sweep's own run, or reopens the newest one of its identity; locks its folder."""
+    """Create the sweep's own run, or reopen the newest one of its identity. Lock its folder."""
     identity = plan.compute_identity()
-    found = search_runs(store, f"tags.`{Tag.SWEEP}` = '{identity}'", at_most=1) if resume else []
-    before = next(iter(found), None)
+    runs = search_runs(store, f"tags.`{Tag.SWEEP}` = '{identity}'", at_most=1) if resume else []
+    before = next(iter(runs), None)
     if before and before.is_here and Path(before.tags[Tag.FOLDER]).is_dir():
         folder = Path(before.tags[Tag.FOLDER])
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +225,7 @@ def _open_sweep_run(store: Store, folder: Path, plan: Plan, resume: bool) -> Ite
     except UserError:
         raise UserError(f"resume=true: this sweep is running in {folder}; end it first") from None
     try:
-        left = _load_earlier_runs(store, before) if resume else {}
+        remaining = _load_earlier_runs(store, before) if resume else {}
         tags = {**build_origin_tags(folder), Tag.SWEEP: identity}
         if before:
             recorder = Recorder(store, before.run_id)
@@ -221,28 +238,35 @@ def _open_sweep_run(store: Store, folder: Path, plan: Plan, resume: bool) -> Ite
                 if key not in theirs:
                     store.client.set_experiment_tag(store.experiment_id, key, value)
         command = get_command_words() if plan.kind == "grid" else []  # a search would propose other settings
-        yield Sweep(recorder, folder, plan.names, command, **left)
+        yield Sweep(recorder, folder, plan.names, command, **remaining)
     finally:
         lock.release()
 
 
 def _load_earlier_runs(store: Store, before: RecordedRun | None) -> dict[str, Any]:
-    """The jobs of the sweep that is resumed, and finished and interrupted runs; closes those of dead processes."""
+    """Load the jobs of the sweep that is resumed, with finished and interrupted runs. Close those of dead processes."""
     for run in search_runs(store, "attributes.status = 'RUNNING'"):
         if run.was_killed_here:
             Recorder(store, run.run_id).mark_killed("its process was gone")
-    ended = search_runs(store, "attributes.status = 'FINISHED'")
+    ended_runs = search_runs(store, "attributes.status = 'FINISHED'")
     mine = list_children(store, before.run_id) if before else []
     return {
         "jobs": read_index(before)["jobs"] if before and File.SWEEP in before.list_artifacts() else {},
         # Of several finished runs of one config the first one counts, and this sweep's own before all others.
-        "finished": {run.config_hash: run for run in [*ended, *mine] if run.is_result},
+        "finished": {run.config_hash: run for run in [*ended_runs, *mine] if run.is_result},
         "interrupted": {run.config_hash: run for run in mine if not run.is_result},
     }
 
 
 def _close(sweep: Sweep, status: str) -> int:
-    """Shows the results and closes the sweep's run; returns how many runs failed. Raises `UserError` if it cannot."""
+    """Show the results and close the sweep's run.
+
+    Returns:
+        How many runs failed.
+
+    Raises:
+        UserError: It cannot be closed.
+    """
     failed, trouble, has_begun = 0, None, True
     try:
         if has_begun := status != "KILLED" or sweep.has_begun:
@@ -258,10 +282,10 @@ def _close(sweep: Sweep, status: str) -> int:
     if isinstance(trouble, BrokenPipeError):  # nobody reads what is printed
         raise trouble
     if trouble:
-        said = f"{trouble}; the same command with resume=true shows the sweep's results later"
+        message = f"{trouble}; the same command with resume=true shows the sweep's results later"
         if status == "FINISHED":
-            raise UserError(said) from trouble
-        print(f"note: {said}", flush=True)  # what ended the sweep is what the user must know
+            raise UserError(message) from trouble
+        print(f"note: {message}", flush=True)  # what ended the sweep is what the user must know
     if status == "KILLED":
         print(f"Stopped. To resume: {format_resume_command(None)}" if has_begun else STOPPED_EARLY, flush=True)
     return failed
