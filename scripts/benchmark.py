@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Measures lenetexp against the tutorial's plain DataLoader loop on the same MNIST images.
+"""Measure lenetexp against the tutorial's plain DataLoader loop on the same MNIST images.
 
-Both sides take turns, so that a busy machine slows both; medians and their ratio are printed.
+Both sides take turns, so that a busy machine slows both. Medians and their ratio are printed.
 
     python scripts/benchmark.py --root FOLDER        the folder holds MNIST/raw/…
 """
@@ -32,7 +32,7 @@ PLAIN = str(PROJECT / "scripts" / "plain.py")
 
 
 def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Iterator[float]]:
-    """Both training loops from the same weights over the same images in the same order.
+    """Make both training loops, from the same weights over the same images in the same order.
 
     Each yields the mean training loss after every epoch. The learning rate grows with the batch, to show a curve.
     """
@@ -47,8 +47,8 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
     from lenetexp.training.state import Training
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    named = {"_target_": "lenetexp.datasets.torchvision_dataset", "name": "MNIST"}
-    source = Dataset.model_validate({**named, "root": root, "validation": "test"})
+    modules = {"_target_": "lenetexp.datasets.torchvision_dataset", "name": "MNIST"}
+    source = Dataset.model_validate({**modules, "root": root, "validation": "test"})
     whole = load_data(source, device)
     few = Split(whole.val.images[:100], whole.val.labels[:100])
     train = whole.train[torch.arange(images, device=device)]
@@ -83,14 +83,14 @@ def loops(root: str, batch_size: int, images: int) -> tuple[Iterator[float], Ite
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of wall time, and the result."""
+    """Return the seconds of wall time that `work` takes, and its result."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
 
 
 def compare_loops(root: str, batch_sizes: list[int], images: int, rounds: int) -> None:
-    """Prints images a second of both training loops and their ratio, for each batch size."""
+    """Print images per second of both training loops and their ratio, for each batch size."""
     print(f"\ntraining loop, {images:,} MNIST images an epoch, {rounds} epochs each, in turn")
     print("  batch     plain images/s     lenetexp images/s   ratio   last losses, plain and lenetexp")
     for batch_size in batch_sizes:
@@ -107,7 +107,7 @@ def compare_loops(root: str, batch_sizes: list[int], images: int, rounds: int) -
 
 
 def diagnostics_cost(rounds: int) -> None:
-    """Prints the throughput of the default run with and without diagnostics, in turn, and their ratio."""
+    """Print the throughput of the default run with and without diagnostics, in turn, and their ratio."""
     import lenetexp.cli  # noqa: F401  (its resolver is part of the config)
     from lenetexp.datasets.splits import load_data
     from lenetexp.training.loop import Recipe, fit
@@ -129,7 +129,7 @@ def diagnostics_cost(rounds: int) -> None:
 
 
 def composed(*words: str) -> tuple[Any, Any]:
-    """The settings of a run, and the config that they come from."""
+    """Return the settings of a run, and the config that they come from."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -142,7 +142,7 @@ def composed(*words: str) -> tuple[Any, Any]:
 
 
 def compare_commands(root: str, plain_runs: int, epochs: int, rounds: int, *ours: str) -> None:
-    """Prints the wall time of so many plain commands in a row and of one of lenetexp's, and their ratio."""
+    """Print the wall time of several plain commands in a row and of one of lenetexp's, and their ratio."""
     plain = [sys.executable, PLAIN, root, str(epochs)]
     command = [sys.executable, RUN, "experiment=tutorial", f"dataset.root={root}", f"epochs={epochs}", *ours]
     spent: tuple[list[float], list[float]] = ([], [])
@@ -158,7 +158,7 @@ def compare_commands(root: str, plain_runs: int, epochs: int, rounds: int, *ours
 
 
 def overhead_of_jobs(jobs: int) -> None:
-    """Prints what a run costs beside its epochs, in a process that has had one before."""
+    """Print what a run costs beside its epochs, in a process that has had one before."""
     from lenetexp.tracking.journal import NAME, Epoch, JournalReader
 
     with tempfile.TemporaryDirectory() as folder:
@@ -168,12 +168,12 @@ def overhead_of_jobs(jobs: int) -> None:
     runs.sort(key=lambda run: run.events[0].time)
     pairs = itertools.pairwise(runs)  # each run, and the one before it
     spent = [b.events[-1].time - a.events[-1].time - b.select(Epoch)[-1].time + b.events[0].time for a, b in pairs]
-    said = f"{statistics.median(spent):.0f} ms ({min(spent)} to {max(spent)})"
-    print(f"  a run beside its epochs, in a warm process: {said}")
+    message = f"{statistics.median(spent):.0f} ms ({min(spent)} to {max(spent)})"
+    print(f"  a run beside its epochs, in a warm process: {message}")
 
 
 def startup(rounds: int) -> None:
-    """Prints what a default run takes before its first step and after its last epoch, beside a bare import of torch."""
+    """Print what a default run takes before its first step and after its last epoch, beside a bare import of torch."""
     from lenetexp.tracking.journal import Epoch, JournalReader
 
     spent: list[tuple[float, ...]] = []
@@ -193,7 +193,7 @@ def startup(rounds: int) -> None:
 
 
 def tracking_share(root: str, epochs: int) -> None:
-    """Prints how long a whole run waits for MLflow, whose process starts with it."""
+    """Print how long a whole run waits for MLflow, whose process starts with it."""
     print(f"\ntracking, the tutorial's recipe, {epochs} epochs", flush=True)
     from lenetexp.tracking import process
 
@@ -226,7 +226,7 @@ def tracking_share(root: str, epochs: int) -> None:
 
 
 def main() -> None:
-    """Reads the command line and measures."""
+    """Parse the command line and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--root", default=str(PROJECT.parent / "shared/data"), help="holds MNIST/raw")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 128])

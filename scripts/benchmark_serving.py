@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""How fast `mlflow models serve` answers with a registered net, beside MLflow's own pytorch model of the same net.
+"""Measure how fast `mlflow models serve` answers with a registered net, beside MLflow's own model of the same net.
 
-In a folder with a finished run: python scripts/benchmark_serving.py [rounds]. Servers take turns, one at a time;
+In a folder with a finished run: python scripts/benchmark_serving.py [rounds]. Servers take turns, one at a time.
 docs/serving.md has the numbers.
 """
 
@@ -38,7 +38,7 @@ MANY = 64
 
 @contextmanager
 def served(folder: Path) -> Iterator[http.client.HTTPConnection]:
-    """A connection to a server of the model in `folder`."""
+    """Serve the model in `folder`, and give a connection to it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -64,7 +64,7 @@ def served(folder: Path) -> Iterator[http.client.HTTPConnection]:
 
 
 def milliseconds(connection: http.client.HTTPConnection, rows: list[Any]) -> float:
-    """The median of one request after the other."""
+    """Return the median time of requests, one after the other."""
     body = json.dumps({"inputs": rows})
     taken: list[float] = []
     until = time.perf_counter() + SECONDS
@@ -80,7 +80,7 @@ def milliseconds(connection: http.client.HTTPConnection, rows: list[Any]) -> flo
 
 
 def main(rounds: int) -> None:
-    """Prints the median of the rounds for each kind of request."""
+    """Print the median of the rounds for each kind of request."""
     store = open_store(Tracking(uri=URI, experiment="lenetexp"), create=False)
     stored = find_run(store, "best")
     with TemporaryDirectory() as place, use_as_default(store):

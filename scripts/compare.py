@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Tables and pictures of a sweep, or of any runs: python scripts/compare.py sweep=latest (more: --help)."""
+"""Show tables and pictures of a sweep, or of any runs: python scripts/compare.py sweep=latest (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import CompareConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
 def main(config: DictConfig) -> None:
-    """One comparison."""
+    """Show one comparison."""
     cli.run_task(config, CompareConfig, "lenetexp.sweeps.compare.compare")
 
 

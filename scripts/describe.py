@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A net layer by layer, in numbers and as a picture: python scripts/describe.py model=lenet_5 (more: --help)."""
+"""Show a net layer by layer, in numbers and as a picture: python scripts/describe.py model=lenet_5 (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import DescribeConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="describe")
 def main(config: DictConfig) -> None:
-    """One net."""
+    """Describe one net."""
     cli.run_task(config, DescribeConfig, "lenetexp.describe.describe")
 
 

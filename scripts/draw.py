@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Opens a page to draw on, with trained nets behind it: python scripts/draw.py run=best (more: --help)."""
+"""Open a page to draw on, with trained nets behind it: python scripts/draw.py run=best (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import DrawConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="draw")
 def main(config: DictConfig) -> None:
-    """Serves the page until it is interrupted."""
+    """Serve the page until it is interrupted."""
     cli.run_task(config, DrawConfig, "lenetexp.inference.page.launch.run")
 
 

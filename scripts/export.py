@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes a trained net for other programs: python scripts/export.py run=best format=onnx (more: --help)."""
+"""Write a trained net for other programs: python scripts/export.py run=best format=onnx (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import ExportConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="export")
 def main(config: DictConfig) -> None:
-    """Writes one file, and another that says what is in it."""
+    """Write one file, and another that describes it."""
     cli.run_task(config, ExportConfig, "lenetexp.export.run")
 
 

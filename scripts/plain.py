@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The tutorial's plain PyTorch script at batch size 16, as benchmark.py measures lenetexp against it.
+"""The tutorial's plain PyTorch script at batch size 16, which benchmark.py measures lenetexp against.
 
 python scripts/plain.py FOLDER EPOCHS        the folder holds MNIST/raw/…
 """
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 
 def plain_net() -> nn.Sequential:
-    """The tutorial's net, as the tutorial writes it."""
+    """Build the tutorial's net, as the tutorial writes it."""
     return nn.Sequential(
         nn.Conv2d(1, 6, kernel_size=5, padding=2),
         nn.Sigmoid(),
@@ -31,7 +31,7 @@ def plain_net() -> nn.Sequential:
 
 
 def plain_epoch(loader: DataLoader[Any], model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> float:
-    """The tutorial's training loop; returns the mean of the batches' losses in nats."""
+    """Train one epoch as the tutorial does. Return the mean of the batches' losses in nats."""
     loss_sum, accuracy_sum = 0.0, 0.0
     for images, labels in loader:
         images, labels = images.to(device), labels.to(device)
@@ -48,7 +48,7 @@ def plain_epoch(loader: DataLoader[Any], model: nn.Module, optimizer: torch.opti
 
 @torch.no_grad()
 def plain_validation(loader: DataLoader[Any], model: nn.Module, device: str) -> float:
-    """The tutorial's validation; returns the mean of the batches' accuracies."""
+    """Validate as the tutorial does. Return the mean of the batches' accuracies."""
     model.eval()
     correct = [(model(images.to(device)).argmax(1).cpu() == labels).float().mean().item() for images, labels in loader]
     model.train()
@@ -56,14 +56,14 @@ def plain_validation(loader: DataLoader[Any], model: nn.Module, device: str) -> 
 
 
 def mnist(root: str, train: bool) -> Any:
-    """torchvision's MNIST with the tutorial's transform."""
+    """Load torchvision's MNIST with the tutorial's transform."""
     from torchvision import datasets, transforms
 
     return datasets.MNIST(root, train=train, transform=transforms.ToTensor())
 
 
 def plain_run(root: str, epochs: int) -> None:
-    """Trains, validates, saves the best weights."""
+    """Train, validate, save the best weights."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     train = DataLoader(mnist(root, train=True), batch_size=16, shuffle=True)
     test = DataLoader(mnist(root, train=False), batch_size=16)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predicts with a net that run.py trained: python scripts/predict.py run=latest (more: --help)."""
+"""Predict with a net that run.py trained: python scripts/predict.py run=latest (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import PredictConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
 def main(config: DictConfig) -> None:
-    """Prints the predictions and writes a picture of them."""
+    """Print the predictions and write a picture of them."""
     cli.run_task(config, PredictConfig, "lenetexp.predict.run")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Registers a trained net, to be served: python scripts/register.py run=best name=digits (more: --help)."""
+"""Register a trained net, to be served: python scripts/register.py run=best name=digits (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import RegisterConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="register")
 def main(config: DictConfig) -> None:
-    """Makes a version in MLflow's registry and says how to use it."""
+    """Make a version in MLflow's registry and print how to use it."""
     cli.run_task(config, RegisterConfig, "lenetexp.inference.serving.registration.run")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A page to share, of a sweep or of one run: python scripts/report.py sweep=latest (more: --help)."""
+"""Write a page to share, of a sweep or of one run: python scripts/report.py sweep=latest (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import ReportConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(config: DictConfig) -> None:
-    """One report."""
+    """Write one report."""
     cli.run_task(config, ReportConfig, "lenetexp.sweeps.report.report")
 
 

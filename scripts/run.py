@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains one net, or with -m a sweep: python scripts/run.py optimizer.lr=0.01 (more: --help)."""
+"""Train one net, or with -m a sweep: python scripts/run.py optimizer.lr=0.01 (more: --help)."""
 
 import sys
 
@@ -13,7 +13,7 @@ from lenetexp.tracking import process
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(config: DictConfig) -> float:
-    """One run; its best validation accuracy is what a sweeper gets."""
+    """Train one net. Its best validation accuracy is what a sweeper gets."""
     return cli.run_task(config, RunConfig, "lenetexp.runs.experiment.run")
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Lists the runs and sweeps that there are: python scripts/runs.py (more: --help)."""
+"""List the runs and sweeps in the store: python scripts/runs.py (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import RunsConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="runs")
 def main(config: DictConfig) -> None:
-    """One table."""
+    """Print one table."""
     cli.run_task(config, RunsConfig, "lenetexp.sweeps.listing.list_runs")
 
 

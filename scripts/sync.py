@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Sends to MLflow what it has missed of runs: python scripts/sync.py (more: --help)."""
+"""Send to MLflow what it missed of runs: python scripts/sync.py (more: --help)."""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +10,7 @@ from lenetexp.config.commands import SyncConfig
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sync")
 def main(config: DictConfig) -> None:
-    """One look through all run folders."""
+    """Look once through all run folders."""
     cli.run_task(config, SyncConfig, "lenetexp.tracking.outbox.sync")
 
 

@@ -1,4 +1,4 @@
-"""A net layer by layer, in numbers and as a picture."""
+"""scripts/describe.py: a net layer by layer, in numbers and as a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ SIZE = 28  # height and width of the images that every net here takes
 
 
 def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> None:
-    """Prints the table of layers; writes net.png, and connections.png and bitmaps.png if there are such."""
+    """Print the table of layers. Write net.png, and connections.png and bitmaps.png if the net has such."""
     image_shape = (settings.channels, SIZE, SIZE)
     model = build_net(settings.model, settings.classes, image_shape)
     layers = list_layers(model, image_shape)
@@ -26,7 +26,7 @@ def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> 
     print(build_layer_table(layers))
 
     def draw() -> None:
-        """All pictures that suit this net, into `folder`."""
+        """Draw all pictures that suit this net into `folder`."""
         from lenetexp.reporting.net_figure import draw_bitmaps, draw_connections, draw_net  # imports matplotlib
 
         one, copies = find_copies(layers)
@@ -43,7 +43,7 @@ def describe(settings: DescribeConfig, config: dict[str, Any], folder: Path) -> 
 
 
 def build_layer_table(layers: list[Layer]) -> str:
-    """A row for each layer, and the totals."""
+    """Build a table with a row for each layer, and the totals."""
     totals = [sum(getattr(layer, key) for layer in layers) for key in ("units", "parameters", "connections")]
     return format_table(
         {
@@ -58,12 +58,12 @@ def build_layer_table(layers: list[Layer]) -> str:
 
 
 def format_size(shape: tuple[int, ...]) -> str:
-    """6@28×28, or 84, as the papers write it."""
+    """Format the size of a layer as the papers do: "6@28×28", or "84"."""
     maps, *sides = shape
     return f"{maps}@{'×'.join(map(str, sides))}" if sides else f"{maps}"
 
 
 def _collect_bitmaps(model: nn.Module) -> list[list[list[float]]] | None:
-    """classes × height × width, of a net that compares with bitmaps."""
+    """Return the classes×height×width bitmaps of a net that compares with some, or None."""
     centres = next((module.weight for module in model.modules() if isinstance(module, EuclideanRBF)), None)
     return None if centres is None else centres.view(-1, HEIGHT, WIDTH).tolist()

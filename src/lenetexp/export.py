@@ -1,4 +1,4 @@
-"""A trained net as a file that runs without lenetexp, checked to give the same logits: scripts/export.py."""
+"""scripts/export.py: a trained net as a file that runs without lenetexp, checked to give the same logits."""
 
 import hashlib
 import json
@@ -33,7 +33,11 @@ DESLANTED = 1e-2
 
 
 def run(settings: ExportConfig, config: dict[str, Any], folder: Path) -> None:
-    """Writes the file and what is to know of it beside it; `UserError` and no file if it gives other logits."""
+    """Write the file and a description beside it.
+
+    Raises:
+        UserError: The file gives other logits than the net. No file is left.
+    """
     if settings.format == "onnx" and (missing := [name for name in PACKAGES if find_spec(name) is None]):
         raise UserError(
             f"format=onnx: needs the packages {', '.join(missing)}; "
@@ -88,7 +92,7 @@ def _write_export(file: Path, target: Path, about: str, sidecar: Path) -> None:
 
 
 def convert_to_onnx(model: nn.Module, example: Tensor, file: Path) -> Forward:
-    """Writes the net for any number of images; returns it as ONNX Runtime runs it."""
+    """Write the net for any number of images. Return it as ONNX Runtime runs it."""
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -99,14 +103,14 @@ def convert_to_onnx(model: nn.Module, example: Tensor, file: Path) -> Forward:
 
 
 def convert_to_pt2(model: nn.Module, example: Tensor, file: Path) -> Forward:
-    """Writes the net for any number of images; returns it as `torch.export.load` reads it."""
+    """Write the net for any number of images. Return it as `torch.export.load` reads it."""
     torch.export.save(_trace(model, example), file)
     loaded: Forward = torch.export.load(file).module()
     return loaded
 
 
 def convert_to_torchscript(model: nn.Module, example: Tensor, file: Path) -> Forward:
-    """Writes the net as traced; returns it as `torch.jit.load` reads it."""
+    """Write the net as a trace. Return it as `torch.jit.load` reads it."""
     torch.jit.trace(model, example).save(str(file))
     loaded: Forward = torch.jit.load(str(file))
     return loaded
@@ -120,7 +124,11 @@ def _trace(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 
 
 def _check_export(net: TrainedNet, exported: Forward, settings: ExportConfig) -> list[str]:
-    """A line for each kind of images, with the largest difference of the logits; `UserError` if one is too large."""
+    """Compare the logits of the net and the file. Return a line for each kind of images.
+
+    Raises:
+        UserError: A difference is too large.
+    """
     generator = torch.Generator().manual_seed(0)
     samples = {"random images": torch.rand(max(BATCHES), *net.facts.image_shape, generator=generator)}
     lines = []
@@ -135,10 +143,10 @@ def _check_export(net: TrainedNet, exported: Forward, settings: ExportConfig) ->
         for size in BATCHES:
             batch = images[-size:]
             with torch.inference_mode():
-                ours = net.model(batch)
-            difference = (exported(batch) - ours).abs()
+                expected = net.model(batch)
+            difference = (exported(batch) - expected).abs()
             worst = max(worst, float(difference.max()))
-            if not bool((difference <= allowed + RELATIVE * ours.abs()).all()):
+            if not bool((difference <= allowed + RELATIVE * expected.abs()).all()):
                 raise UserError(
                     f"format={settings.format}: the exported net gives other logits for {name}, by up to {worst:.2g}; "
                     "no file was kept"

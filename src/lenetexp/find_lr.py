@@ -1,4 +1,4 @@
-"""A recipe to the learning rates at which it learns: a table of numbers, a picture, a suggestion."""
+"""scripts/find_lr.py: the learning rates at which a recipe learns, as a table, a picture and a suggestion."""
 
 import csv
 import shlex
@@ -20,7 +20,7 @@ WITHOUT_EFFECT = ("epochs", "patience", "resume")  # settings of runs, of which 
 
 
 def find_lr(settings: FindLrConfig, config: dict[str, Any], folder: Path) -> None:
-    """Runs the test and prints what to try; writes lr_range.csv and lr_range.png into `folder`."""
+    """Run the test and print what to try. Write lr_range.csv and lr_range.png into `folder`."""
     for word in settings.overrides:
         if word.partition("=")[0].lstrip("+") in WITHOUT_EFFECT:
             raise UserError(f"{word}: has no effect here, where steps= says how long to train; leave it out")
@@ -54,15 +54,15 @@ def find_lr(settings: FindLrConfig, config: dict[str, Any], folder: Path) -> Non
         draw_range([step.lr for step in steps], [step.loss for step in steps], [step.smooth for step in steps],
                    rates, title, folder / "lr_range.png")  # fmt: skip
 
-    drawn = try_draw(draw)
+    is_drawn = try_draw(draw)
     print("\n".join(advise(settings, steps, suggestion)))
     print(f"  numbers  {format_path(folder / 'lr_range.csv')}")
-    if drawn:
+    if is_drawn:
         print(f"  picture  {format_path(folder / 'lr_range.png')}")
 
 
 def advise(settings: FindLrConfig, steps: Sequence[Step], suggestion: Suggestion | None) -> Iterator[str]:
-    """Say what the test showed, and which commands to give next."""
+    """Describe what the test showed, and which commands follow."""
     if suggestion is None:
         yield wrap_text(
             "The loss did not fall clearly: try more steps, larger batches, another range or another recipe."

@@ -1,4 +1,4 @@
-"""What a trained net makes of images: scripts/predict.py. A run's record is all that it needs."""
+"""scripts/predict.py: what a trained net makes of images. A run's record is all that it needs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,11 @@ Answer = tuple[list[str], style.Figure]  # what is printed, and the picture
 
 
 def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
-    """Prints what the net of a run predicts, and draws it into `folder`; `UserError` if there is nothing to predict."""
+    """Print what the net of a run predicts, and draw it into `folder`.
+
+    Raises:
+        UserError: There is nothing to predict.
+    """
     device = pick_device(settings.device)
     files, ignored = find_images(settings.images or [])
     if len(files) == 1:
@@ -46,12 +50,12 @@ def run(settings: PredictConfig, config: dict[str, Any], folder: Path) -> None:
 
 
 def _predict_test_images(net: TrainedNet, settings: PredictConfig, device: torch.device) -> Answer:
-    """Lines and a picture of some test images of the run's own dataset: the first, or of all classes if sorted."""
+    """Return lines and a picture of test images of the run's dataset: the first ones, or of all classes if sorted."""
     data = net.load_own_images(settings.root, device)
     if data.classes != net.facts.classes:
         where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
-        wanted, found = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
-        raise UserError(f"{where}: must hold images of the net's classes, {wanted}; these are of {found}")
+        wanted, scores = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
+        raise UserError(f"{where}: must hold images of the net's classes, {wanted}; these are of {scores}")
     lines = []
     if data.digest != net.facts.digest:
         lines.append("note: these are not the images that the run was made with (another digest)")
@@ -69,7 +73,7 @@ def _predict_test_images(net: TrainedNet, settings: PredictConfig, device: torch
 
 
 def _space_evenly(total: int, count: int) -> Sequence[int]:
-    """At most `count` numbers below `total`, in order and evenly spaced."""
+    """Return at most `count` numbers below `total`, in order and evenly spaced."""
     count = min(total, count)
     return [(2 * i + 1) * total // (2 * count) for i in range(count)]
 
@@ -85,7 +89,7 @@ class Photo(NamedTuple):
 
 
 def _predict_photos(net: TrainedNet, files: list[PictureFile], settings: PredictConfig, device: torch.device) -> Answer:
-    """Lines and a picture of the user's own pictures; those that cannot be used are skipped and named."""
+    """Return lines and a picture of the user's own pictures. Those that cannot be used are skipped and named."""
     lines = []
     if len(files) > settings.count:
         chosen: Sequence[int] = range(settings.count)
@@ -140,7 +144,7 @@ def _list_doubts(photo: Photo, is_strange: bool) -> list[str]:
 
 
 def _find_strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:
-    """Which prepared pictures are unlike the training images; none if those are not here any more."""
+    """Return which prepared pictures are unlike the training images; none if those are no longer here."""
     try:
         data = net.load_own_images(settings.root, torch.device("cpu"))
     except (UserError, OSError):
@@ -149,7 +153,7 @@ def _find_strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictC
 
 
 def _classify_images(net: TrainedNet, images: Tensor) -> tuple[list[str], list[float], list[str]]:
-    """The predicted classes of N×C×H×W uint8 images, their probabilities, and a line of those of all classes."""
+    """Return the predicted classes of N×C×H×W uint8 images, their probabilities, and a line with all of them."""
     scores = evaluate(net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))
     lines = [
         "  " + "  ".join(f"{name}: {share:.1%}" for name, share in zip(net.facts.classes, shares, strict=True))

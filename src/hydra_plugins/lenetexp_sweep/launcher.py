@@ -38,7 +38,7 @@ TRIES = 3  # processes in a row that die before they are ready: there is no memo
 
 @dataclass
 class LocalLauncherConf:
-    """Registered as hydra/launcher=local; the numbers are checked by `LocalLauncher.setup`."""
+    """The settings of hydra/launcher=local. `LocalLauncher.setup` checks the numbers."""
 
     _target_: str = "hydra_plugins.lenetexp_sweep.launcher.LocalLauncher"
     n_jobs: Any = None  # jobs at a time; null: one per core, or per_gpu on each GPU
@@ -51,14 +51,18 @@ ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLau
 
 
 class LocalLauncher(Launcher):
-    """Runs jobs in worker processes that stay for the next job; one that dies takes only its own job with it."""
+    """Runs jobs in worker processes that stay for the next job. One that dies takes only its own job with it."""
 
     def __init__(self, n_jobs: int | None, device: str, per_gpu: int, warm_up: str | None) -> None:
         self.n_jobs, self.device, self.per_gpu, self.hook = n_jobs, device, per_gpu, warm_up
         self.workers: list[Worker] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Called once by Hydra, before any job is known; raises `UserError` if a setting is wrong."""
+        """Check the settings. Hydra calls this once, before any job is known.
+
+        Raises:
+            UserError: A setting is wrong.
+        """
         if self.n_jobs is not None and not (type(self.n_jobs) is int and self.n_jobs >= 1):
             raise UserError(f"hydra.launcher.n_jobs={self.n_jobs}: must be a whole number, 1 or more, or null")
         if not (type(self.per_gpu) is int and self.per_gpu >= 1):
@@ -67,7 +71,7 @@ class LocalLauncher(Launcher):
 
     @contextmanager
     def start_workers(self, at_most: int) -> Iterator[None]:
-        """Starts the processes, `at_most` so many, which import what jobs need while the caller does other things."""
+        """Start up to `at_most` processes, which import what jobs need while the caller does other things."""
         try:
             with (
                 defer_signals() as stop_if_asked
@@ -88,29 +92,39 @@ class LocalLauncher(Launcher):
 
     @property
     def readiness(self) -> str:
-        """How many of the processes are ready for a job, in words; empty if all are."""
+        """How many of the processes are ready for a job, in words; "" if all are."""
         ready, count = sum(worker.is_ready for worker in self.workers), len(self.workers)
         return f"{ready} of {count} processes ready" if ready < count else ""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Runs all jobs; returns their results in the order of the jobs, failed ones with their exceptions."""
+        """Run all jobs.
+
+        Returns:
+            Their results in the order of the jobs, those of failed ones with their exceptions.
+        """
         results: dict[int, JobReturn] = {}
         with nullcontext() if self.workers else self.start_workers(len(job_overrides)):
             self.stream(iter(job_overrides), results.__setitem__, initial_job_idx)
         return [results[number] for number in sorted(results)]
 
     def stream(self, jobs: Iterator[Sequence[str]], take: Callable[[int, JobReturn], None], first: int) -> None:
-        """Runs jobs on the processes that are started, and asks for the next one when a process is free.
+        """Run jobs, and ask for the next one when a process is free.
 
-        Calls `take` with each job's number, counted from `first`, and its result as soon as it is done. Raises
-        `Interrupted` if a signal came, and `UserError` if processes cannot start; running jobs may save their state.
+        Args:
+            jobs: The overrides of each job.
+            take: Called with each job's number and its result as soon as it is done.
+            first: The number of the first job.
+
+        Raises:
+            Interruption: A signal came. Running jobs may save their state.
+            UserError: Processes cannot start.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         # cloudpickle, because the task function is part of the script that the user started.
         context = cloudpickle.dumps((self.hydra_context, self.task_function, self.config, Singleton.get_state()))
-        left, more = enumerate(jobs, first), True
+        remaining, more = enumerate(jobs, first), True
         with defer_signals() as stop_if_asked:
             try:
                 while more or any(worker.job for worker in self.workers):
@@ -123,7 +137,7 @@ class LocalLauncher(Launcher):
                         if worker.pipe.poll() and (done := worker.receive_result()):
                             take(*done)
                         if more and worker.idle:
-                            if job := next(left, None):
+                            if job := next(remaining, None):
                                 worker.send_job(context, job)
                             else:
                                 more = False
@@ -137,7 +151,7 @@ class LocalLauncher(Launcher):
                 raise
 
     def build_environments(self) -> list[dict[str, str]]:
-        """For each job that may run at a time, the environment variables that give it its share of the machine."""
+        """Build the environment variables that give each job that runs at a time its share of the machine."""
         from joblib import cpu_count  # knows a container's limits; takes a fifth of a second to import
 
         gpus = _list_visible_gpus() if self.device in ("auto", "cuda") else []
@@ -150,7 +164,7 @@ class LocalLauncher(Launcher):
 
 
 def _list_visible_gpus() -> list[str]:
-    """The CUDA devices that this process may use, found without the second that importing torch takes."""
+    """List the CUDA devices that this process may use, without the second that importing torch takes."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return re.findall(r"^GPU (\d+):", subprocess.getoutput("nvidia-smi -L"), re.MULTILINE)
@@ -158,7 +172,7 @@ def _list_visible_gpus() -> list[str]:
 
 
 class Worker:
-    """One process and the job it runs. Its pipe is its own: when it dies, no other worker is affected."""
+    """One process and the job that it runs. Its pipe is its own: when it dies, no other worker is affected."""
 
     def __init__(self, environment: dict[str, str], warm_up: str | None) -> None:
         self.environment, self.warm_up = environment, warm_up
@@ -170,8 +184,8 @@ class Worker:
         # Spawned, not forked: a fork of a process with threads may hang, and CUDA does not survive it.
         spawn = multiprocessing.get_context("spawn")
         self.idle = False
-        self.pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(theirs, self.warm_up))
+        self.pipe, child_end = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(child_end, self.warm_up))
         # What a killed job leaves is freed; nobody needs to read on the terminal that it was.
         with env_override({"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}):
             resource_tracker.ensure_running()  # it would unblock SIGINT below
@@ -182,7 +196,7 @@ class Worker:
                 self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        theirs.close()  # the process has the only copy left, so the pipe ends when it dies
+        child_end.close()  # the process has the only copy left, so the pipe ends when it dies
 
     @property
     def is_ready(self) -> bool:
@@ -198,7 +212,7 @@ class Worker:
             self.pipe.send((context, *job))
 
     def receive_result(self) -> tuple[int, JobReturn] | None:
-        """The result of its job, or None: the process is ready for its first job, or died without one."""
+        """Return the result of its job. None means that it is ready for its first job, or died without a result."""
         job, self.job = self.job, None
         try:
             result = cloudpickle.loads(self.pipe.recv_bytes())
@@ -208,8 +222,8 @@ class Worker:
             if self.deaths < TRIES:
                 self._start()
             died = isinstance(error, (EOFError, OSError))
-            said = "its process died (killed, or out of memory)" if died else f"its result cannot be read: {error}"
-            result = job and _make_failure(job[1], UserError(said))
+            message = "its process died (killed, or out of memory)" if died else f"its result cannot be read: {error}"
+            result = job and _make_failure(job[1], UserError(message))
         return job and (job[0], result)
 
 
@@ -221,7 +235,7 @@ def _make_failure(overrides: Sequence[str], error: Exception) -> JobReturn:
 
 
 def _serve(pipe: Connection, warm_up: str | None) -> None:
-    """All that a process does."""
+    """Run the jobs that come through the pipe. This is all that a process does."""
     os.setpgid(0, 0)  # for jobs that handle Ctrl-C themselves
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -250,7 +264,7 @@ def _end_with_parent(idle: threading.Event) -> None:
 
 
 def _execute(context: bytes, number: int, overrides: Sequence[str]) -> bytes:
-    """Runs a job as Hydra's own launchers do; returns its result, pickled."""
+    """Run a job as Hydra's own launchers do, and return its result, pickled."""
     try:
         hydra_context, task_function, config, singletons = cloudpickle.loads(context)
         setup_globals()
@@ -268,7 +282,7 @@ def _execute(context: bytes, number: int, overrides: Sequence[str]) -> bytes:
 
 
 def _pickle_result(result: JobReturn) -> bytes:
-    """The result; what cannot be passed to the parent is left out, or replaced by an error that says what it was."""
+    """Pickle a result. What cannot be pickled is left out, or replaced by an error that describes it."""
     value = result._return_value
     if result.status == JobStatus.FAILED:
         stand_in = UserError(f"{type(value).__name__}: {value}")

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 @dataclass
 class SweeperConf:
-    """Registered as hydra/sweeper=grid."""
+    """The settings of hydra/sweeper=grid."""
 
     _target_: str = "hydra_plugins.lenetexp_sweep.sweeper.Sweeper"
     params: dict[str, str] | None = None  # as on the command line: optimizer.lr: 0.01,0.1
@@ -38,14 +38,14 @@ class Sweeper(BasicSweeper):
         self.run, self.settings = run, settings  # further keys of the config file, which `run` checks
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the sweep that the command line, or a config file's `params`, asks for."""
+        """Run the sweep that the command line, or a config file's `params`, describes."""
         if self.run is None:
             return super().sweep(arguments)
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         params = self.params or {}
-        given = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
-        for override in given[len(params) :]:
+        values = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
+        for override in values[len(params) :]:
             if (key := override.get_key_element()) in params:
                 print(f"{override.input_line} replaces the sweep's own {key}={params[key]}")
-        overrides = {override.get_key_element(): override for override in given}  # the command line's win
+        overrides = {override.get_key_element(): override for override in values}  # the command line's win
         return get_method(self.run)(self, list(overrides.values()), Path(self.config.hydra.sweep.dir))

@@ -1,4 +1,4 @@
-"""A trained net, rebuilt from its run's record; and pictures in the form that it was trained on."""
+"""A trained net, rebuilt from its run's record, and pictures in the form that it was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ NEEDED = (File.CONFIG, File.DATASET, File.BEST)  # of a run's record
 
 
 class _Config(Settings):
-    """What is needed of a stored config."""
+    """The part of a stored config that is needed."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -38,7 +38,7 @@ class _Config(Settings):
 
 
 class Facts(Settings):
-    """What is needed of a stored dataset.json."""
+    """The part of a stored dataset.json that is needed."""
 
     model_config = ConfigDict(extra="ignore", strict=False, coerce_numbers_to_str=True)
 
@@ -53,41 +53,53 @@ class Facts(Settings):
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net with its best weights, and what its run recorded of it and its images."""
+    """A net with its best weights, and what its run recorded about it and its images."""
 
     model: nn.Module
     config: _Config
     facts: Facts
 
     def describe(self, run: RecordedRun) -> str:
-        """The net of `run` in a few words: LeNet on digits, validation accuracy 97.20%."""
+        """Describe the net of `run` in a few words: "LeNet on digits, validation accuracy 97.20%"."""
         accuracy = run.metrics.get(BEST_ACCURACY)
         ended = run.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
         return f"{self.config.model.name} on {self.facts.name}, {ended}"
 
     def locate_own_dataset(self, root: str | None) -> Dataset:
-        """The run's own dataset, in the place where the run found it unless `root` is another one."""
+        """Return the run's own dataset, in `root` if that is given, else where the run read it."""
         root = root or self.facts.root
         return self.config.dataset.model_copy(update={"root": root} if root else {})
 
     def load_own_images(self, root: str | None, device: torch.device) -> Data:
-        """The images of the run's own dataset, from where the run found them unless `root` is another place."""
+        """Load the images of the run's own dataset, from `root` if that is given, else from where the run read them."""
         return load_images(self.locate_own_dataset(root), device)
 
     def prepare(self, picture: Picture, invert: Invert = "auto") -> NDArray[np.uint8]:
-        """A picture of any size as the net's images are, C×H×W; `UserError` if it cannot be one."""
+        """Bring a picture of any size into the form of the net's images, C×H×W.
+
+        Raises:
+            UserError: The picture cannot be read, or shows no sign.
+        """
         if self.facts.like_mnist:
             return self.compute_mnist_steps(picture, invert).centred[None]
         image = convert_for_folder_dataset(picture, self.facts.image_shape)
         return 255 - image if invert is True else image
 
     def compute_mnist_steps(self, picture: Picture, invert: Invert = "auto") -> MnistSteps:
-        """A picture on its way into the form of a net for digits or letters; `UserError` if it shows no sign."""
+        """Compute the steps of a picture into the form of a net for digits or letters.
+
+        Raises:
+            UserError: The picture cannot be read, or shows no sign.
+        """
         return compute_mnist_steps(np.array(read_image(picture, "L")), invert, str(picture))
 
 
 def load_net(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
-    """Rebuilds a run's net; raises `UserError` if its record is damaged, or names what is not trusted."""
+    """Rebuild a run's net.
+
+    Raises:
+        UserError: Its record is damaged, or names what is not trusted.
+    """
     with TemporaryDirectory(prefix="lenetexp-") as folder:
         net = rebuild_net(stored.download(Path(folder), *NEEDED), f"run={stored.run_id}", trust)
     root = find_root(net.facts.root, net.facts.root_from_run, stored.folder_to_read)
@@ -95,7 +107,16 @@ def load_net(stored: RecordedRun, trust: Sequence[str] = ()) -> TrainedNet:
 
 
 def rebuild_net(files: Sequence[Path], whose: str, trust: Sequence[str] = ()) -> TrainedNet:
-    """The net that the files `NEEDED`, in that order, describe; raises `UserError` as `load` does."""
+    """Rebuild the net that some files describe.
+
+    Args:
+        files: The files `NEEDED`, in that order.
+        whose: The run or model, for messages.
+        trust: Modules that the user trusts.
+
+    Raises:
+        UserError: A file is damaged, or names what is not trusted.
+    """
     config_file, facts_file, weights_file = files
     try:
         config = check_config(_Config, read_config(config_file.read_text(), whose))

@@ -64,7 +64,7 @@ class _AnsweringClient:
         from mlflow.exceptions import RestException
 
         def answering(*arguments: Any, **named: Any) -> Any:
-            """Calls the client's method; what it raises becomes one sentence."""
+            """Call the client's method, and turn what it raises into one sentence."""
             try:
                 return getattr(self._client, name)(*arguments, **named)
             except Exception as error:  # a driver, a proxy or an artifact store may raise anything

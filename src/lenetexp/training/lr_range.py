@@ -63,7 +63,11 @@ def run_range_test(
     mean = loss_sum = 0.0
 
     def on_batch(totals: Totals) -> None:
-        """Notes the loss of the newest batch alone, from the sums so far; raises `Diverged` if it is not finite."""
+        """Note the loss of the newest batch alone, from the sums so far.
+
+        Raises:
+            Diverged: It is not finite.
+        """
         nonlocal mean, loss_sum
         previous_sum, loss_sum = loss_sum, totals.loss_sum.item()
         size = totals.images - (totals.batches - 1) * recipe.batch_size

@@ -1,4 +1,4 @@
-"""A picture to what the page shows: its way into the net's form, what every layer makes of it, the probabilities."""
+"""What the page shows of a picture: its way into the net's form, every layer's output, the probabilities."""
 
 from base64 import b64encode
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ SHOWN = 112  # pixels of a step's longer side: what there is room for
 
 @dataclass(frozen=True)
 class Pixels:
-    """uint8 values for the page: `channels` a pixel, 1 or 3, row by row, in base64."""
+    """uint8 values for the page, row by row, in base64, with 1 or 3 `channels` per pixel."""
 
     width: int
     height: int
@@ -34,7 +34,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the preparation, in words and as a picture; `mass` is where its centre of mass is, across and down."""
+    """A step of the preparation, in words and as a picture. `mass` is its centre of mass, across and down."""
 
     caption: str
     pixels: Pixels
@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer passes on: `count` maps (units are maps of one pixel), 0 to 255 between `low` and `high`."""
+    """The output of a layer: `count` maps (a unit is a map of one pixel), 0 to 255 between `low` and `high`."""
 
     name: str
     count: int  # shown
@@ -57,7 +57,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Opinion:
-    """What one net says."""
+    """The answer of one net."""
 
     preparation: int  # which of the answer's
     shares: list[float]  # the probabilities of the classes
@@ -67,7 +67,7 @@ class Opinion:
 
 @dataclass(frozen=True)
 class Answer:
-    """All that the page shows of one picture."""
+    """Everything that the page shows of one picture."""
 
     preparations: list[list[Step]]
     nets: list[Opinion]
@@ -78,7 +78,7 @@ Form = tuple[bool, tuple[int, int, int]]  # MNIST's or not, and the shape: nets 
 
 
 class ObservedNet:
-    """A trained net, looked into while it answers. Not for several threads at once."""
+    """A trained net whose layers are recorded while it answers. Not for several threads at once."""
 
     def __init__(self, net: TrainedNet, device: torch.device = CPU) -> None:
         self.net, self.device = net, device
@@ -89,19 +89,21 @@ class ObservedNet:
             if getattr(module, "inplace", False):  # it would overwrite what is looked at
                 module.inplace = False
             if not [*module.children()]:
-                module.register_forward_hook(lambda module, given, out, name=name: self._note(name, module, given, out))
+                module.register_forward_hook(
+                    lambda module, inputs, out, name=name: self._note(name, module, inputs, out)
+                )
 
-    def _note(self, name: str, module: nn.Module, given: tuple[Tensor, ...], returned: Tensor) -> None:
-        if not isinstance(returned, Tensor) or returned.dim() < 2 or not name:
+    def _note(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not isinstance(output, Tensor) or output.dim() < 2 or not name:
             return
         # An activation has no weights and keeps the shape: what it returns is what the layer before it passes on.
-        same = bool(given) and getattr(given[0], "shape", None) == returned.shape
+        same = bool(inputs) and getattr(inputs[0], "shape", None) == output.shape
         if self.passed and same and not [*module.parameters()]:
             name = self.passed.pop()[0]
-        self.passed.append((name, returned.detach()))
+        self.passed.append((name, output.detach()))
 
     def observe(self, image: NDArray[np.uint8], preparation: int) -> Opinion:
-        """What the net makes of a C×H×W image, as predict.py would have it."""
+        """Classify a C×H×W image as predict.py would, and record every layer's output."""
         self.passed.clear()
         images = torch.from_numpy(image)[None].to(self.device)
         scores = evaluate(self.net.model, Split(images, torch.zeros(1, dtype=torch.int64)))
@@ -111,16 +113,19 @@ class ObservedNet:
         return Opinion(preparation, shares, int(scores.predicted[0]), [_reduce_layer(*each) for each in self.passed])
 
     def count_correct(self, split: Split) -> int:
-        """How many images of a split the net reads correctly."""
-        found = evaluate(self.net.model, split.to(self.device)).correct if len(split) else 0
+        """Count the images of a split that the net classifies correctly."""
+        predictions = evaluate(self.net.model, split.to(self.device)).correct if len(split) else 0
         self.passed.clear()  # of all images
-        return found
+        return predictions
 
 
 def answer_picture(nets: list[ObservedNet], picture: bytes, familiar: FamiliarImages | None = None) -> Answer:
-    """What the nets say of a picture as a file holds it; raises `UserError` if it is none, or shows nothing.
+    """Classify a picture file with every net.
 
-    It is compared with the first net's training images, if they are here.
+    It is compared with the first net's training images, if they are on this machine.
+
+    Raises:
+        UserError: It is not a picture, or shows nothing.
     """
     forms = {form: prepare_picture(form, picture) for form in dict.fromkeys(net.form for net in nets)}
     image = torch.from_numpy(forms[nets[0].form][1])
@@ -130,7 +135,7 @@ def answer_picture(nets: list[ObservedNet], picture: bytes, familiar: FamiliarIm
 
 
 def answer_to_test(nets: list[ObservedNet], image: NDArray[np.uint8]) -> Answer:
-    """What the nets say of a test image of the first one's dataset, C×H×W; nets of another form get it as a picture."""
+    """Classify a test image, C×H×W, of the first net's dataset. Nets of another form get it as a picture."""
     forms: dict[Form, tuple[list[Step], NDArray[np.uint8]]] = {}
     for net in nets:
         if net.form == nets[0].form:
@@ -147,13 +152,13 @@ def _combine_opinions(nets: list[ObservedNet], forms: dict[Form, tuple[list[Step
 
 
 def prepare_picture(form: Form, picture: bytes) -> tuple[list[Step], NDArray[np.uint8]]:
-    """The steps into a net's form, and the C×H×W image that the net gets."""
+    """Return the steps into a net's form, and the C×H×W image that the net gets."""
     as_mnist, shape = form
-    sent = UploadedPicture("the picture", picture)
+    upload = UploadedPicture("the picture", picture)
     if not as_mnist:
-        image = scale_picture(read_image(sent, "L" if shape[0] == 1 else "RGB"), shape)
+        image = scale_picture(read_image(upload, "L" if shape[0] == 1 else "RGB"), shape)
         return [Step(f"Scaled to {shape[2]}×{shape[1]}, as the training images were", encode_pixels(image))], image
-    steps = compute_mnist_steps(np.array(read_image(sent, "L")), "auto", sent.name)
+    steps = compute_mnist_steps(np.array(read_image(upload, "L")), "auto", upload.name)
     height, width = steps.cropped.shape
     before, after = _locate_mass(steps.framed), _locate_mass(steps.centred)
     across, down = (round(there - here) for here, there in zip(before, after, strict=True))
@@ -168,35 +173,35 @@ def prepare_picture(form: Form, picture: bytes) -> tuple[list[Step], NDArray[np.
 
 
 def _locate_mass(image: NDArray[np.uint8]) -> tuple[float, float]:
-    """Where a grey image has its centre of mass, across and down, in pixels."""
+    """Return the centre of mass of a grey image, across and down, in pixels."""
     weights = image / max(image.sum(), 1)
     return tuple((weights.sum(axis) * np.arange(image.shape[1 - axis])).sum() for axis in (0, 1))
 
 
 def encode_pixels(image: NDArray[np.uint8]) -> Pixels:
-    """A C×H×W image for the page, reduced to what there is room for."""
+    """Encode a C×H×W image for the page, reduced to what there is room for."""
     picture = convert_to_picture(image)
     picture = picture.reduce(max(1, -(-max(picture.size) // SHOWN)))
     return Pixels(*picture.size, len(picture.getbands()), b64encode(picture.tobytes()).decode())
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """A C×H×W image as a file."""
+    """Encode a C×H×W image as a PNG file."""
     file = BytesIO()
     convert_to_picture(image).save(file, "PNG")
     return file.getvalue()
 
 
 def convert_to_picture(image: NDArray[np.uint8]) -> Image.Image:
-    """A C×H×W image in grey or RGB; of any other number of channels their mean."""
+    """Convert a C×H×W image to grey or RGB. Of any other number of channels take the mean."""
     if len(image) == 3:
         return Image.fromarray(image.transpose(1, 2, 0))
     return Image.fromarray(image[0] if len(image) == 1 else image.mean(0).astype(np.uint8))
 
 
-def _reduce_layer(name: str, passed: Tensor) -> Layer:
-    """1×maps×height×width or 1×units to what is shown of it."""
-    maps = passed[0].float().cpu().nan_to_num()
+def _reduce_layer(name: str, output: Tensor) -> Layer:
+    """Reduce a layer's output, 1×maps×height×width or 1×units, to what the page shows of it."""
+    maps = output[0].float().cpu().nan_to_num()
     maps = maps.reshape(maps.shape[0], *(maps.shape[1:] if maps.dim() == 3 else (-1, 1)))
     of = len(maps)
     maps = maps[: MOST_UNITS if prod(maps.shape[1:]) == 1 else MOST_MAPS]

@@ -1,4 +1,4 @@
-"""What the page asks for, as a FastAPI application. One thread answers; requests wait for their turn."""
+"""The page's requests, as a FastAPI application. One thread answers; requests wait for their turn."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ NOT_KEPT = "drawings are kept only if the command was given keep=FOLDER"
 
 @dataclass(frozen=True)
 class NetSummary:
-    """What the page says of a run. All of it is text to the page, whatever it holds."""
+    """What the page shows of a run. All of it is text to the page, whatever it holds."""
 
     run_id: str
     name: str
@@ -39,7 +39,7 @@ class NetSummary:
 
 
 class Bench:
-    """The nets and what they are shown, used by one thread."""
+    """The nets, the test images and the kept drawings, used by one thread."""
 
     def __init__(
         self, nets: list[ObservedNet], runs: list[NetSummary], images: TestImages, keeper: Keeper | None, threads: int
@@ -50,53 +50,56 @@ class Bench:
         self.turns = asyncio.Semaphore(AT_ONCE)
 
     def wait_for_turn(self, request: Request) -> AbstractAsyncContextManager[Any]:
-        """Waits until there is room for a picture, if it is large, or may be because its length is not told."""
-        told = request.headers.get("content-length", "")  # a number: the guard has seen to it
-        small = told and "transfer-encoding" not in request.headers and int(told) <= SMALL
+        """Wait until there is room for a picture that is large, or may be because its length is not stated."""
+        has_length = request.headers.get("content-length", "")  # a number: the guard has seen to it
+        small = has_length and "transfer-encoding" not in request.headers and int(has_length) <= SMALL
         return nullcontext() if small else self.turns
 
-    async def work(self, function: Callable[..., Any], *given: Any) -> Response:
-        """What `function` returns, as JSON, worked out in the one thread."""
+    async def work(self, function: Callable[..., Any], *arguments: Any) -> Response:
+        """Return a function's result as JSON, computed in the one thread."""
 
         def as_json() -> bytes:
-            return json.dumps(function(*given), allow_nan=False).encode()
+            return json.dumps(function(*arguments), allow_nan=False).encode()
 
         body = await asyncio.get_running_loop().run_in_executor(self.worker, as_json)
         return Response(body, media_type="application/json")
 
     def describe(self) -> dict[str, Any]:
-        """What the page needs to begin with."""
-        kept = None if self.keeper is None else str(self.keeper.folder)
+        """Return what the page needs to begin with."""
+        counts = None if self.keeper is None else str(self.keeper.folder)
         classes = self.nets[0].net.facts.classes
         as_mnist = self.nets[0].net.facts.like_mnist  # light on dark, where the sheet is dark on light
-        return {"runs": [asdict(run) for run in self.runs], "classes": classes, "kept": kept, "mnist": as_mnist}
+        return {"runs": [asdict(run) for run in self.runs], "classes": classes, "kept": counts, "mnist": as_mnist}
 
     def answer(self, picture: bytes) -> dict[str, Any]:
-        """Of a drawing or a photo."""
+        """Classify a drawing or a photo."""
         return asdict(answer_picture(self.nets, picture, self.images.familiar))
 
     def answer_to_test(self, number: int) -> dict[str, Any]:
-        """Of a test image."""
+        """Classify a test image."""
         image = self.images[number]
-        said: Answer = answer_to_test(self.nets, image)
-        return {**asdict(said), "label": int(self.images.labels[number])}
+        answer: Answer = answer_to_test(self.nets, image)
+        return {**asdict(answer), "label": int(self.images.labels[number])}
 
     def keep(self, label: str, picture: bytes) -> dict[str, Any]:
-        """Keeps what the first net is given of a drawing, under its label."""
+        """Keep what the first net gets of a drawing, under its label."""
         if self.keeper is None:
             raise UserError(NOT_KEPT)
         path = self.keeper.keep(label, prepare_picture(self.nets[0].form, picture)[1])
         return {"path": str(path)}
 
     def take_back(self, path: str) -> dict[str, Any]:
-        """Deletes a drawing that was kept by mistake."""
+        """Delete a drawing that was kept by mistake."""
         if self.keeper is None:
             raise UserError(NOT_KEPT)
         self.keeper.take_back(path)
         return {}
 
     def describe_kept(self) -> dict[str, Any]:
-        """How many drawings are kept of each class, and how many of them each net reads; none of another form."""
+        """Count the kept drawings of each class, and how many of them each net classifies correctly.
+
+        Nets of another form are left out.
+        """
         if self.keeper is None:
             raise UserError(NOT_KEPT)
         form = self.nets[0].form
@@ -106,7 +109,7 @@ class Bench:
 
 
 def build_policy(page: str) -> str:
-    """The page's Content-Security-Policy: its own script and style run, and nothing else."""
+    """Build the page's Content-Security-Policy: its own script and style run, and nothing else."""
     (script,), (style,) = (re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL) for tag in ("script", "style"))
     hashed = [b64encode(sha256(text.encode()).digest()).decode() for text in (script, style)]
     return (
@@ -116,7 +119,7 @@ def build_policy(page: str) -> str:
 
 
 def build_app(bench: Bench) -> Guard:
-    """The application, behind its guard."""
+    """Build the application, behind its guard."""
     page = PAGE.read_text(encoding="utf-8")
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.exception_handlers |= {
@@ -163,10 +166,10 @@ def build_app(bench: Bench) -> Guard:
 
 
 def _explain_error(request: Request, error: Exception) -> Response:
-    """Whatever was wrong with a request, in one sentence."""
-    status, headers, said = 422, None, "the request is not one that this page makes"
+    """Explain in one sentence what was wrong with a request."""
+    status, headers, message = 422, None, "the request is not one that this page makes"
     if isinstance(error, UserError):
-        said = format_error(error)
+        message = format_error(error)
     elif isinstance(error, HTTPException):
-        status, headers, said = error.status_code, error.headers, format_error(error.detail)
-    return Response(json.dumps({"error": said}), status, headers, "application/json")
+        status, headers, message = error.status_code, error.headers, format_error(error.detail)
+    return Response(json.dumps({"error": message}), status, headers, "application/json")

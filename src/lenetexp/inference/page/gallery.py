@@ -1,4 +1,4 @@
-"""The test images of the nets' dataset, and which of them each net got wrong."""
+"""The test images of the nets' dataset, and the ones that each net got wrong."""
 
 import csv
 from base64 import b64encode
@@ -46,7 +46,7 @@ class Gallery:
 
 
 class TestImages:
-    """The images of the first net's dataset, if they are on this machine; they are never downloaded."""
+    """The test images of the first net's dataset, if they are on this machine. They are never downloaded."""
 
     __test__ = False  # for pytest: no test
 
@@ -64,15 +64,19 @@ class TestImages:
         samples = [int(number) for numbers in by_class[:MOST_CLASSES] for number in numbers]
         same = [net.facts.digest == data.digest for net in nets]  # others' numbers are of other images
         mistakes = [_rank_mistakes(run, len(self.images)) if here else [] for run, here in zip(runs, same, strict=True)]
-        named = sorted({*samples, *(number for each in mistakes for number, _ in each)})
-        shown = [
+        names = sorted({*samples, *(number for each in mistakes for number, _ in each)})
+        labels = [
             GalleryItem(number, int(self.labels[number]), b64encode(encode_png(self.images[number])).decode())
-            for number in named
+            for number in names
         ]
-        self.gallery = Gallery(shown, samples, mistakes)
+        self.gallery = Gallery(labels, samples, mistakes)
 
     def __getitem__(self, number: int) -> NDArray[np.uint8]:
-        """C×H×W; raises `UserError` if there is no such image."""
+        """Return an image, C×H×W.
+
+        Raises:
+            UserError: There is no such image.
+        """
         if not 0 <= number < len(self.images):
             raise UserError(f"there is no test image {number}; there are {len(self.images):,}, counted from 0")
         image: NDArray[np.uint8] = self.images[number]
@@ -80,11 +84,17 @@ class TestImages:
 
 
 def _load_own_images(net: TrainedNet, root: str | None) -> Data:
-    """The images of the run's own dataset; raises `UserError` if they are not here, or are of other classes."""
+    """Load the images of the run's own dataset.
+
+    Raises:
+        UserError: They are not on this machine, or have other classes.
+    """
     dataset = net.locate_own_dataset(root)
-    given = dataset.build_call()
-    if dataset.name == "torchvision_dataset" and not is_here(given["name"], given["root"], given.get("split")):
-        raise UserError(f"The test images of {net.facts.name} are not in {given['root']}; root=FOLDER says where")
+    arguments = dataset.build_call()
+    if dataset.name == "torchvision_dataset" and not is_here(
+        arguments["name"], arguments["root"], arguments.get("split")
+    ):
+        raise UserError(f"The test images of {net.facts.name} are not in {arguments['root']}; root=FOLDER says where")
     data = load_images(dataset, torch.device("cpu"))
     if data.classes != net.facts.classes or data.image_shape != net.facts.image_shape:
         raise UserError(f"The images of {data.name} are not of the net's classes and shape; root=FOLDER says where")
@@ -92,13 +102,16 @@ def _load_own_images(net: TrainedNet, root: str | None) -> Data:
 
 
 def _rank_mistakes(run: RecordedRun, images: int) -> list[tuple[int, int]]:
-    """Which test images a run's net got wrong, the surest mistakes first, and what it said; none if unrecorded."""
-    found = []
+    """Rank the test images that a run's net got wrong, the most confident mistakes first, with what it answered.
+
+    Returns nothing if the run recorded no predictions.
+    """
+    table = []
     with suppress(UserError, OSError, ValueError, KeyError), TemporaryDirectory(prefix="lenetexp-") as folder:
         (path,) = run.download(Path(folder), File.PREDICTIONS)
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
-                number, label, said = (int(row[key]) for key in ("image", "label", "predicted"))
-                if said != label and 0 <= number < images:
-                    found.append((float(row["confidence"]), number, said))
-    return [(number, said) for _, number, said in sorted(found, reverse=True)[:MISTAKES]]
+                number, label, predictions = (int(row[key]) for key in ("image", "label", "predicted"))
+                if predictions != label and 0 <= number < images:
+                    table.append((float(row["confidence"]), number, predictions))
+    return [(number, predictions) for _, number, predictions in sorted(table, reverse=True)[:MISTAKES]]

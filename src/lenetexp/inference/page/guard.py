@@ -30,7 +30,7 @@ EVERYWHERE = {
 
 
 class Guard:
-    """Stands before the app: refuses what it should not see, counts what comes in, adds headers to what goes out."""
+    """Stands before the app: refuses requests, limits what comes in, adds headers to what goes out."""
 
     def __init__(self, app: App, policy: str) -> None:
         self.app = app
@@ -38,7 +38,7 @@ class Guard:
         self.headers = [(name.encode(), value.encode()) for name, value in added.items()]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             return
 
@@ -54,7 +54,7 @@ class Guard:
 
 
 def _find_refusal(scope: Message) -> tuple[int, str] | None:
-    """Why a request is refused before anything of its body is read."""
+    """Return why a request is refused before its body is read, or None."""
     headers = Headers(raw=scope["headers"])
     hosts, own = headers.getlist("host"), _list_own_hosts(scope)
     # A name that a stranger's server gives this machine's address must not open the page (DNS rebinding).
@@ -77,7 +77,7 @@ def _find_refusal(scope: Message) -> tuple[int, str] | None:
 
 
 def _list_own_hosts(scope: Message) -> list[str]:
-    """What a browser on this page may call its host: the address at which the connection came in, and this machine."""
+    """List what a browser on this page may call its host: the address of the connection, and this machine."""
     address, port = scope["server"]
     here = f"[{address}]" if ":" in address else address
     names = [here, "127.0.0.1", "localhost", "[::1]"] if here in ("127.0.0.1", "[::1]") else [here]
@@ -85,10 +85,10 @@ def _list_own_hosts(scope: Message) -> list[str]:
 
 
 def _limit_body(receive: Receive) -> Receive:
-    """Receives no more and no longer than a picture may take, whether or not its length was told."""
+    """Wrap `receive` so that a body is no larger and takes no longer than a picture may, whatever length it states."""
     got, deadline = 0, asyncio.get_running_loop().time() + PATIENCE
 
-    async def counted() -> Message:
+    async def receive_within_limits() -> Message:
         """The next message; raises `HTTPException` 408 if it comes too late, 413 if it is too much."""
         nonlocal got
         try:
@@ -101,11 +101,11 @@ def _limit_body(receive: Receive) -> Receive:
             raise HTTPException(413, TOO_LARGE, {"connection": "close"})
         return message
 
-    return counted
+    return receive_within_limits
 
 
 async def _refuse(status: int, sentence: str, send: Send) -> None:
-    """Answers with one sentence and closes the connection: the body is never read."""
+    """Answer with one sentence and close the connection. The body is never read."""
     body = json.dumps({"error": sentence}).encode()
     headers = [
         (b"content-type", b"application/json"),

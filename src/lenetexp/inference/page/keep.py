@@ -1,4 +1,4 @@
-"""Drawings kept as a labelled set: FOLDER/<class>/<number>.png, which dataset=image_folder takes."""
+"""Drawings kept as a labelled set: FOLDER/<class>/<number>.png, which dataset=image_folder reads."""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ MOST = 2_000  # pictures that nets are tested on: they are read again each time
 
 
 class Keeper:
-    """A folder with one folder a class. Nothing in it is ever overwritten; a file is there whole or not at all."""
+    """A folder with one folder per class. Nothing in it is ever overwritten; a file is there whole or not at all."""
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
@@ -32,11 +32,11 @@ class Keeper:
             raise UserError(f"keep={folder}: must be a folder that can be written ({error.strerror})") from None
 
     def count_pictures(self) -> dict[str, int]:
-        """How many pictures each class has."""
+        """Count the pictures of each class."""
         return {name: sum(1 for _ in (self.folder / name).glob("*.png")) for name in self.classes}
 
     def load_images(self, shape: tuple[int, int, int]) -> Split:
-        """The newest `MOST` of all pictures as images of this shape, as dataset=image_folder reads them."""
+        """Load the newest `MOST` pictures as images of this shape, as dataset=image_folder does."""
         files = [
             (path, label) for label, name in enumerate(self.classes) for path in (self.folder / name).glob("*.png")
         ]
@@ -46,7 +46,11 @@ class Keeper:
         return Split(torch.from_numpy(stacked), torch.tensor([label for _, label in newest], dtype=torch.int64))
 
     def keep(self, label: str, image: NDArray[np.uint8]) -> Path:
-        """Writes a C×H×W image as the next one of its class, and returns its path; `UserError` for what is no class."""
+        """Write a C×H×W image as the next one of its class, and return its path.
+
+        Raises:
+            UserError: There is no such class.
+        """
         if label not in self.classes:
             raise UserError(f"the label must be one of {', '.join(self.classes)[:200]}")
         folder = self.folder / label
@@ -62,32 +66,40 @@ class Keeper:
             aside.unlink(missing_ok=True)
 
     def take_back(self, path: str) -> None:
-        """Deletes a picture that `keep` wrote; `UserError` for any other file."""
+        """Delete a picture that `keep` wrote.
+
+        Raises:
+            UserError: It is any other file.
+        """
         if Path(path) not in self._kept:
             raise UserError("only what was kept since this program was started can be taken back, and only once")
         self._kept.remove(Path(path))
         Path(path).unlink(missing_ok=True)
 
 
-def _assign_name(aside: Path, folder: Path) -> Path:
-    """Gives a finished file the next free number."""
+def _assign_name(temporary: Path, folder: Path) -> Path:
+    """Give a finished file the next free number."""
     number = max((int(path.stem) for path in folder.glob("*.png") if path.stem.isdecimal()), default=0)
     while True:
         number += 1
         path = folder / f"{number:04}.png"
         try:
-            _move(aside, path)
+            _move(temporary, path)
         except FileExistsError:  # another page keeps in the same folder
             continue
         return path
 
 
-def _move(aside: Path, path: Path) -> None:
-    """Moves a file, overwriting nothing: raises `FileExistsError`."""
+def _move(temporary: Path, path: Path) -> None:
+    """Move a file, overwriting nothing.
+
+    Raises:
+        FileExistsError: There is a file of this name.
+    """
     try:
-        os.link(aside, path)
+        os.link(temporary, path)
     except FileExistsError:
         raise
     except OSError:  # there are no links on a FAT stick: take the name first
         path.touch(exist_ok=False)
-        aside.replace(path)
+        temporary.replace(path)

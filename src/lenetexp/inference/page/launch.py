@@ -1,4 +1,4 @@
-"""The command scripts/draw.py: finds the runs, binds the address, serves until it is interrupted."""
+"""scripts/draw.py: find the runs, bind the address, serve until Ctrl-C."""
 
 import socket
 import threading
@@ -29,7 +29,11 @@ EVERYONE = "0.0.0.0"
 
 
 def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
-    """Serves the page until Ctrl-C; `UserError` if a run cannot be had, or the port is taken."""
+    """Serve the page until Ctrl-C.
+
+    Raises:
+        UserError: A run cannot be loaded, or the port is taken.
+    """
     device = pick_device(settings.device)
     with _bind_socket(settings.host, settings.port) as listening:
         store = open_store(settings.tracking, create=False)
@@ -38,9 +42,9 @@ def run(settings: DrawConfig, config: dict[str, Any], folder: Path) -> None:
         _require_same_classes(nets, runs)
         keeper = None if settings.keep is None else Keeper(Path(settings.keep).expanduser(), nets[0].facts.classes)
         images = TestImages(nets, runs, settings.root)
-        shown = [_describe_net(net, stored) for net, stored in zip(nets, runs, strict=True)]
-        bench = Bench([ObservedNet(net, device) for net in nets], shown, images, keeper, torch.get_num_threads())
-        for each in shown:
+        summaries = [_describe_net(net, stored) for net, stored in zip(nets, runs, strict=True)]
+        bench = Bench([ObservedNet(net, device) for net in nets], summaries, images, keeper, torch.get_num_threads())
+        for each in summaries:
             print(wrap_text(f"run {each.run_id} ({each.name}): {each.about}"))
         if images.gallery.note:
             print(wrap_text(f"note: no test images to click on: {images.gallery.note}"))
@@ -62,7 +66,7 @@ def _serve(bench: Bench, listening: socket.socket) -> None:
 
 
 def _make_drawing() -> bytes:
-    """A line, as a picture's file."""
+    """Make a picture file of a line."""
     sheet, file = Image.new("L", (140, 140), "white"), BytesIO()
     ImageDraw.Draw(sheet).line([(50, 20), (80, 120)], "black", 10)
     sheet.save(file, "PNG")
@@ -70,7 +74,7 @@ def _make_drawing() -> bytes:
 
 
 def _bind_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything slow is done."""
+    """Make a socket that listens, before anything slow is done."""
     # Only with the protocol named does asyncio send at once what is written, and not 40 ms later (TCP_NODELAY).
     listening = socket.socket(proto=socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,7 +89,7 @@ def _bind_socket(host: str, port: int) -> socket.socket:
 
 
 def _print_address(host: str, port: int) -> str:
-    """Prints where the page is, and returns that."""
+    """Print where the page is, and return that."""
     address = f"http://127.0.0.1:{port}"
     if host == EVERYONE:
         address = f"http://{_find_own_address()}:{port}"
@@ -97,7 +101,7 @@ def _print_address(host: str, port: int) -> str:
 
 
 def _find_own_address() -> str:
-    """This machine's address in its network; that of the machine itself if it has none."""
+    """Return this machine's address in its network, or 127.0.0.1 if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # an address that is nobody's: nothing is sent

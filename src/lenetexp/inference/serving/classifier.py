@@ -18,7 +18,7 @@ from lenetexp.training.evaluate import evaluate
 
 
 class Answer(BaseModel):
-    """What is said of one picture; the model's signature has these names."""
+    """The answer to one picture. The model's signature has these names."""
 
     predicted: str
     confidence: float
@@ -26,7 +26,7 @@ class Answer(BaseModel):
 
 
 class Refusal(MlflowException):
-    """One sentence as the whole answer: MLflow's server would put the request before it."""
+    """A refusal of one sentence. MLflow's server would put the whole request before it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "message" or "message" not in self.__dict__:
@@ -34,13 +34,13 @@ class Refusal(MlflowException):
 
 
 class Classifier(PythonModel):
-    """Classifies pictures of any size and arrays; see docs/serving.md."""
+    """Classifies pictures of any size and arrays. See docs/serving.md."""
 
     # Requests are checked here: MLflow's own check of type hints repeats the whole request in its message.
     _skip_type_hint_validation = True
 
     def load_context(self, context: Any) -> None:
-        """Rebuilds the net from the files that were logged with the model."""
+        """Rebuild the net from the files that were logged with the model."""
         trust = (context.model_config or {}).get("trust", [])
         files = [Path(context.artifacts[Path(name).stem]) for name in NEEDED]
         self.net = rebuild_net(files, "the registered model", trust)
@@ -51,7 +51,11 @@ class Classifier(PythonModel):
     def predict(  # type: ignore[override]  # MLflow looks at which parameters there are
         self, model_input: list[str | list[Any]], params: dict[str, Any] | None = None
     ) -> list[Answer]:
-        """One answer a row; raises `Refusal`."""
+        """Answer every row.
+
+        Raises:
+            Refusal: A row is neither a picture nor an array.
+        """
         try:
             images = decode_rows(model_input, self.net)
             scores = evaluate(self.net.model, Split(images, torch.zeros(len(images), dtype=torch.int64)))

@@ -1,4 +1,4 @@
-"""From a finished run to a version in MLflow's registry: scripts/register.py."""
+"""scripts/register.py: from a finished run to a version in MLflow's registry."""
 
 import base64
 import logging
@@ -27,7 +27,11 @@ EXAMPLE = "example.png"
 
 
 def run(settings: RegisterConfig, config: dict[str, Any], folder: Path) -> None:
-    """Registers a run's net and says how to serve it; `UserError` before anything is written if it cannot be."""
+    """Register a run's net and print how to serve it.
+
+    Raises:
+        UserError: It cannot be registered. Nothing was written.
+    """
     registry.require_valid(settings.name, settings.alias)
     store = open_store(settings.tracking, create=False)
     stored = find_run(store, settings.run)
@@ -51,7 +55,7 @@ def run(settings: RegisterConfig, config: dict[str, Any], folder: Path) -> None:
 
 
 def _format_advice(store: Store, settings: RegisterConfig, number: str, picture: Path) -> list[str]:
-    """Commands to serve, ask and predict with the version."""
+    """Format the commands that serve, ask and predict with the version."""
     address = f"models:/{settings.name}@{settings.alias}" if settings.alias else f"models:/{settings.name}/{number}"
     place, model, file = quote(store.label), quote(address), quote(format_path(picture))
     request = """printf '{"inputs": ["%s"]}' "$(base64 < """ + file + """ | tr -d '\\n')\""""
@@ -67,7 +71,7 @@ def _format_advice(store: Store, settings: RegisterConfig, number: str, picture:
 
 
 def save_classifier(net: TrainedNet, files: list[Path], folder: Path, trust: list[str]) -> None:
-    """Writes the net as a model of MLflow's, without pickles, into a new folder, and asks it about an example."""
+    """Write the net as an MLflow model without pickles into a new folder, and try it on an example."""
     import mlflow.pyfunc
 
     picture = base64.b64encode(make_example()).decode()
@@ -96,14 +100,14 @@ def save_classifier(net: TrainedNet, files: list[Path], folder: Path, trust: lis
 
 
 def list_requirements() -> list[str]:
-    """The versions here of the packages that lenetexp itself requires."""
-    wanted = [Requirement(text) for text in requires("lenetexp") or []]
-    names = [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    """List the installed versions of the packages that lenetexp requires."""
+    requirements = [Requirement(text) for text in requires("lenetexp") or []]
+    names = [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
     return [f"{name}=={version(name).split('+')[0]}" for name in names]
 
 
 def make_example() -> bytes:
-    """A PNG file: a seven in pencil."""
+    """Make a PNG file: a seven in pencil."""
     sheet = Image.new("L", (160, 200), 235)
     ImageDraw.Draw(sheet).line([(45, 50), (115, 50), (75, 155)], fill=40, width=12, joint="curve")
     file = BytesIO()

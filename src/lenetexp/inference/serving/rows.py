@@ -1,4 +1,4 @@
-"""The rows of a request, checked, as images for the net. They come from strangers."""
+"""The rows of a request, validated, as images for the net. They come from strangers."""
 
 import base64
 import binascii
@@ -21,9 +21,17 @@ _one_at_a_time = Lock()  # a decoded picture can take half a gigabyte; the serve
 
 
 def decode_rows(rows: Any, net: TrainedNet) -> Tensor:
-    """N×C×H×W float32 grey levels from 0 to 255 of `rows`: base64 picture files, or arrays of numbers.
+    """Decode the rows of a request.
 
-    Raises `UserError` that names the first row that is neither.
+    Args:
+        rows: Base64 picture files, or arrays of numbers.
+        net: The net that gets them.
+
+    Returns:
+        N×C×H×W float32 grey levels in [0, 255].
+
+    Raises:
+        UserError: A row is neither. The message names the first one.
     """
     if isinstance(rows, np.ndarray):
         rows = [*rows]
@@ -36,21 +44,21 @@ def decode_rows(rows: Any, net: TrainedNet) -> Tensor:
         raise UserError(f"inputs: must have 1 to {MAX_ROWS} rows, not {len(rows):,}")
     if (together := _stack_arrays(rows, net)) is not None:
         return torch.from_numpy(together)
-    sent = [
+    upload = [
         UploadedPicture(f"row {i}", _decode_base64(row, i)) if isinstance(row, str) else None
         for i, row in enumerate(rows)
     ]
-    if sum(_read_pixels(picture) for picture in sent if picture) > MAX_PIXELS_A_REQUEST:  # before any is decoded
+    if sum(_read_pixels(picture) for picture in upload if picture) > MAX_PIXELS_A_REQUEST:  # before any is decoded
         raise UserError(f"inputs: all pictures together must have at most {MAX_PIXELS_A_REQUEST:,} pixels")
     images = [
         _prepare_picture(picture, net).astype(np.float32) if picture else _parse_array(row, i, net.facts.image_shape)
-        for i, (picture, row) in enumerate(zip(sent, rows, strict=True))
+        for i, (picture, row) in enumerate(zip(upload, rows, strict=True))
     ]
     return torch.from_numpy(np.stack(images))
 
 
 def _stack_arrays(rows: Sequence[Any], net: TrainedNet) -> NDArray[np.float32] | None:
-    """All rows at once, which is quicker, if they are correct arrays of one shape."""
+    """Stack all rows at once, which is faster, if they are correct arrays of one shape."""
     if isinstance(rows[0], str):
         return None
     try:
@@ -60,7 +68,7 @@ def _stack_arrays(rows: Sequence[Any], net: TrainedNet) -> NDArray[np.float32] |
 
 
 def _parse_array(row: Any, number: int, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """One row of numbers as C×H×W."""
+    """Parse one row of numbers as C×H×W."""
     if not isinstance(row, list | np.ndarray):
         raise UserError(
             f"row {number} must be a picture file in base64 or an array of {_format_shape(shape)} numbers, "
@@ -82,10 +90,14 @@ def _convert_to_numbers(rows: Any) -> NDArray[np.float32]:
 
 
 def _check_images(values: NDArray[np.float32], shape: tuple[int, int, int], name: str) -> NDArray[np.float32]:
-    """N images as N×C×H×W, or `UserError` about `name`."""
+    """Reshape N images to N×C×H×W.
+
+    Raises:
+        UserError: `name` has another shape or other values.
+    """
     if values.shape[1:] not in ((shape, shape[1:]) if shape[0] == 1 else (shape,)):
-        found = "×".join(map(str, values.shape[1:])) or "no array"
-        raise UserError(f"{name} must be an array of {_format_shape(shape)} numbers, not {found}")
+        mistake = "×".join(map(str, values.shape[1:])) or "no array"
+        raise UserError(f"{name} must be an array of {_format_shape(shape)} numbers, not {mistake}")
     images = values.reshape(len(values), *shape)
     lowest, highest = float(images.min()), images.max((1, 2, 3))
     if not (lowest >= 0 and highest.max() <= 255):  # not a number fails, too
@@ -103,7 +115,7 @@ def _format_shape(shape: tuple[int, int, int]) -> str:
 
 
 def _decode_base64(text: str, number: int) -> bytes:
-    """The bytes of a base64 string, or of a data: address as browsers make them."""
+    """Decode a base64 string, or a data: address as browsers make them."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     if len(text) > MAX_BYTES * 4 // 3 + 4:
@@ -117,11 +129,11 @@ def _decode_base64(text: str, number: int) -> bytes:
     return content
 
 
-def _read_pixels(sent: UploadedPicture) -> int:
-    width, height = read_size(sent)
+def _read_pixels(upload: UploadedPicture) -> int:
+    width, height = read_size(upload)
     return width * height
 
 
-def _prepare_picture(sent: UploadedPicture, net: TrainedNet) -> NDArray[np.uint8]:
+def _prepare_picture(upload: UploadedPicture, net: TrainedNet) -> NDArray[np.uint8]:
     with _one_at_a_time:
-        return net.prepare(sent)
+        return net.prepare(upload)
