@@ -114,13 +114,13 @@ def mask_secrets(text: str, *addresses: str) -> str:
 def _extract_secrets(address: str) -> list[str]:
     """List the passwords of an address, longest first.
 
-    They come as typed and decoded, with the parts that a driver may mistake for a host.
+    They come as passwords and decoded, with the parts that a driver may mistake for a host.
     """
     if mask_password(address, whole=True) == address:
         return []
     rest = address.partition("://")[2]
     user, colon, password = rest.rpartition("@")[0].partition(":")
-    typed = [password if colon else user, *re.findall(rf"{SECRET}=([^&]+)", address, re.IGNORECASE)]
-    secrets = [*typed, *map(unquote, typed)]
+    passwords = [password if colon else user, *re.findall(rf"{SECRET}=([^&]+)", address, re.IGNORECASE)]
+    secrets = [*passwords, *map(unquote, passwords)]
     parts = {*secrets, *(part for secret in secrets for part in re.split("[@/?#]", secret))}
     return sorted((part for part in parts if len(part) > 2), key=len, reverse=True)

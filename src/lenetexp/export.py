@@ -63,8 +63,8 @@ def run(settings: ExportConfig, config: dict[str, Any], folder: Path) -> None:
             raise UserError(
                 f"format={settings.format}: {net.config.model.name} cannot be exported ({format_error(error)[:200]})"
             ) from error
-        tried = _check_export(net, exported, settings)
-        about = {
+        results = _check_export(net, exported, settings)
+        description = {
             "format": settings.format,
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "run": stored.run_id,
@@ -79,16 +79,16 @@ def run(settings: ExportConfig, config: dict[str, Any], folder: Path) -> None:
             "classes": net.facts.classes,
             "torch": torch.__version__,
         }
-        _write_export(file, target, json.dumps(about, indent=1, ensure_ascii=False), sidecar)
+        _write_export(file, target, json.dumps(description, indent=1, ensure_ascii=False), sidecar)
     print(wrap_text(f"run {stored.run_id} ({stored.name}): {net.config.model.name} on {net.facts.name}"), end="\n\n")
-    print("\n".join(tried))
+    print("\n".join(results))
     print(f"\nfile: {format_path(target)}\nabout it: {format_path(sidecar)}")
 
 
-def _write_export(file: Path, target: Path, about: str, sidecar: Path) -> None:
+def _write_export(file: Path, target: Path, description: str, sidecar: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     copyfile(file, target)
-    sidecar.write_text(about + "\n")
+    sidecar.write_text(description + "\n")
 
 
 def convert_to_onnx(model: nn.Module, example: Tensor, file: Path) -> Forward:

@@ -54,8 +54,8 @@ def _predict_test_images(net: TrainedNet, settings: PredictConfig, device: torch
     data = net.load_own_images(settings.root, device)
     if data.classes != net.facts.classes:
         where = f"root={settings.root}" if settings.root else f"dataset {data.name}"
-        wanted, scores = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
-        raise UserError(f"{where}: must hold images of the net's classes, {wanted}; these are of {scores}")
+        names, other_names = (", ".join(classes)[:80] for classes in (net.facts.classes, data.classes))
+        raise UserError(f"{where}: must hold images of the net's classes, {names}; these are of {other_names}")
     lines = []
     if data.digest != net.facts.digest:
         lines.append("note: these are not the images that the run was made with (another digest)")
@@ -92,12 +92,12 @@ def _predict_photos(net: TrainedNet, files: list[PictureFile], settings: Predict
     """Return lines and a picture of the user's own pictures. Those that cannot be used are skipped and named."""
     lines = []
     if len(files) > settings.count:
-        chosen: Sequence[int] = range(settings.count)
+        numbers: Sequence[int] = range(settings.count)
         if any(file.folder for file in files):
-            chosen = _space_evenly(len(files), settings.count)
-        which = "the first " if chosen == range(settings.count) else ""
+            numbers = _space_evenly(len(files), settings.count)
+        which = "the first " if numbers == range(settings.count) else ""
         lines.append(f"{which}{settings.count} of {len(files)} pictures (count={len(files)} for all)")
-        files = [files[number] for number in chosen]
+        files = [files[number] for number in numbers]
     photos: list[Photo] = []
     for file in files:
         try:
@@ -139,8 +139,8 @@ def _read_photo(net: TrainedNet, file: PictureFile, invert: Invert) -> Photo:
 
 
 def _list_doubts(photo: Photo, is_strange: bool) -> list[str]:
-    unlike = ["unlike the training images"] if is_strange else []
-    return unlike + ([f"holds {photo.signs} signs side by side, and a net reads one"] if photo.signs > 1 else [])
+    doubts = ["unlike the training images"] if is_strange else []
+    return doubts + ([f"holds {photo.signs} signs side by side, and a net reads one"] if photo.signs > 1 else [])
 
 
 def _find_strange(net: TrainedNet, images: NDArray[np.uint8], settings: PredictConfig) -> list[bool]:

@@ -134,8 +134,8 @@ class LocalLauncher(Launcher):
                     wait([worker.pipe for worker in usable], timeout=0.2)
                     stop_if_asked()
                     for worker in usable:
-                        if worker.pipe.poll() and (done := worker.receive_result()):
-                            take(*done)
+                        if worker.pipe.poll() and (result := worker.receive_result()):
+                            take(*result)
                         if more and worker.idle:
                             if job := next(remaining, None):
                                 worker.send_job(context, job)

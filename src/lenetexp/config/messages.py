@@ -37,11 +37,11 @@ def explain_validation(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     value = problem["input"]
     # As one would type it, shortened if it is long.
-    typed = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
     details = {
         **problem.get("ctx", {}),
         "key": ".".join(map(str, problem["loc"])),
-        "value": typed if len(typed) <= 80 else f"{typed[:77]}…",
+        "value": text if len(text) <= 80 else f"{text[:77]}…",
         "message": problem["msg"].replace("Input should be", "must be"),
     }
     if problem["type"] == "literal_error":

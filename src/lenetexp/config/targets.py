@@ -281,9 +281,9 @@ def check_arguments_of(kind_of: Callable[[str], type[Target] | None]) -> BeforeV
     return BeforeValidator(check_known)
 
 
-def check_arguments(known: type[Target], *packages: str) -> BeforeValidator:
+def check_arguments(kind: type[Target], *packages: str) -> BeforeValidator:
     """Make a validator that checks the arguments of all classes whose dotted names start with one of `packages`."""
-    return check_arguments_of(lambda target: known if target.startswith(packages) else None)
+    return check_arguments_of(lambda target: kind if target.startswith(packages) else None)
 
 
 Model = Annotated[Target, check_arguments_of(MODELS.get)]

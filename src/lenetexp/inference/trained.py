@@ -62,8 +62,8 @@ class TrainedNet:
     def describe(self, run: RecordedRun) -> str:
         """Describe the net of `run` in a few words: "LeNet on digits, validation accuracy 97.20%"."""
         accuracy = run.metrics.get(BEST_ACCURACY)
-        ended = run.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
-        return f"{self.config.model.name} on {self.facts.name}, {ended}"
+        result = run.status.lower() if accuracy is None else f"validation accuracy {accuracy:.2%}"
+        return f"{self.config.model.name} on {self.facts.name}, {result}"
 
     def locate_own_dataset(self, root: str | None) -> Dataset:
         """Return the run's own dataset, in `root` if that is given, else where the run read it."""

@@ -83,8 +83,8 @@ class TableConv2d(nn.Module):
 
     def __init__(self, inputs: int, table: Sequence[Sequence[int]], kernel_size: int, stride: int = 1) -> None:
         super().__init__()
-        self.inputs, self.table, self.stride = inputs, [list(seen) for seen in table], stride
-        places = [k * inputs + i for k, seen in enumerate(self.table) for i in seen]
+        self.inputs, self.table, self.stride = inputs, [list(sources) for sources in table], stride
+        places = [k * inputs + i for k, sources in enumerate(self.table) for i in sources]
         self.register_buffer("places", torch.tensor(places), persistent=False)
         self.weight = nn.Parameter(torch.empty(len(places), kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.empty(len(self.table)))
@@ -181,7 +181,7 @@ def draw_weights(layer: Any, init: str, gain: float = 1.0) -> None:
     limit = 2.4 / fan_in if init == "lecun" else fan_in**-0.5
     weight.uniform_(-1, 1).mul_(limit)
     if isinstance(layer, TableConv2d):  # of a map's bias: as of the last kernel that leads to it
-        last = torch.tensor([len(seen) for seen in layer.table]).cumsum(0) - 1
+        last = torch.tensor([len(sources) for sources in layer.table]).cumsum(0) - 1
         limit = limit[last].view(-1, *[1] * (layer.bias.dim() - 1))
     layer.bias.uniform_(-1, 1).mul_(limit)
 
@@ -195,8 +195,8 @@ def _count_fans(layer: Any) -> tuple[Tensor, Tensor]:
         return torch.tensor(float(weight.shape[1])), torch.tensor(float(weight.shape[0]))
     size = layer.weight.shape[-1] ** 2
     if isinstance(layer, TableConv2d):
-        links = [(len(seen), i) for seen in layer.table for i in seen]
-        leads = [sum(i in seen for seen in layer.table) for i in range(layer.inputs)]
+        links = [(len(sources), i) for sources in layer.table for i in sources]
+        leads = [sum(i in sources for sources in layer.table) for i in range(layer.inputs)]
         both = torch.tensor([(count, leads[i]) for count, i in links]) * float(size)
         return both[:, :1, None], both[:, 1:, None]
     return torch.tensor(float(size * layer.in_channels)), torch.tensor(float(size * layer.out_channels))

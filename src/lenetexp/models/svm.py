@@ -50,16 +50,16 @@ class PolynomialSVM(Classical):
         svc = SVC(kernel="poly", degree=self.degree, C=self.C, gamma=self.gamma, coef0=self.coef0, cache_size=CACHE)
         svc.fit(normalize(inputs).numpy(), labels.cpu().numpy())
         sign = -1 if len(svc.classes_) == 2 else 1  # of two classes alone, SVC favours the second
-        dual, learnt = sign * torch.from_numpy(svc.dual_coef_), svc.classes_.tolist()
+        dual, labels_present = sign * torch.from_numpy(svc.dual_coef_), svc.classes_.tolist()
         ends = svc.n_support_.cumsum().tolist()  # the support vectors are in the order of their classes
         own = [slice(end - count, end) for end, count in zip(ends, svc.n_support_.tolist(), strict=True)]
         has_images = torch.zeros(self.classes)
-        has_images[learnt] = 1
+        has_images[labels_present] = 1
         intercepts = build_pair_signs(self.classes) @ has_images  # a class without images loses to any other
         coefficients = torch.zeros(len(intercepts), dual.shape[1])
         places = list(combinations(range(self.classes), 2))
-        for (i, j), intercept in zip(combinations(range(len(learnt)), 2), svc.intercept_.tolist(), strict=True):
-            row = places.index((learnt[i], learnt[j]))
+        for (i, j), intercept in zip(combinations(range(len(labels_present)), 2), svc.intercept_.tolist(), strict=True):
+            row = places.index((labels_present[i], labels_present[j]))
             intercepts[row] = sign * intercept
             # Row j-1 of SVC's coefficients holds those of class i's vectors against j, row i those of j's against i.
             coefficients[row, own[i]] = dual[j - 1, own[i]].float()

@@ -105,7 +105,7 @@ class Report:
 
     kind: str  # of what: a sweep, a run
     title: str
-    asked: str  # in a sentence
+    question: str  # in a sentence
     facts: Pairs  # the numbers to see first
     endings: Sequence[Cell] = ()  # how many runs ended how
     findings: Pairs = ()  # sentences, each with a command to follow it or ""

@@ -51,7 +51,7 @@ def draw_run(
         history: The records of all epochs.
         best: The record of the best epoch.
         closeup: What was measured inside the net after every batch, if it was.
-        asked: The settings on the command line, in short.
+        label: The settings on the command line, in short.
         folder: Where the pictures go.
     """
     summary = f"{data.name}, {len(test.labels):,} test images: accuracy {test.accuracy:.2%}"

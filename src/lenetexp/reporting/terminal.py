@@ -208,8 +208,10 @@ class SweepProgress:
         self.on_epoch = on_epoch  # called with a job's folder for every epoch that it finishes
         self.describe_phase = describe_phase  # what is waited for; asked with whether a job has begun
         self.journals: dict[Path, JournalReader] = {}
-        self.done: dict[Path, int] = {}  # epochs of each job that has begun; of one that has ended, all it asked for
-        self.ended: dict[Path, str] = {}  # in which words
+        self.epochs_by_job: dict[
+            Path, int
+        ] = {}  # epochs of each job that has begun; of one that has ended, all it asked for
+        self.endings: dict[Path, str] = {}  # in which words
         self.best: dict[str, float] = {}  # on each dataset, by its name
         self.curves: list[tqdm] = []  # the lines below the bar
 
@@ -233,29 +235,29 @@ class SweepProgress:
         while not has_ended:  # and once more after the last job
             has_ended = self.over.wait(PAUSE)
             for path in sorted(self.folder.glob(f"*/{journal.NAME}")):
-                if path.parent not in self.ended and self.before.get(path) != path.stat().st_size:
+                if path.parent not in self.endings and self.before.get(path) != path.stat().st_size:
                     with suppress(UserError):  # a damaged journal must not end the view
                         self._look_at(path.parent)
             self.bar.set_description_str(self._describe(), refresh=False)
-            self.bar.n = sum(self.done.values())
+            self.bar.n = sum(self.epochs_by_job.values())
             self.bar.refresh()
             self._show_curves()
 
     def _describe(self) -> str:
         """Describe how many jobs are in which state, and the best accuracy so far unless they have several datasets."""
-        begun, running = len(self.done), f"{len(self.done) - len(self.ended)} running"
-        if phase := self.describe_phase(begun > 0):
-            return f"{phase}, {running}" if begun else phase
-        counts = Counter(self.ended.values())
+        started_jobs, running = len(self.epochs_by_job), f"{len(self.epochs_by_job) - len(self.endings)} running"
+        if phase := self.describe_phase(started_jobs > 0):
+            return f"{phase}, {running}" if started_jobs else phase
+        counts = Counter(self.endings.values())
         words = [f"{counts.pop('finished', 0)} done", *(f"{number} {word}" for word, number in counts.items())]
-        words += [running, f"{self.jobs - begun} left"]
+        words += [running, f"{self.jobs - started_jobs} left"]
         words += [f"best {accuracy:.2%}" for accuracy in self.best.values() if len(self.best) == 1]
         return ", ".join(words)
 
     def _show_curves(self) -> None:
         if self.bar.disable or self.bar.ascii:  # no terminal, or one that has no ▁
             return
-        running = [self.journals[folder] for folder in sorted(self.done.keys() - self.ended)][:MOST_CURVES]
+        running = [self.journals[folder] for folder in sorted(self.epochs_by_job.keys() - self.endings)][:MOST_CURVES]
         while len(self.curves) < len(running):
             self.curves.append(tqdm(total=0, bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True))
         texts = format_curves(running)
@@ -268,18 +270,20 @@ class SweepProgress:
         if not (starts := events.starts):
             return
         epochs = events.select(Epoch)
-        for epoch in epochs[self.done.get(folder, 0) :]:
+        for epoch in epochs[self.epochs_by_job.get(folder, 0) :]:
             self.on_epoch(folder, epoch)
-        self.done[folder] = len(epochs)
+        self.epochs_by_job[folder] = len(epochs)
         accuracies = [epoch.metrics["val/accuracy"] for epoch in epochs]
         if accuracies:
             dataset = (starts[0].dataset or {}).get("name", "")
             self.best[dataset] = max(self.best.get(dataset, 0.0), *accuracies)
         if events.end is None and not events.has_died:
             return
-        self.done[folder] = starts[-1].epochs
-        self.ended[folder] = ENDS[events.end.status] if events.end else "died"
+        self.epochs_by_job[folder] = starts[-1].epochs
+        self.endings[folder] = ENDS[events.end.status] if events.end else "died"
         seconds = ((events.end or events.events[-1]).time - starts[-1].time) / 1000
         best_accuracy = f"validation {max(accuracies):.2%}, " if accuracies else ""
-        text = f"{format_swept(starts[0].swept)}: {events.ending or self.ended[folder]}, {best_accuracy}{seconds:.1f} s"
-        print_line(wrap_text(f"[{len(self.ended)}/{self.jobs}] {text}", first="  ", others="        "))
+        text = (
+            f"{format_swept(starts[0].swept)}: {events.ending or self.endings[folder]}, {best_accuracy}{seconds:.1f} s"
+        )
+        print_line(wrap_text(f"[{len(self.endings)}/{self.jobs}] {text}", first="  ", others="        "))

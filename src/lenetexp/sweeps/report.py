@@ -114,7 +114,7 @@ def build_sweep_report(sweep: RecordedRun, runs: DataFrame, keys: Sequence[str],
     return Report(
         kind="Sweep",
         title=sweep.name,
-        asked=_format_question(runs, keys, of_best),
+        question=_format_question(runs, keys, of_best),
         facts=[fact for images, run in best.items() for fact in _collect_facts(images, run, recipes, others, means)],
         endings=[Cell(f"{count} {text}", kind=kind) for (text, kind), count in counts.most_common()],
         findings=compute_findings(recipes, [key for key in keys if key != SEED], command).sentences,
@@ -175,7 +175,7 @@ def build_run_report(run: RecordedRun) -> Report:
     return Report(
         kind="Run",
         title=run.name,
-        asked=f"One run of {files.summary}.",
+        question=f"One run of {files.summary}.",
         facts=facts,
         findings=[(row["reason"], "")] if row["reason"] else [],
         curves=build_run_curves(histories),

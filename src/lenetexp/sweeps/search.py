@@ -81,7 +81,7 @@ class _Search:
         self.running: dict[int, tuple[Trial, Job]] = {}  # by the job's number
         self.reported: dict[int, set[int]] = {}  # epochs that Optuna has of an interrupted trial, by the trial's number
         self.exhausted = False  # whether the sampler has nothing more to propose
-        self.told = False  # whether the user knows that the store fails
+        self.is_user_told = False  # whether the user knows that the store fails
 
     def run(self, epochs: int) -> None:
         """Run all trials that are left, of at most `epochs` epochs each."""
@@ -165,9 +165,9 @@ class _Search:
         try:
             do()
         except UserError as error:
-            if not self.told:
+            if not self.is_user_told:
                 print_line(f"note: {error}; the search goes on")
-            self.told = True
+            self.is_user_told = True
 
 
 def parse_distribution(override: Override) -> BaseDistribution:

@@ -45,7 +45,7 @@ class Sweep:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: dict[str, RecordedRun] = field(default_factory=dict)  # by config hash
     interrupted: dict[str, RecordedRun] = field(default_factory=dict)  # of this sweep only
-    asked: set[str] = field(default_factory=set)  # hashes of the jobs of this command
+    requests: set[str] = field(default_factory=set)  # hashes of the jobs of this command
 
     def enter(self, job: Job) -> RecordedRun | None:
         """Take a job into the sweep. Return a finished run of exactly its config, which then counts for it, or None."""
@@ -56,7 +56,7 @@ class Sweep:
             place = max([*there, *(entry["place"] for entry in self.jobs.values())], default=-1) + 1
         run_id = finished.run_id if finished else None
         self.jobs[job.config_hash] = {"swept": job.swept, "run_id": run_id, "reason": "", "place": place}
-        self.asked.add(job.config_hash)
+        self.requests.add(job.config_hash)
         return finished
 
     def get_folder(self, job: Job) -> Path:
@@ -166,7 +166,7 @@ class Sweep:
         runs = load_runs(store, get_run(store, run_id))
         show_results(runs, self.keys, self.folder, self.recorder, self.command if is_whole else ())
         add_report(self.recorder, runs, self.keys, self.folder, self.command)
-        return int((runs.config_hash.isin(self.asked) & ~runs.status.isin(RESULTS)).sum())
+        return int((runs.config_hash.isin(self.requests) & ~runs.status.isin(RESULTS)).sum())
 
 
 @contextmanager
@@ -208,7 +208,9 @@ def record_sweep(settings: RunConfig, folder: Path, plan: Plan) -> Iterator[Swee
         finally:
             failed = _close(sweep, status)
     if failed:
-        raise UserError(f"{failed} of {pluralize(len(sweep.asked), 'run')} failed; resume=true runs only those again")
+        raise UserError(
+            f"{failed} of {pluralize(len(sweep.requests), 'run')} failed; resume=true runs only those again"
+        )
 
 
 @contextmanager

@@ -137,7 +137,7 @@ class Outbox:
     def _send_all(self, recorder: Recorder) -> None:
         """Send events until None comes. Try again after a failure, until the outbox is closing and out of patience."""
         self._upload_resumable(recorder)
-        told, pause, tries_left = False, FIRST_PAUSE, LAST_TRIES
+        is_user_told, pause, tries_left = False, FIRST_PAUSE, LAST_TRIES
         event = self._todo.get()
         while event is not None:
             try:
@@ -148,8 +148,8 @@ class Outbox:
                 self.refused = str(refusal)
             except Exception as error:  # also a file that was deleted meanwhile
                 reason = str(error) if isinstance(error, UserError) else format_error(error)
-                if not told:
-                    told = True
+                if not is_user_told:
+                    is_user_told = True
                     self._notify(f"note: {reason}; what is missing there is kept and sent later")
                 if not self._closing.is_set():
                     self._closing.wait(pause)

@@ -35,7 +35,7 @@ def start(words: list[str]) -> None:
 
 
 def call(
-    function: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+    function: Callable[Arguments, Result], *arguments: Arguments.args, **keywords: Arguments.kwargs
 ) -> Result:  # fmt: skip
     """Call a function in MLflow's process, or in this one if none was started.
 
@@ -46,10 +46,10 @@ def call(
         Exception: Whatever the function raises.
     """
     if _process is None:
-        return function(*arguments, **named)
+        return function(*arguments, **keywords)
     assert _process.stdin is not None and _process.stdout is not None
     number, answer = next(_numbers), -1
-    request = pickle.dumps((number, Path.cwd(), function, arguments, named))
+    request = pickle.dumps((number, Path.cwd(), function, arguments, keywords))
     with _lock:
         try:
             _process.stdin.write(request)
@@ -77,11 +77,11 @@ def serve() -> None:
     with pause_garbage_collection():
         import_mlflow()
     while True:
-        number, folder, function, arguments, named = calls.get()
+        number, folder, function, arguments, keywords = calls.get()
         result = error = None
         try:
             os.chdir(folder)  # a store's path may be relative
-            result = function(*arguments, **named)
+            result = function(*arguments, **keywords)
         except Exception as exception:
             error = (
                 exception

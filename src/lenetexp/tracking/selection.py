@@ -36,15 +36,15 @@ def find_run(store: Store, which: str) -> RecordedRun:
             f"run={which}: no finished run in {store.label}, experiment {store.experiment}; "
             f"{passed_over or 'train one: python scripts/run.py'}"
         )
-    chosen, reason = newest, ""
+    run, reason = newest, ""
     if word == "best":
-        chosen, reason = _find_best_on(store, which, dataset or newest.dataset, is_chosen=bool(dataset))
+        run, reason = _find_best_on(store, which, dataset or newest.dataset, is_chosen=bool(dataset))
     elif Tag.PARENT in newest.tags:
-        chosen, reason = _find_best_of_sweep(store, newest)
+        run, reason = _find_best_of_sweep(store, newest)
     for message in (reason, passed_over if word == "latest" else ""):
         if message:
             print(wrap_text(f"run={which}: {message}"))
-    return chosen
+    return run
 
 
 def _describe_newer_elsewhere(store: Store, than: int) -> str:
@@ -145,18 +145,18 @@ def find_by_id(store: Store, which: str, key: str, allowed: str, words: tuple[st
     )
 
 
-def _find_in_folder(store: Store, folder: Path, typed: str) -> RecordedRun:
+def _find_in_folder(store: Store, folder: Path, setting: str) -> RecordedRun:
     events = JournalReader(folder)
     if events.run_id is not None:
         return get_run(store, events.run_id)
     if _is_offline_run(folder):
-        raise UserError(f"{typed}: was recorded offline; send it first: python scripts/sync.py folder={folder}")
+        raise UserError(f"{setting}: was recorded offline; send it first: python scripts/sync.py folder={folder}")
     everywhere = [one.experiment_id for one in store.client.search_experiments()]
     place = str(folder.resolve())
     quote = '"' if "'" in place else "'"
     for run in search_runs(store, f"tags.`{Tag.FOLDER}` = {quote}{place}{quote}", at_most=1, experiments=everywhere):
         return run
-    raise UserError(f"{typed}: is the folder of no run in {store.label}; such are in outputs/runs and outputs/sweeps")
+    raise UserError(f"{setting}: is the folder of no run in {store.label}; such are in outputs/runs and outputs/sweeps")
 
 
 def find_runs(store: Store, which: str | list[str]) -> list[RecordedRun]:

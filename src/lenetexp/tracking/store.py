@@ -63,10 +63,10 @@ class _AnsweringClient:
     def __getattr__(self, name: str) -> Any:
         from mlflow.exceptions import RestException
 
-        def answering(*arguments: Any, **named: Any) -> Any:
+        def answering(*arguments: Any, **keywords: Any) -> Any:
             """Call the client's method, and turn what it raises into one sentence."""
             try:
-                return getattr(self._client, name)(*arguments, **named)
+                return getattr(self._client, name)(*arguments, **keywords)
             except Exception as error:  # a driver, a proxy or an artifact store may raise anything
                 # By MLflow's own error code: a proxy's refusal may be temporary.
                 final = getattr(error, "error_code", "") in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")

@@ -38,7 +38,7 @@ class Call:
 
     name: str
     module: nn.Module
-    given: Tensor
+    input: Tensor
     returned: Tensor
 
 
@@ -124,8 +124,8 @@ def _flatten(tensors: Iterable[Tensor]) -> Tensor:
 def _find_activation(call: Call, next_call: Call | None) -> dict[str, Tensor]:
     """Return the measures of a layer's output, taken after its activation if the next module is one."""
     output, flat = call.returned, dict[str, Tensor]()
-    if next_call is not None and next_call.given.shape == output.shape:
-        output = next_call.given  # a function may have been in between
+    if next_call is not None and next_call.input.shape == output.shape:
+        output = next_call.input  # a function may have been in between
         if _is_activation(next_call):
             output = next_call.returned
             with suppress(Exception):  # it may want more than a row of numbers, as PReLU does
@@ -139,19 +139,19 @@ def _is_activation(call: Call) -> bool:
     """Return whether a module works value by value and is no mere copy, normalization or dropout."""
     is_torchs = type(call.module).__module__ == "torch.nn.modules.activation"
     is_custom = not type(call.module).__module__.startswith("torch.") and not [*call.module.parameters()]
-    return (is_torchs or is_custom) and call.returned.shape == call.given.shape
+    return (is_torchs or is_custom) and call.returned.shape == call.input.shape
 
 
 def _measure_flat_share(call: Call) -> dict[str, Tensor]:
     """Return the share of values beyond an activation's flat ends; of units if only its lower end is flat."""
-    grid = torch.linspace(-20, 20, 2001, device=call.given.device)
+    grid = torch.linspace(-20, 20, 2001, device=call.input.device)
     slopes = call.module(grid).diff().abs()
     steepest = slopes.max()
     steep = torch.nonzero(slopes > FLAT * steepest).flatten()
     low, high = grid[steep[0]], grid[steep[-1] + 1]
     low_end, high_end = (end <= LEAKS * steepest for end in (slopes[0], slopes[-1]))
     if low_end and high_end:
-        return {"saturated": ((call.given < low) | (call.given > high)).float().mean()}
+        return {"saturated": ((call.input < low) | (call.input > high)).float().mean()}
     if low_end:
-        return {"dead": (call.given.transpose(0, 1).flatten(1).amax(1) <= low).float().mean()}
+        return {"dead": (call.input.transpose(0, 1).flatten(1).amax(1) <= low).float().mean()}
     return {}

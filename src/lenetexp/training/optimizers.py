@@ -21,7 +21,7 @@ def build_optimizer(
     Args:
         settings: The class and its arguments.
         parameters: The weights to train.
-        compiled: Whether the run uses torch's compiler.
+        is_compiled: Whether the run uses torch's compiler.
 
     Raises:
         UserError: The class refuses the settings, or needs a closure.
@@ -105,7 +105,7 @@ def make_mean_update(decay: float) -> Callable[[Any, Any, Any], None]:
 
     @torch.no_grad()
     def update(means: Any, weights: Any, steps: Any) -> None:
-        done = int(steps)
-        torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + done) / (10 + done)))
+        count = int(steps)
+        torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + count) / (10 + count)))
 
     return update

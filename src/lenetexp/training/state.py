@@ -138,8 +138,8 @@ class Training:
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
         if any(group.get("fused") for group in self.optimizer.param_groups):  # would touch memory not its own
-            for parameter, kept in self.optimizer.state.items():
-                shapes = {tuple(tensor.shape) for tensor in kept.values() if isinstance(tensor, Tensor)}
+            for parameter, values in self.optimizer.state.items():
+                shapes = {tuple(tensor.shape) for tensor in values.values() if isinstance(tensor, Tensor)}
                 if not shapes <= {(), tuple(parameter.shape)}:
                     raise ValueError(f"the optimizer's state has the shapes {shapes}")
         self.history, self.best_weights, self.frames = history, state["best_weights"], frames

@@ -84,7 +84,7 @@ class ObservedNet:
         self.net, self.device = net, device
         net.model.to(device)
         self.form: Form = (net.facts.like_mnist, net.facts.image_shape)
-        self.passed: list[tuple[str, Tensor]] = []  # by each layer in turn
+        self.outputs: list[tuple[str, Tensor]] = []  # by each layer in turn
         for name, module in net.model.named_modules():
             if getattr(module, "inplace", False):  # it would overwrite what is looked at
                 module.inplace = False
@@ -98,24 +98,24 @@ class ObservedNet:
             return
         # An activation has no weights and keeps the shape: what it returns is what the layer before it passes on.
         same = bool(inputs) and getattr(inputs[0], "shape", None) == output.shape
-        if self.passed and same and not [*module.parameters()]:
-            name = self.passed.pop()[0]
-        self.passed.append((name, output.detach()))
+        if self.outputs and same and not [*module.parameters()]:
+            name = self.outputs.pop()[0]
+        self.outputs.append((name, output.detach()))
 
     def observe(self, image: NDArray[np.uint8], preparation: int) -> Opinion:
         """Classify a C×H×W image as predict.py would, and record every layer's output."""
-        self.passed.clear()
+        self.outputs.clear()
         images = torch.from_numpy(image)[None].to(self.device)
         scores = evaluate(self.net.model, Split(images, torch.zeros(1, dtype=torch.int64)))
-        if self.passed and self.passed[-1][1].shape == scores.logits.shape:
-            self.passed.pop()  # the output, whose bars say more
+        if self.outputs and self.outputs[-1][1].shape == scores.logits.shape:
+            self.outputs.pop()  # the output, whose bars say more
         shares = scores.logits.softmax(1)[0].nan_to_num().tolist()
-        return Opinion(preparation, shares, int(scores.predicted[0]), [_reduce_layer(*each) for each in self.passed])
+        return Opinion(preparation, shares, int(scores.predicted[0]), [_reduce_layer(*each) for each in self.outputs])
 
     def count_correct(self, split: Split) -> int:
         """Count the images of a split that the net classifies correctly."""
         predictions = evaluate(self.net.model, split.to(self.device)).correct if len(split) else 0
-        self.passed.clear()  # of all images
+        self.outputs.clear()  # of all images
         return predictions
 
 

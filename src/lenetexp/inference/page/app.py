@@ -133,7 +133,7 @@ def build_app(bench: Bench) -> Guard:
         return Response(page, media_type="text/html; charset=utf-8")
 
     @app.get("/api/about")
-    async def about() -> Response:
+    async def describe() -> Response:
         return await bench.work(bench.describe)
 
     @app.get("/api/gallery")
@@ -145,7 +145,7 @@ def build_app(bench: Bench) -> Guard:
         return await bench.work(bench.answer_to_test, number)
 
     @app.post("/api/answer")
-    async def drawn(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         async with bench.wait_for_turn(request):
             return await bench.work(bench.answer, await request.body())
 
@@ -159,7 +159,7 @@ def build_app(bench: Bench) -> Guard:
         return await bench.work(bench.take_back, path)
 
     @app.get("/api/kept")
-    async def kept() -> Response:
+    async def describe_kept() -> Response:
         return await bench.work(bench.describe_kept)
 
     return Guard(app, build_policy(page))

@@ -89,7 +89,7 @@ def _limit_body(receive: Receive) -> Receive:
     got, deadline = 0, asyncio.get_running_loop().time() + PATIENCE
 
     async def receive_within_limits() -> Message:
-        """The next message; raises `HTTPException` 408 if it comes too late, 413 if it is too much."""
+        """Return the next message. Raise `HTTPException` 408 if it comes too late, 413 if it is too much."""
         nonlocal got
         try:
             async with asyncio.timeout_at(deadline):

@@ -42,11 +42,16 @@ def run(settings: RegisterConfig, config: dict[str, Any], folder: Path) -> None:
         files = stored.download(Path(place), *NEEDED)
         net = rebuild_net(files, f"run={stored.run_id}", settings.trust)
         save_classifier(net, files, Path(place) / "model", settings.trust)
-        about = net.describe(stored)
+        description = net.describe(stored)
         number, before = registry.register_model(
-            store, stored.run_id, Path(place) / "model", settings.name, settings.alias, f"run {stored.run_id}: {about}"
+            store,
+            stored.run_id,
+            Path(place) / "model",
+            settings.name,
+            settings.alias,
+            f"run {stored.run_id}: {description}",
         )
-    print(wrap_text(f"run {stored.run_id} ({stored.name}), {about}, is version {number} of {settings.name}"))
+    print(wrap_text(f"run {stored.run_id} ({stored.name}), {description}, is version {number} of {settings.name}"))
     if settings.alias:
         meant = f"; before, it meant version {before}" if before else ""
         print(wrap_text(f"the alias {settings.alias} means version {number}{meant}"))
