@@ -15,14 +15,8 @@ from torch import Tensor
 from helpers import composed
 from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.errors import UserError
-from lenetexp.models.classical import (
-    Classical,
-    LinearClassifier,
-    NearestNeighbours,
-    PairwiseLinear,
-    QuadraticClassifier,
-    build_pair_signs,
-)
+from lenetexp.models.classical import Classical, LinearClassifier, PairwiseLinear, QuadraticClassifier, build_pair_signs
+from lenetexp.models.neighbours import NearestNeighbours
 from lenetexp.models.svm import PolynomialSVM
 from lenetexp.training.setup import build_net
 

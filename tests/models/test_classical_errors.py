@@ -7,13 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lenetexp.models.classical import (
-    Classical,
-    LinearClassifier,
-    NearestNeighbours,
-    PairwiseLinear,
-    QuadraticClassifier,
-)
+from lenetexp.models.classical import Classical, LinearClassifier, PairwiseLinear, QuadraticClassifier
+from lenetexp.models.neighbours import NearestNeighbours
 from lenetexp.models.svm import PolynomialSVM
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from helpers import in_process
+from lenetexp.datasets import splits
 from lenetexp.datasets.splits import Data, Split, load_data
-from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, JournalReader
 
 RECIPE = ("experiment=record", "dataset=digits", "epochs=3")
@@ -45,10 +45,10 @@ def test_the_test_images_are_looked_at_once_and_after_the_last_epoch(
         data = load_data(*arguments)  # type: ignore[arg-type]
         return replace(data, test=Split(data.test.images.as_subclass(Watched), data.test.labels))
 
-    monkeypatch.setattr(experiment, "load_data", watched)
-    experiment._loaded.clear()
+    monkeypatch.setattr(splits, "load_data", watched)
+    splits._loaded.clear()
     in_process(tmp_path, monkeypatch, empty_store).train(recipe=RECIPE, pictures=True)
-    experiment._loaded.clear()
+    splits._loaded.clear()
     assert Watched.looks[0] == ("split", 3)
     assert [name for name, _ in Watched.looks].count("split") == 1
     assert {epochs for _, epochs in Watched.looks} == {3}

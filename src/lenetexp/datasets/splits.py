@@ -85,6 +85,18 @@ def load_data(settings: Dataset, device: torch.device) -> Data:
     return Data(source.name, train, val, test, tuple(source.classes), source.like_mnist, _compute_digest(source))
 
 
+_loaded: dict[str, Data] = {}  # the last data, by what they were loaded with
+
+
+def load_data_once(dataset: Dataset, device: torch.device) -> Data:
+    """Load the images. A worker process that runs several jobs of a sweep loads them once."""
+    key = repr((dataset.model_dump(exclude_unset=True), device))
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_data(dataset, device)
+    return _loaded[key]
+
+
 def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str]) -> tuple[Split, Split]:
     """Split off `fraction` of each class. Both parts keep the order of the images.
 

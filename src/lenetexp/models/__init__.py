@@ -9,6 +9,7 @@ boosted     three LeNet-4 of which each learns what the ones before it get wrong
 mlp         fully connected nets
 deslant     images sheared upright
 classical   what is fitted at once: linear classifiers, nearest neighbours, the quadratic one
+neighbours  nearest neighbours
 svm         support vector machines, fitted at once, too
 losses      what training minimises
 counts      units, parameters and connections, layer by layer, as the papers count them
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lenetexp.models.boosted import BoostedLeNet4 as BoostedLeNet4
     from lenetexp.models.classical import LinearClassifier as LinearClassifier
-    from lenetexp.models.classical import NearestNeighbours as NearestNeighbours
     from lenetexp.models.classical import PairwiseLinear as PairwiseLinear
     from lenetexp.models.classical import QuadraticClassifier as QuadraticClassifier
     from lenetexp.models.lenet import LeNet as LeNet
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lenetexp.models.losses import MaximumAPosteriori as MaximumAPosteriori
     from lenetexp.models.losses import SquaredError as SquaredError
     from lenetexp.models.mlp import MLP as MLP
+    from lenetexp.models.neighbours import NearestNeighbours as NearestNeighbours
     from lenetexp.models.svm import PolynomialSVM as PolynomialSVM
 
 MODULES = {
@@ -40,7 +41,8 @@ MODULES = {
     **dict.fromkeys(("LeNet1", "LeNet4", "LeNet5"), "lenet_1998"),
     "BoostedLeNet4": "boosted",
     "MLP": "mlp",
-    **dict.fromkeys(("LinearClassifier", "PairwiseLinear", "QuadraticClassifier", "NearestNeighbours"), "classical"),
+    **dict.fromkeys(("LinearClassifier", "PairwiseLinear", "QuadraticClassifier"), "classical"),
+    "NearestNeighbours": "neighbours",
     "PolynomialSVM": "svm",
     **dict.fromkeys(("CrossEntropy", "MaximumAPosteriori", "SquaredError"), "losses"),
 }

@@ -17,8 +17,8 @@ import torch
 from lenetexp.cli import require_empty
 from lenetexp.config.identity import flatten_settings, format_run_name, format_swept, hash_config
 from lenetexp.config.schema import RunConfig
-from lenetexp.config.targets import ClassicalModel, Dataset
-from lenetexp.datasets.splits import Data, load_data
+from lenetexp.config.targets import ClassicalModel
+from lenetexp.datasets.splits import Data, load_data_once
 from lenetexp.errors import UserError, format_error, pluralize, wrap_text
 from lenetexp.reporting.run_summary import describe_end, describe_start
 from lenetexp.reporting.terminal import Progress, format_path, print_line, try_draw
@@ -79,7 +79,7 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
             print(wrap_text(f"Run {plan.previous.run_id} of this config {sentence}; without resume a new run begins."))
             return accuracy
     device = pick_device(settings.device, takes_steps=not isinstance(settings.model, ClassicalModel))
-    data = _load_once(settings.dataset, device)
+    data = load_data_once(settings.dataset, device)
     training = set_up(settings, data, device)
     store = None if settings.tracking.offline else call(open_store, settings.tracking)
     if plan is not None:
@@ -99,18 +99,6 @@ def run(settings: RunConfig, config: dict[str, Any], folder: Path) -> float:
     print(f"Finished in {time.perf_counter() - began:.1f} s, of which training {seconds:.1f} s")
     print(describe_end(settings, training.history, best, test, verdict, folder, outbox.recorder))
     return best.val_accuracy if best else nan
-
-
-_loaded: dict[str, Data] = {}  # the last data, by what they were loaded with
-
-
-def _load_once(dataset: Dataset, device: torch.device) -> Data:
-    """Load the images. A worker process that runs several jobs of a sweep loads them once."""
-    key = repr((dataset.model_dump(exclude_unset=True), device))
-    if key not in _loaded:
-        _loaded.clear()
-        _loaded[key] = load_data(dataset, device)
-    return _loaded[key]
 
 
 @dataclass(frozen=True)
