@@ -28,7 +28,7 @@ from helpers import (
 )  # fmt: skip
 from lenetexp.config.commands import SyncConfig
 from lenetexp.config.schema import RunConfig, check_config
-from lenetexp.errors import UserError
+from lenetexp.datasets import splits
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal
 from lenetexp.tracking.outbox import sync
@@ -213,7 +213,7 @@ def test_pictures_may_move_but_not_change(here: InProcess, tmp_path: Path) -> No
     here.train(*moved, "epochs=2", f"resume={here.runs[0].info.run_id}")
     assert here.runs[0].data.tags["lenetexp.continues"] == here.runs[1].info.run_id
     shutil.copy(tmp_path / "moved/light/1.png", tmp_path / "moved/dark/0.png")
-    experiment._loaded.clear()  # as in a new process
+    splits._loaded.clear()  # as in a new process
     with pytest.raises(UserError, match="was trained on other images than these"):
         here.train(*moved, "epochs=3", f"resume={here.runs[0].info.run_id}")
 
