@@ -29,6 +29,7 @@ from helpers import (
 from lenetexp.config.commands import SyncConfig
 from lenetexp.config.schema import RunConfig, check_config
 from lenetexp.datasets import splits
+from lenetexp.errors import UserError
 from lenetexp.runs import experiment
 from lenetexp.tracking.journal import Epoch, Journal
 from lenetexp.tracking.outbox import sync
