@@ -95,13 +95,12 @@ def _best_of_sweep(store: Store, newest: RecordedRun) -> tuple[RecordedRun, str]
     by_results = get_run(store, parent).tags.get(Tag.BEST_RUN)  # with seeds, of the best mean
     of_sweep = f"tags.`{Tag.PARENT}` = '{parent}' and {WITH_WEIGHTS}"
     best = {run.dataset: run for run in reversed(search(store, of_sweep, order=BEST_FIRST))}  # the first of each
-    if by_results and len(best) == 1:
-        best = {newest.dataset: get_run(store, by_results)}
-    others = [f"on {name}: run={run.run_id}" for name, run in best.items() if name != newest.dataset]
-    if others:  # accuracies on several datasets cannot be compared
-        reason = f"the best run on {newest.dataset}, the newest run's dataset, of the newest sweep; {', '.join(others)}"
-        return best[newest.dataset], reason
-    (run,) = best.values()
+    run = best.pop(newest.dataset)
+    if best:  # accuracies on several datasets cannot be compared
+        others = ", ".join(f"on {name}: run={other.run_id}" for name, other in best.items())
+        return run, f"the best run on {newest.dataset}, the newest run's dataset, of the newest sweep; {others}"
+    if by_results:
+        run = get_run(store, by_results)
     other = "" if run.run_id == newest.run_id else f"; the one that began last: run={newest.run_id}"
     return run, f"the best run of the newest sweep{other}"
 
