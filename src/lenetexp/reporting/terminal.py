@@ -238,7 +238,8 @@ class SweepProgress:
         counts = Counter(self.ended.values())
         words = [f"{counts.pop('finished', 0)} done", *(f"{number} {word}" for word, number in counts.items())]
         words += [running, f"{self.jobs - begun} left"]
-        words += [f"best {accuracy:.2%}" for accuracy in self.best.values() if len(self.best) == 1]
+        if len(self.best) == 1:
+            words += [f"best {accuracy:.2%}" for accuracy in self.best.values()]
         return ", ".join(words)
 
     def _show_curves(self) -> None:
