@@ -28,6 +28,9 @@ ADDED = {
     "ema": None,
 }
 
+# Values that were called otherwise before, with their former names: older runs keep their hashes.
+FORMER_VALUES: dict[str, tuple[Any, Any]] = {"device.threads": ("auto", None)}
+
 NOT_SET = "–"  # stands for a setting that a run does not have, beside others that have it
 # The columns of results in tables and reports: a key that ends in one of these words keeps its whole name.
 RESULT_NAMES = (
@@ -59,8 +62,9 @@ def identity(values: Mapping[str, Any]) -> dict[str, Any]:
     flat = dict(leaves(values))
     if flat.get("dataset._target_") == SAME_WHEREVER:
         flat.pop("dataset.root", None)
-    if flat.get("device.threads") == "auto":
-        flat["device.threads"] = None  # the default before there was auto: older runs keep their hashes
+    for key, (value, former) in FORMER_VALUES.items():
+        if flat.get(key) == value:
+            flat[key] = former
     known = {key: value for key, value in flat.items() if (key, value) not in ADDED.items()}
     return {key: _as_typed(value) for key, value in known.items() if defines_experiment(key)}
 

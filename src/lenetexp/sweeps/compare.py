@@ -7,7 +7,7 @@ from typing import Any
 from pandas import DataFrame
 
 from lenetexp.config.commands import CompareConfig
-from lenetexp.config.identity import ADDED, NOT_SET, SAME_WHEREVER, defines_experiment, swept_name
+from lenetexp.config.identity import ADDED, FORMER_VALUES, NOT_SET, SAME_WHEREVER, defines_experiment, swept_name
 from lenetexp.errors import UserError
 from lenetexp.sweeps.findings import of_two
 from lenetexp.sweeps.results import best_first, read_index, row_of, runs_of
@@ -65,8 +65,9 @@ def _defining(params: Mapping[str, str]) -> dict[str, str]:
     if known.get(TARGET) == SAME_WHEREVER:
         known.pop("dataset.root", None)
         known[TARGET] = known.pop("dataset.name", SAME_WHEREVER)
-    if known.get("device.threads") == "None":
-        known["device.threads"] = "auto"  # what null was called before there was auto
+    for key, (value, former) in FORMER_VALUES.items():
+        if known.get(key) == str(former):
+            known[key] = value
     return known
 
 
