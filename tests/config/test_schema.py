@@ -82,3 +82,10 @@ def test_a_custom_class_may_use_the_names_of_known_arguments_for_other_things() 
 def test_what_every_class_has_is_checked_in_a_custom_one_too(setting: str) -> None:
     with pytest.raises(UserError, match=f"^{setting}: must be"):
         checked(f"{setting.partition('.')[0]}._target_=mine.Own", setting)
+
+
+def test_a_classifier_that_is_fitted_at_once_takes_the_epochs_of_the_nets_beside_it() -> None:
+    settings = checked("model=knn", "epochs=2")
+    settings.require_effect(["model=knn", "epochs=2"])
+    with pytest.raises(UserError, match=r"^optimizer\.lr=0\.1: has no effect on NearestNeighbours"):
+        settings.require_effect(["epochs=2", "optimizer.lr=0.1"])
