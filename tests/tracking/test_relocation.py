@@ -140,7 +140,7 @@ def test_a_database_that_was_moved_alone_keeps_its_addresses(tmp_path: Path, emp
 
 def test_a_run_that_is_recorded_here_under_the_former_name_is_not_disturbed(tmp_path: Path, empty_store: Path) -> None:
     """As in a container that has the project under another name."""
-    store = recorded_at("file:///work/outputs", "/work/outputs/runs/one", tmp_path, empty_store)
+    store = recorded_at("file:///former/outputs", "/former/outputs/runs/one", tmp_path, empty_store)
     before = locations(store)
     with closing(Journal(tmp_path / "outputs/runs/one")), pytest.raises(UserError, match="is being recorded here as"):
         store_of(tmp_path)
@@ -152,7 +152,7 @@ def test_a_run_that_is_recorded_here_under_the_former_name_is_not_disturbed(tmp_
 def test_a_store_that_cannot_be_written_says_so(
     tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = recorded_at("file:///work/outputs", "/work/outputs/runs/one", tmp_path, empty_store)
+    store = recorded_at("file:///former/outputs", "/former/outputs/runs/one", tmp_path, empty_store)
     path = tmp_path / "outputs/mlflow.db"
     read_only = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
     monkeypatch.setattr(relocation.sqlite3, "connect", lambda *_, **__: read_only)
@@ -161,11 +161,11 @@ def test_a_store_that_cannot_be_written_says_so(
     ):
         relocation.update_addresses(path)
     monkeypatch.undo()
-    assert locations(store)[1] == "/work/outputs/runs/one"
+    assert locations(store)[1] == "/former/outputs/runs/one"
 
 
 def test_what_is_killed_on_the_way_changes_nothing(tmp_path: Path, empty_store: Path) -> None:
-    store = recorded_at("file:///work/outputs", "/work/outputs/runs/one", tmp_path, empty_store)
+    store = recorded_at("file:///former/outputs", "/former/outputs/runs/one", tmp_path, empty_store)
     before, path = locations(store), tmp_path / "outputs/mlflow.db"
     # Ends like kill -9 once the runs' addresses are changed and the tags' are next.
     code = (
@@ -182,7 +182,7 @@ def test_what_is_killed_on_the_way_changes_nothing(tmp_path: Path, empty_store: 
 
 
 def test_several_processes_may_open_a_moved_store_at_once(tmp_path: Path, empty_store: Path) -> None:
-    store = recorded_at("file:///work/outputs", "/work/outputs/runs/one", tmp_path, empty_store)
+    store = recorded_at("file:///former/outputs", "/former/outputs/runs/one", tmp_path, empty_store)
     path = str(tmp_path / "outputs/mlflow.db")
     code = f"import pathlib; from lenetexp.tracking import relocation as r; r.update_addresses(pathlib.Path({path!r}))"
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(4)]
