@@ -57,6 +57,7 @@ def complete_words(renamed: Mapping[str, str]) -> None:
     """
 
     def query(self: CompletionPlugin, config_name: str | None, line: str) -> list[str]:
+        """Answers what a shell asks with each Tab: the words that can follow on this line, sorted."""
         words = line.split()
         word = words.pop() if words and not line[-1].isspace() else ""
         sys.argv[1:] = words
